@@ -1,0 +1,16 @@
+//! Everything that speaks PostgreSQL.
+//!
+//! A backup reads a database at one exported [`snapshot`] through [`dump`], while [`archive`] cuts the stream at row
+//! ends and [`digest`] counts and hashes its rows. A [`restore`] loads the pieces back in parallel. [`cluster`]
+//! makes the throw-away servers in which restores are proved.
+
+pub mod archive;
+pub mod client;
+pub mod cluster;
+pub mod connection;
+pub mod digest;
+pub mod dump;
+pub mod globals;
+pub mod payload;
+pub mod restore;
+pub mod snapshot;

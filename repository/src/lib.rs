@@ -1,0 +1,18 @@
+//! The bucket: where backups lie, how they are sealed, signed, found and removed.
+//!
+//! This crate knows stores, keys and formats, and nothing of PostgreSQL. The way through it follows a backup's life:
+//! bytes are [`sealed`] (zstd frames inside age) and uploaded under keys that only [`layout`] builds; the
+//! [`lifecycle`] ends with a signed [`manifest`], put last; the [`catalog`] lists what is whole, and [`prune`]
+//! removes what a plan says.
+
+pub mod catalog;
+pub mod ids;
+pub mod inventory;
+pub mod keys;
+pub mod layout;
+pub mod lifecycle;
+pub mod manifest;
+pub mod prune;
+pub mod sealed;
+pub mod signature;
+pub mod store;

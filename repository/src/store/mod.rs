@@ -1,0 +1,214 @@
+//! Where objects lie: one small trait with S3's semantics, and what implements or wraps it.
+//!
+//! Keys are relative to the repository's prefix; a store adds the prefix itself. Objects are written once: the only
+//! writes are "put if absent" and, for leases, "put if it is still this version".
+
+pub mod conformance;
+pub mod counting;
+pub mod directory;
+pub mod faulty;
+pub mod memory;
+pub mod part_plan;
+pub mod retry;
+pub mod s3;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+
+use crate::ids::{KeyPrefix, ObjectKey};
+
+/// A store that many tasks share.
+pub type SharedStore = Arc<dyn Store>;
+
+/// What pgproof asks of object storage. Every method may be called at the same time from many tasks.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync {
+    /// Where this store is, for messages: `s3://bucket/prefix` or `file:///dir`. Holds no secret.
+    fn location(&self) -> String;
+
+    /// Puts a small object. Atomic: a reader sees all of it or nothing.
+    ///
+    /// After [`StoreError::Unreachable`] it is unknown whether the object is there; a caller that retries an
+    /// `IfAbsent` put and meets [`StoreError::AlreadyExists`] compares the bytes before it calls that a conflict.
+    async fn put(&self, key: &ObjectKey, body: Bytes, condition: PutCondition)
+    -> Result<Version, StoreError>;
+
+    /// A whole object of at most `bytes_max`; a larger one is [`StoreError::TooLarge`], before its body is read.
+    async fn get(&self, key: &ObjectKey, bytes_max: u64) -> Result<(Bytes, Version), StoreError>;
+
+    /// Exactly the bytes of `range`, all of which must lie in the object; a shorter body is an error.
+    async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError>;
+
+    /// The object's bytes from `range.start` to `range.end`, in pieces. A body that ends early is an error item.
+    async fn get_stream(
+        &self,
+        key: &ObjectKey,
+        range: Range<u64>,
+    ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError>;
+
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StoreError>;
+
+    /// Every object below `prefix` in key order, after `start_after` if given; pages are fetched as the stream is read.
+    fn list(
+        &self,
+        prefix: &KeyPrefix,
+        start_after: Option<&ObjectKey>,
+    ) -> BoxStream<'static, Result<ObjectMeta, StoreError>>;
+
+    /// The names of the "folders" directly below `prefix` (no trailing `/`), in order.
+    async fn list_folders(&self, prefix: &KeyPrefix) -> Result<Vec<String>, StoreError>;
+
+    /// Removes an object; one that is not there counts as removed.
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError>;
+
+    /// Begins a write of unknown length. Nothing is visible at `key` until [`Upload::complete`].
+    async fn start_upload(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, StoreError>;
+
+    /// Uploads begun below `prefix` and neither completed nor aborted. [`StoreError::Unsupported`] where the server cannot say.
+    async fn list_uploads(&self, prefix: &KeyPrefix) -> Result<Vec<PendingUpload>, StoreError>;
+
+    /// Forgets such an upload and its parts; one that is gone counts as aborted.
+    async fn abort_upload(&self, upload: &PendingUpload) -> Result<(), StoreError>;
+
+    /// The store's own clock, where it tells one (S3: the `Date` header of an answer).
+    async fn clock(&self) -> Result<Option<Timestamp>, StoreError>;
+
+    /// How many parts an upload may have, and how large they may be.
+    fn part_limits(&self) -> part_plan::PartLimits;
+}
+
+/// An upload in parts. Parts may be put at the same time and in any order; numbers count from 1 without gaps.
+/// Every part but the last has at least the limit's smallest size.
+#[async_trait]
+pub trait Upload: fmt::Debug + Send + Sync {
+    async fn put_part(&self, number: u32, body: Bytes) -> Result<Part, StoreError>;
+
+    /// Makes the object appear, if no object is there yet. A lost response is looked up, not guessed: success means
+    /// that an object of exactly these parts lies at the key.
+    async fn complete(self: Box<Self>, parts: Vec<Part>) -> Result<ObjectMeta, StoreError>;
+
+    /// Gives up the upload and its parts.
+    async fn abort(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PutCondition {
+    /// Only where there is no object (`If-None-Match: *`).
+    IfAbsent,
+    /// Only where the object still has this version (`If-Match`).
+    IfVersion(Version),
+}
+
+/// An opaque version of an object's content (S3: the ETag).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version(pub String);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMeta {
+    pub key: ObjectKey,
+    pub bytes: u64,
+    pub version: Version,
+    /// The store's own time of writing. For display and for grace periods of orphans only; never decides what a backup is.
+    pub modified_at: Timestamp,
+}
+
+/// One uploaded part, as the server confirmed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    pub number: u32,
+    pub bytes: u64,
+    pub version: Version,
+    /// Base64 CRC-32C as the server confirmed it, where it did.
+    pub checksum: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingUpload {
+    pub key: ObjectKey,
+    pub upload_id: String,
+    pub started_at: Timestamp,
+}
+
+/// Outcomes a caller treats differently.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    #[error("no object {key}")]
+    NotFound { key: String },
+    #[error("object {key} exists already")]
+    AlreadyExists { key: String },
+    #[error("object {key} was changed by somebody else")]
+    VersionChanged { key: String },
+    #[error("object {key} has {bytes} bytes, more than the {bytes_max} allowed here")]
+    TooLarge { key: String, bytes: u64, bytes_max: u64 },
+    #[error("{operation} of {key}: got {got} bytes of {expected}")]
+    Short { operation: &'static str, key: String, got: u64, expected: u64 },
+    #[error("{operation} of {key} is not permitted")]
+    Denied {
+        operation: &'static str,
+        key: String,
+        #[source]
+        source: Source,
+    },
+    #[error("no bucket or folder at {location}")]
+    NoSuchPlace {
+        location: String,
+        #[source]
+        source: Source,
+    },
+    #[error("no space left for {key}")]
+    NoSpace {
+        key: String,
+        #[source]
+        source: Source,
+    },
+    #[error("the store cannot {operation}")]
+    Unsupported { operation: &'static str },
+    /// Network failures, time-outs, 5xx, throttling: worth another try, and the effect of a write is unknown.
+    #[error("{operation} of {key} failed for now")]
+    Unreachable {
+        operation: &'static str,
+        key: String,
+        #[source]
+        source: Source,
+    },
+    /// Anything else the server or file system said; another try would say it again.
+    #[error("{operation} of {key} failed")]
+    Refused {
+        operation: &'static str,
+        key: String,
+        #[source]
+        source: Source,
+    },
+}
+
+/// The cause below a [`StoreError`].
+pub type Source = Box<dyn std::error::Error + Send + Sync>;
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Short { .. })
+    }
+
+    /// What an operator can do, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Denied { .. } => {
+                Some("check the credentials and the bucket policy (or the folder's owner and mode)")
+            }
+            Self::NoSuchPlace { .. } => {
+                Some("create the bucket or folder, or correct `repository.location` in the policy")
+            }
+            Self::NoSpace { .. } => Some("free space where the repository lies, then run again"),
+            Self::Unreachable { .. } => Some("check the network and the endpoint, then run again"),
+            _ => None,
+        }
+    }
+}
