@@ -8,6 +8,7 @@ pub mod counting;
 pub mod directory;
 pub mod faulty;
 pub mod memory;
+pub mod operation;
 pub mod part_plan;
 pub mod retry;
 pub mod s3;
@@ -42,7 +43,8 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// A whole object of at most `bytes_max`; a larger one is [`StoreError::TooLarge`], before its body is read.
     async fn get(&self, key: &ObjectKey, bytes_max: u64) -> Result<(Bytes, Version), StoreError>;
 
-    /// Exactly the bytes of `range`, all of which must lie in the object; a shorter body is an error.
+    /// Exactly the bytes of `range`, all of which must lie in the object: else [`StoreError::Refused`] with
+    /// [`OutOfRange`] below it. A body that ends early is [`StoreError::Short`].
     async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError>;
 
     /// The object's bytes from `range.start` to `range.end`, in pieces. A body that ends early is an error item.
@@ -68,7 +70,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError>;
 
     /// Begins a write of unknown length. Nothing is visible at `key` until [`Upload::complete`].
-    async fn start_upload(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, StoreError>;
+    async fn start_upload(&self, key: &ObjectKey) -> Result<Arc<dyn Upload>, StoreError>;
 
     /// Uploads begun below `prefix` and neither completed nor aborted. [`StoreError::Unsupported`] where the server cannot say.
     async fn list_uploads(&self, prefix: &KeyPrefix) -> Result<Vec<PendingUpload>, StoreError>;
@@ -84,17 +86,17 @@ pub trait Store: fmt::Debug + Send + Sync {
 }
 
 /// An upload in parts. Parts may be put at the same time and in any order; numbers count from 1 without gaps.
-/// Every part but the last has at least the limit's smallest size.
+/// Every part but the last has at least the limit's smallest size. Shared by the tasks that put its parts, hence `Arc<Self>`.
 #[async_trait]
 pub trait Upload: fmt::Debug + Send + Sync {
     async fn put_part(&self, number: u32, body: Bytes) -> Result<Part, StoreError>;
 
     /// Makes the object appear, if no object is there yet. A lost response is looked up, not guessed: success means
-    /// that an object of exactly these parts lies at the key.
-    async fn complete(self: Box<Self>, parts: Vec<Part>) -> Result<ObjectMeta, StoreError>;
+    /// that an object of exactly these parts lies at the key. After [`StoreError::Unreachable`] it may be called again.
+    async fn complete(self: Arc<Self>, parts: Vec<Part>) -> Result<ObjectMeta, StoreError>;
 
-    /// Gives up the upload and its parts.
-    async fn abort(self: Box<Self>) -> Result<(), StoreError>;
+    /// Gives up the upload and its parts; one that is gone counts as aborted.
+    async fn abort(self: Arc<Self>) -> Result<(), StoreError>;
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,6 +188,14 @@ pub enum StoreError {
         #[source]
         source: Source,
     },
+}
+
+/// A range that does not lie in its object: the cause below [`StoreError::Refused`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("bytes {} to {} do not lie in an object of {bytes} bytes", range.start, range.end)]
+pub struct OutOfRange {
+    pub range: Range<u64>,
+    pub bytes: u64,
 }
 
 /// The cause below a [`StoreError`].
