@@ -1,0 +1,1 @@
+//! Which entries a partial restore needs.
