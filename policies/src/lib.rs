@@ -1,1 +1,18 @@
+//! The policy file, and the decisions that follow from it.
+//!
+//! - [`Policy`]: what is backed up, where to, when, and for how long it is kept. A `Policy` that exists was
+//!   checked as a whole; a file with mistakes yields all of them at once as [`PolicyProblems`].
+//! - [`retention::plan`]: which backups stay and which go, each with its reasons.
+//! - [`moment::parse`]: the instant an operator means by `--at`.
+//!
+//! Everything here is a function of values. There is no file, no clock and no network in this crate: text,
+//! `now` and time zones come in as arguments.
 
+pub mod moment;
+pub mod names;
+pub mod policy;
+pub mod retention;
+
+pub use names::{SourceName, Tag};
+pub use policy::{Policy, PolicyProblems};
+pub use retention::{Candidate, Plan, Retention};

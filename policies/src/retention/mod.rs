@@ -1,0 +1,273 @@
+//! Which backups stay, which may go, and why.
+//!
+//! The rules, in the order in which they outrank one another:
+//! 1. What cannot be judged is never deleted: unreadable, unsigned and newer-format backups stay, and so does
+//!    everything under a hold.
+//! 2. The newest good backup stays, and so does the newest proved one, whatever the numbers say.
+//! 3. Slots (`last`, hourly to yearly, `within`) are filled from good backups only, newest first, one per
+//!    calendar period of the policy's zone. A period without a good backup uses no slot, so a gap of any
+//!    length never ages the rest away.
+//! 4. A backup dated after now fills no slot: a wrong clock, or a hostile one, displaces nothing.
+
+mod slots;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+
+use slots::Slots;
+
+/// How far a backup may lie in the future before its time is disbelieved: the skew between two hosts that
+/// both run a time service is seconds, so five minutes is a broken clock.
+pub const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_mins(5);
+
+/// How many backups of each kind are kept. At least one rule is set, or `keep_all`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    pub last: u32,
+    pub hourly: u32,
+    pub daily: u32,
+    pub weekly: u32,
+    pub monthly: u32,
+    pub yearly: u32,
+    /// Everything younger than this stays.
+    pub within: Option<SignedDuration>,
+    /// Nothing ever goes. Said aloud, because it is also what a forgotten rule would look like.
+    pub keep_all: bool,
+    /// A backup newer than the newest proved one displaces nothing until it was proved itself.
+    pub gate_verified: bool,
+}
+
+/// One backup of one source, as far as its keeping is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub id: String,
+    /// The signed time of the snapshot, never an object's modification time.
+    pub snapshot_at: Timestamp,
+    pub standing: Standing,
+    /// The reason of a hold on this backup.
+    pub held: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Committed and well signed. `proved`: a verification passed.
+    Good { proved: bool },
+    /// A verification found that this backup does not restore.
+    Failed,
+    /// The manifest carries no signature of a trusted signer.
+    Unsigned,
+    /// There is a manifest and it cannot be read.
+    Unreadable { why: String },
+    /// The manifest's format is newer than this program.
+    Newer,
+}
+
+/// One line per candidate, newest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub lines: Vec<PlanLine>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanLine {
+    pub id: String,
+    pub snapshot_at: Timestamp,
+    pub decision: Decision,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Keep(Vec<Reason>),
+    Expire,
+}
+
+/// Why a backup stays. `Display` is what the plan prints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    KeepAll,
+    Last(u32),
+    Hourly(String),
+    Daily(String),
+    Weekly(String),
+    Monthly(String),
+    Yearly(String),
+    Within(SignedDuration),
+    NewestGood,
+    NewestProved,
+    /// Displaced by the numbers, but no newer backup was proved yet.
+    AwaitingProof,
+    Held(String),
+    FutureDated,
+    Unsigned,
+    Unreadable(String),
+    NewerFormat,
+    /// Nothing good exists, so nothing goes.
+    NoGoodBackup,
+}
+
+/// Decides for every candidate of **one source** whether it stays.
+///
+/// The order of `backups` does not matter; equal times are ordered by id.
+pub fn plan(backups: &[Candidate], retention: &Retention, zone: &TimeZone, now: Timestamp) -> Plan {
+    let mut ordered: Vec<&Candidate> = backups.iter().collect();
+    ordered.sort_by(|a, b| (b.snapshot_at, &b.id).cmp(&(a.snapshot_at, &a.id)));
+
+    let view = View::of(&ordered, now);
+    let mut reasons: Vec<Vec<Reason>> = ordered.iter().map(|backup| view.standing_reasons(backup)).collect();
+    fill_slots(&ordered, &mut reasons, |backup| view.is_countable(backup), retention, zone, now);
+    if retention.gate_verified {
+        keep_until_proved(&ordered, &mut reasons, &view, retention, zone, now);
+    }
+
+    let lines = ordered.iter().zip(reasons).map(|(backup, reasons)| line(backup, reasons)).collect();
+    Plan { lines }
+}
+
+impl Plan {
+    /// The ids that the plan lets go, oldest first: a run cut short has then removed the least useful ones.
+    pub fn expired(&self) -> impl Iterator<Item = &str> {
+        self.lines.iter().rev().filter(|line| line.decision == Decision::Expire).map(|line| line.id.as_str())
+    }
+}
+
+/// What the rules need to know of all candidates together.
+struct View<'a> {
+    believed_until: Timestamp,
+    newest_good: Option<&'a str>,
+    newest_proved: Option<(&'a str, Timestamp)>,
+}
+
+impl<'a> View<'a> {
+    fn of(newest_first: &[&'a Candidate], now: Timestamp) -> Self {
+        let believed_until = now.checked_add(CLOCK_SKEW_MAX).unwrap_or(Timestamp::MAX);
+        let mut good =
+            newest_first.iter().filter(|backup| is_good(backup) && backup.snapshot_at <= believed_until);
+        let newest_good = good.clone().next().map(|backup| backup.id.as_str());
+        let newest_proved = good
+            .find(|backup| backup.standing == Standing::Good { proved: true })
+            .map(|backup| (backup.id.as_str(), backup.snapshot_at));
+        Self { believed_until, newest_good, newest_proved }
+    }
+
+    fn is_future(&self, backup: &Candidate) -> bool {
+        backup.snapshot_at > self.believed_until
+    }
+
+    fn is_countable(&self, backup: &Candidate) -> bool {
+        is_good(backup) && !self.is_future(backup)
+    }
+
+    /// Countable, and not newer than what was proved.
+    fn is_settled(&self, backup: &Candidate) -> bool {
+        self.is_countable(backup) && self.newest_proved.is_some_and(|(_, at)| backup.snapshot_at <= at)
+    }
+
+    fn standing_reasons(&self, backup: &Candidate) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        if let Some(why) = &backup.held {
+            reasons.push(Reason::Held(why.clone()));
+        }
+        match &backup.standing {
+            Standing::Unsigned => reasons.push(Reason::Unsigned),
+            Standing::Unreadable { why } => reasons.push(Reason::Unreadable(why.clone())),
+            Standing::Newer => reasons.push(Reason::NewerFormat),
+            Standing::Good { .. } | Standing::Failed if self.is_future(backup) => {
+                reasons.push(Reason::FutureDated);
+            }
+            Standing::Good { .. } => {
+                if self.newest_good == Some(backup.id.as_str()) {
+                    reasons.push(Reason::NewestGood);
+                }
+                if self.newest_proved.is_some_and(|(id, _)| id == backup.id) {
+                    reasons.push(Reason::NewestProved);
+                }
+            }
+            // A damaged backup is worth something only while there is nothing better.
+            Standing::Failed if self.newest_good.is_none() => reasons.push(Reason::NoGoodBackup),
+            Standing::Failed => {}
+        }
+        reasons
+    }
+}
+
+fn is_good(backup: &Candidate) -> bool {
+    matches!(backup.standing, Standing::Good { .. })
+}
+
+fn fill_slots(
+    newest_first: &[&Candidate],
+    reasons: &mut [Vec<Reason>],
+    counts: impl Fn(&Candidate) -> bool,
+    retention: &Retention,
+    zone: &TimeZone,
+    now: Timestamp,
+) {
+    let mut slots = Slots::new(retention, zone, now);
+    for (backup, reasons) in newest_first.iter().zip(reasons) {
+        if counts(backup) {
+            reasons.extend(slots.take(backup.snapshot_at));
+        } else if retention.keep_all {
+            reasons.push(Reason::KeepAll);
+        }
+    }
+}
+
+/// The same slots once more, as if the backups that nobody has proved yet did not exist: what those would
+/// have kept stays as well.
+fn keep_until_proved(
+    newest_first: &[&Candidate],
+    reasons: &mut [Vec<Reason>],
+    view: &View<'_>,
+    retention: &Retention,
+    zone: &TimeZone,
+    now: Timestamp,
+) {
+    if view.newest_proved.is_none() {
+        // Nothing is proved, so nothing may be displaced.
+        for (backup, reasons) in newest_first.iter().zip(reasons) {
+            if is_good(backup) && reasons.is_empty() {
+                reasons.push(Reason::AwaitingProof);
+            }
+        }
+        return;
+    }
+    let mut without_newer = vec![Vec::new(); newest_first.len()];
+    fill_slots(newest_first, &mut without_newer, |backup| view.is_settled(backup), retention, zone, now);
+    for (reasons, alone) in reasons.iter_mut().zip(without_newer) {
+        if reasons.is_empty() && !alone.is_empty() {
+            reasons.push(Reason::AwaitingProof);
+        }
+    }
+}
+
+fn line(backup: &Candidate, reasons: Vec<Reason>) -> PlanLine {
+    let decision = if reasons.is_empty() { Decision::Expire } else { Decision::Keep(reasons) };
+    PlanLine { id: backup.id.clone(), snapshot_at: backup.snapshot_at, decision }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KeepAll => f.write_str("everything is kept"),
+            Self::Last(number) => write!(f, "last {number}"),
+            Self::Hourly(period) => write!(f, "hourly {period}"),
+            Self::Daily(period) => write!(f, "daily {period}"),
+            Self::Weekly(period) => write!(f, "weekly {period}"),
+            Self::Monthly(period) => write!(f, "monthly {period}"),
+            Self::Yearly(period) => write!(f, "yearly {period}"),
+            Self::Within(span) => write!(f, "within {span:#}"),
+            Self::NewestGood => f.write_str("newest good backup"),
+            Self::NewestProved => f.write_str("newest proved backup"),
+            Self::AwaitingProof => f.write_str("no newer backup was proved yet"),
+            Self::Held(why) => write!(f, "held: {why}"),
+            Self::FutureDated => f.write_str("dated in the future, its time is not believed"),
+            Self::Unsigned => f.write_str("never delete what is not signed"),
+            Self::Unreadable(why) => write!(f, "never delete what cannot be read: {why}"),
+            Self::NewerFormat => f.write_str("never delete what a newer version wrote"),
+            Self::NoGoodBackup => f.write_str("there is no good backup"),
+        }
+    }
+}

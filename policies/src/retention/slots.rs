@@ -1,0 +1,105 @@
+//! Calendar periods and how many of each are still free.
+
+use jiff::{SignedDuration, Timestamp, Zoned, tz::TimeZone};
+
+use super::{Reason, Retention};
+
+/// Hands out reasons to backups that are offered newest first.
+pub(super) struct Slots<'a> {
+    zone: &'a TimeZone,
+    keep_all: bool,
+    last: Counter,
+    calendars: Vec<Calendar>,
+    within: Option<(SignedDuration, Timestamp)>,
+}
+
+struct Counter {
+    taken: u32,
+    limit: u32,
+}
+
+/// One kind of period: the newest backup of each period takes a slot while any are left.
+struct Calendar {
+    limit: u32,
+    taken: u32,
+    latest: Option<String>,
+    period: fn(&Zoned) -> String,
+    reason: fn(String) -> Reason,
+}
+
+impl<'a> Slots<'a> {
+    pub(super) fn new(retention: &Retention, zone: &'a TimeZone, now: Timestamp) -> Self {
+        let calendar = |limit, period, reason| Calendar { limit, taken: 0, latest: None, period, reason };
+        let calendars = vec![
+            calendar(retention.hourly, hour, Reason::Hourly),
+            calendar(retention.daily, day, Reason::Daily),
+            calendar(retention.weekly, week, Reason::Weekly),
+            calendar(retention.monthly, month, Reason::Monthly),
+            calendar(retention.yearly, year, Reason::Yearly),
+        ];
+        let within = retention.within.map(|span| (span, now.checked_sub(span).unwrap_or(Timestamp::MIN)));
+        Self {
+            zone,
+            keep_all: retention.keep_all,
+            last: Counter { taken: 0, limit: retention.last },
+            calendars,
+            within,
+        }
+    }
+
+    pub(super) fn take(&mut self, at: Timestamp) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        if self.keep_all {
+            reasons.push(Reason::KeepAll);
+        }
+        if self.last.taken < self.last.limit {
+            self.last.taken += 1;
+            reasons.push(Reason::Last(self.last.taken));
+        }
+        let local = at.to_zoned(self.zone.clone());
+        reasons.extend(self.calendars.iter_mut().filter_map(|calendar| calendar.take(&local)));
+        if let Some((span, since)) = self.within
+            && at >= since
+        {
+            reasons.push(Reason::Within(span));
+        }
+        reasons
+    }
+}
+
+impl Calendar {
+    fn take(&mut self, local: &Zoned) -> Option<Reason> {
+        if self.taken >= self.limit {
+            return None;
+        }
+        let period = (self.period)(local);
+        if self.latest.as_ref() == Some(&period) {
+            return None;
+        }
+        self.taken += 1;
+        self.latest = Some(period.clone());
+        Some((self.reason)(period))
+    }
+}
+
+/// With the offset, so that the two hours of the night the clocks go back are two periods.
+fn hour(local: &Zoned) -> String {
+    local.strftime("%Y-%m-%dT%H%:z").to_string()
+}
+
+fn day(local: &Zoned) -> String {
+    local.strftime("%Y-%m-%d").to_string()
+}
+
+/// ISO 8601: the days around New Year belong to the week that holds their Thursday.
+fn week(local: &Zoned) -> String {
+    local.strftime("%G-W%V").to_string()
+}
+
+fn month(local: &Zoned) -> String {
+    local.strftime("%Y-%m").to_string()
+}
+
+fn year(local: &Zoned) -> String {
+    local.strftime("%Y").to_string()
+}
