@@ -1,0 +1,140 @@
+//! What an answer of the server, or its absence, means to a caller.
+
+use std::error::Error;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::RequestId;
+
+use crate::store::operation::Operation;
+use crate::store::{Source, StoreError};
+
+/// One call, for its errors.
+#[derive(Debug, Clone)]
+pub(super) struct Call {
+    pub(super) operation: Operation,
+    pub(super) key: String,
+    pub(super) location: String,
+}
+
+/// What the server said.
+#[derive(Debug, thiserror::Error)]
+#[error("the store answered {status} {code}: {message}{}", request_id.as_ref().map(|id| format!(" (request {id})")).unwrap_or_default())]
+struct Answer {
+    status: u16,
+    code: String,
+    message: String,
+    request_id: Option<String>,
+}
+
+impl Call {
+    /// The outcome of a failed request.
+    pub(super) fn failed<E>(&self, error: SdkError<E, HttpResponse>) -> StoreError
+    where
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    {
+        match &error {
+            SdkError::ServiceError(service) => {
+                let metadata = service.err().meta();
+                let answer = Answer {
+                    status: service.raw().status().as_u16(),
+                    code: metadata.code().unwrap_or("without a code").to_owned(),
+                    message: metadata.message().unwrap_or("no message").to_owned(),
+                    request_id: metadata.request_id().map(ToOwned::to_owned),
+                };
+                self.answered(answer)
+            }
+            SdkError::ResponseError(response) if response.raw().status().is_client_error() => {
+                let status = response.raw().status().as_u16();
+                let message = "an answer that is not S3's".to_owned();
+                self.answered(Answer { status, code: "without a code".to_owned(), message, request_id: None })
+            }
+            SdkError::ConstructionFailure(_) => self.refused(error),
+            _ if is_about_credentials(&error) => self.denied(error),
+            _ => self.unreachable(error),
+        }
+    }
+
+    fn answered(&self, answer: Answer) -> StoreError {
+        let key = self.key.clone();
+        match (answer.code.as_str(), answer.status) {
+            ("NoSuchBucket", _) => {
+                StoreError::NoSuchPlace { location: self.location.clone(), source: Box::new(answer) }
+            }
+            ("NoSuchUpload", _) => self.refused(answer),
+            ("NoSuchKey" | "NotFound", _) => StoreError::NotFound { key },
+            ("NotImplemented" | "MethodNotAllowed", _) | (_, 501 | 405) => {
+                StoreError::Unsupported { operation: self.operation.name() }
+            }
+            ("QuotaExceeded" | "XMinioStorageFull", _) | (_, 507) => {
+                StoreError::NoSpace { key, source: Box::new(answer) }
+            }
+            (
+                "SlowDown"
+                | "RequestTimeout"
+                | "InternalError"
+                | "ServiceUnavailable"
+                | "Throttling"
+                | "ConditionalRequestConflict"
+                | "OperationAborted",
+                _,
+            )
+            | (_, 408 | 429 | 500 | 502 | 503 | 504) => self.unreachable(answer),
+            (
+                "AccessDenied"
+                | "InvalidAccessKeyId"
+                | "SignatureDoesNotMatch"
+                | "ExpiredToken"
+                | "InvalidToken"
+                | "RequestTimeTooSkewed",
+                _,
+            )
+            | (_, 401 | 403) => self.denied(answer),
+            (_, 404) => StoreError::NotFound { key },
+            _ => self.refused(answer),
+        }
+    }
+
+    pub(super) fn refused(&self, source: impl Into<Source>) -> StoreError {
+        StoreError::Refused { operation: self.operation.name(), key: self.key.clone(), source: source.into() }
+    }
+
+    pub(super) fn unreachable(&self, source: impl Into<Source>) -> StoreError {
+        StoreError::Unreachable {
+            operation: self.operation.name(),
+            key: self.key.clone(),
+            source: source.into(),
+        }
+    }
+
+    pub(super) fn short(&self, got: u64, expected: u64) -> StoreError {
+        StoreError::Short { operation: self.operation.name(), key: self.key.clone(), got, expected }
+    }
+
+    fn denied(&self, source: impl Into<Source>) -> StoreError {
+        StoreError::Denied { operation: self.operation.name(), key: self.key.clone(), source: source.into() }
+    }
+}
+
+/// The condition of a conditional write did not hold.
+pub(super) fn is_precondition<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    error.code() == Some("PreconditionFailed")
+        || error.raw_response().is_some_and(|answer| answer.status().as_u16() == 412)
+}
+
+/// No upload has this id: completed, aborted, or never begun.
+pub(super) fn is_no_upload<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    error.code() == Some("NoSuchUpload")
+}
+
+fn is_about_credentials(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<CredentialsError>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
