@@ -1,1 +1,15 @@
+//! What the end-to-end tests stand on: real PostgreSQL servers, a real S3 server that can be made to misbehave, the
+//! built programs, and a database full of PostgreSQL's hard cases.
+//!
+//! A test builds a [`sandbox::Sandbox`], runs `pgproof` in it as an operator would, and looks at exit codes, output,
+//! objects in the bucket and databases. Nothing here reaches into the programs.
 
+mod background;
+pub mod binaries;
+pub mod comparison;
+pub mod hard_cases;
+pub mod postgres_server;
+pub mod postgres_versions;
+pub mod s3_proxy;
+pub mod s3_server;
+pub mod sandbox;

@@ -1,0 +1,3 @@
+//! End-to-end tests: the built programs against real servers.
+
+mod groundwork;
