@@ -1,0 +1,78 @@
+//! Cuts the age file into the parts of an upload, and hashes it on the way.
+
+use std::io::{self, Write};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+
+use super::Ciphertext;
+use crate::ids::CiphertextSha256;
+
+/// The size of the part of that number; numbers count from 1.
+pub(super) type PartBytes = Box<dyn FnMut(u32) -> u64 + Send>;
+
+/// Fills parts and hands them on. A consumer that went away is a [`io::ErrorKind::BrokenPipe`].
+pub(super) struct PartWriter {
+    part_bytes: PartBytes,
+    number: u32,
+    /// Allocated to the part's exact size, so that it becomes [`Bytes`] without a copy.
+    part: Vec<u8>,
+    part_size: usize,
+    hash: Sha256,
+    bytes: u64,
+    output: mpsc::Sender<Bytes>,
+}
+
+impl PartWriter {
+    pub(super) fn new(part_bytes: PartBytes, output: mpsc::Sender<Bytes>) -> Self {
+        let (part, hash) = (Vec::new(), Sha256::new());
+        Self { part_bytes, number: 0, part, part_size: 0, hash, bytes: 0, output }
+    }
+
+    /// Hands on the last part and tells what all parts are together.
+    pub(super) fn finish(mut self) -> io::Result<Ciphertext> {
+        if !self.part.is_empty() {
+            self.send()?;
+        }
+        Ok(Ciphertext { bytes: self.bytes, sha256: CiphertextSha256::new(self.hash.finalize().into()) })
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
+        self.number += 1;
+        let size = (self.part_bytes)(self.number);
+        self.part_size = usize::try_from(size.max(1)).map_err(io::Error::other)?;
+        self.part.try_reserve_exact(self.part_size)?;
+        Ok(())
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        let part = Bytes::from(std::mem::take(&mut self.part));
+        self.part_size = 0;
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.output.blocking_send(part).map_err(gone)
+    }
+}
+
+impl Write for PartWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        if self.part_size == 0 {
+            self.begin()?;
+        }
+        let taken = bytes.len().min(self.part_size - self.part.len());
+        self.part.extend_from_slice(&bytes[..taken]);
+        self.hash.update(&bytes[..taken]);
+        self.bytes += taken as u64;
+        if self.part.len() == self.part_size {
+            self.send()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

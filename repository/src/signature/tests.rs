@@ -1,0 +1,203 @@
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use secrecy::ExposeSecret;
+
+use super::*;
+
+const MESSAGE: &[u8] = b"{\"format\":\"pgproof-manifest\"}\n";
+
+struct Keys {
+    folder: tempfile::TempDir,
+    key: SigningKey,
+    public: String,
+}
+
+fn keys() -> Keys {
+    let folder = tempfile::tempdir().unwrap();
+    let (private, public) = generate("agent@db1");
+    write_private(&folder.path().join("key"), private.expose_secret());
+    let key = SigningKey::load(&folder.path().join("key")).unwrap();
+    assert_eq!(key.public_line(), public);
+    Keys { folder, key, public }
+}
+
+fn write_private(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn trusted(line: &str) -> TrustedSigners {
+    TrustedSigners::parse(line).unwrap()
+}
+
+fn now() -> Timestamp {
+    "2026-11-24T02:00:00Z".parse().unwrap()
+}
+
+fn ssh_keygen(arguments: &[&str], input: &[u8]) -> bool {
+    let mut child = Command::new("ssh-keygen")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait().unwrap().success()
+}
+
+fn write(folder: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
+    let path = folder.path().join(name);
+    fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn stock_ssh_keygen_accepts_our_signature_and_notices_changed_bytes() {
+    let Keys { folder, key, public } = keys();
+    let signature = key.sign(namespace::MANIFEST, MESSAGE).unwrap();
+    let signature = write(&folder, "m.sig", &signature);
+    let signers = write(&folder, "signers", &format!("agent namespaces=\"pgproof-*\" {public}\n"));
+    let (signers, signature) = (signers.to_str().unwrap(), signature.to_str().unwrap());
+    let arguments =
+        ["-Y", "verify", "-f", signers, "-I", "agent", "-n", namespace::MANIFEST, "-s", signature];
+    assert!(ssh_keygen(&arguments, MESSAGE));
+    assert!(!ssh_keygen(&arguments, b"something else"));
+}
+
+#[test]
+fn signatures_of_stock_ssh_keygen_are_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("id").to_str().unwrap().to_owned();
+    assert!(ssh_keygen(&["-q", "-t", "ed25519", "-N", "", "-C", "me", "-f", &key], b""));
+    let message = write(&folder, "m", std::str::from_utf8(MESSAGE).unwrap());
+    for hash in ["sha512", "sha256"] {
+        let _ = fs::remove_file(folder.path().join("m.sig"));
+        let hash = format!("hashalg={hash}");
+        let sign = ["-Y", "sign", "-f", &key, "-n", "pgproof-run", "-O", &hash, message.to_str().unwrap()];
+        assert!(ssh_keygen(&sign, b""));
+        let signature = fs::read_to_string(folder.path().join("m.sig")).unwrap();
+        let public = fs::read_to_string(format!("{key}.pub")).unwrap();
+        let signer = trusted(&format!("me@host {public}")).verify("pgproof-run", MESSAGE, &signature, now());
+        let ours = SigningKey::load(Path::new(&key)).unwrap();
+        let expected = Signer { principal: "me@host".to_owned(), fingerprint: ours.fingerprint() };
+        assert_eq!(signer.unwrap(), expected);
+    }
+}
+
+#[test]
+fn each_refusal_has_its_own_name() {
+    let Keys { key, public, .. } = keys();
+    let (_, stranger) = generate("stranger");
+    let signature = key.sign(namespace::MANIFEST, MESSAGE).unwrap();
+    let verify = |line: &str, namespace: &str, bytes: &[u8], signature: &str| {
+        trusted(line).verify(namespace, bytes, signature, now()).unwrap_err()
+    };
+    let line = format!("agent {public}");
+    let manifest = namespace::MANIFEST;
+    assert!(matches!(
+        verify(&format!("x {stranger}"), manifest, MESSAGE, &signature),
+        SignatureError::UnknownSigner { fingerprint } if fingerprint == key.fingerprint()
+    ));
+    assert!(matches!(verify("", manifest, MESSAGE, &signature), SignatureError::UnknownSigner { .. }));
+    assert!(matches!(
+        verify(&line, namespace::REPORT, MESSAGE, &signature),
+        SignatureError::WrongNamespace { .. }
+    ));
+    assert!(matches!(verify(&line, manifest, b"other", &signature), SignatureError::BadSignature { .. }));
+    assert!(matches!(
+        verify(&format!("agent namespaces=\"pgproof-run,other\" {public}"), manifest, MESSAGE, &signature),
+        SignatureError::NamespaceNotAllowed { .. }
+    ));
+    for malformed in ["", "-----BEGIN SSH SIGNATURE-----\n", &signature.replace("U1NIU0", "AAAAAA"), "é"] {
+        assert!(matches!(verify(&line, manifest, MESSAGE, malformed), SignatureError::Malformed { .. }));
+    }
+    let long = "x".repeat(SIGNATURE_BYTES_MAX + 1);
+    assert!(matches!(verify(&line, manifest, MESSAGE, &long), SignatureError::TooLong { .. }));
+}
+
+#[test]
+fn no_changed_character_of_a_signature_is_accepted() {
+    let Keys { key, public, .. } = keys();
+    let signers = trusted(&format!("agent {public}"));
+    let signature = key.sign(namespace::MANIFEST, MESSAGE).unwrap();
+    let body = signature.find('\n').unwrap()..signature.rfind("-----END").unwrap();
+    for position in body {
+        let mut changed = signature.clone().into_bytes();
+        if !changed[position].is_ascii_alphanumeric() {
+            continue;
+        }
+        changed[position] = if changed[position] == b'A' { b'B' } else { b'A' };
+        let changed = String::from_utf8(changed).unwrap();
+        assert!(signers.verify(namespace::MANIFEST, MESSAGE, &changed, now()).is_err(), "{position}");
+    }
+}
+
+#[test]
+fn a_key_counts_only_within_its_time() {
+    let Keys { key, public, .. } = keys();
+    let signature = key.sign(namespace::RUN, MESSAGE).unwrap();
+    let line = format!("agent valid-after=\"20260101Z\",valid-before=\"202612312359Z\" {public}");
+    let verify = |at: &str| trusted(&line).verify(namespace::RUN, MESSAGE, &signature, at.parse().unwrap());
+    assert!(verify("2026-01-01T00:00:00Z").is_ok());
+    assert!(verify("2026-12-31T23:59:00Z").is_ok());
+    assert!(matches!(verify("2025-12-31T23:59:59Z"), Err(SignatureError::NotValidAt { .. })));
+    assert!(matches!(verify("2026-12-31T23:59:01Z"), Err(SignatureError::NotValidAt { .. })));
+    let renewed = format!("{line}\nagent valid-after=\"20270101Z\" {public}");
+    let later = "2027-06-01T00:00:00Z".parse().unwrap();
+    assert!(trusted(&renewed).verify(namespace::RUN, MESSAGE, &signature, later).is_ok());
+}
+
+#[test]
+fn lines_that_mean_something_else_are_refused_with_their_number() {
+    let (_, public) = generate("x");
+    let rsa = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQDA";
+    for bad in [
+        format!("agent cert-authority {public}"),
+        format!("agent valid-before=\"20261231\" {public}"),
+        format!("agent valid-before=\"20261331Z\" {public}"),
+        format!("agent namespaces=\"!pgproof-run\" {public}"),
+        format!("agent namespace=\"pgproof-run\" {public}"),
+        format!("agent namespaces=\"a\",namespaces=\"b\" {public}"),
+        format!("agent namespaces=\"a {public}"),
+        format!("agent {rsa}"),
+        public.clone(),
+        "agent".to_owned(),
+    ] {
+        let error = TrustedSigners::parse(&format!("# comment\n\n{bad}\n")).unwrap_err();
+        assert_eq!(error.line, 3, "{bad}");
+    }
+    let options = TrustedSigners::parse(&format!("\"a b\" NAMESPACES=\"pgproof-*,x\" {public}")).unwrap();
+    assert_eq!(options.len(), 1);
+}
+
+#[test]
+fn signing_keys_that_cannot_be_used_say_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key");
+    assert!(matches!(SigningKey::load(&path), Err(SignatureError::KeyFile { .. })));
+    write_private(&path, "not a key");
+    assert!(matches!(SigningKey::load(&path), Err(SignatureError::NotAKey { .. })));
+    let (private, _) = generate("x");
+    write_private(&path, private.expose_secret());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    let error = SigningKey::load(&path).unwrap_err();
+    assert!(matches!(error, SignatureError::KeyTooOpen { mode: 0o640, .. }));
+    assert!(error.hint().unwrap().starts_with("chmod 600"));
+    let name = folder.path().join("protected").to_str().unwrap().to_owned();
+    assert!(ssh_keygen(&["-q", "-t", "ed25519", "-N", "secret", "-f", &name], b""));
+    assert!(matches!(SigningKey::load(Path::new(&name)), Err(SignatureError::KeyEncrypted { .. })));
+    let name = folder.path().join("ecdsa").to_str().unwrap().to_owned();
+    assert!(ssh_keygen(&["-q", "-t", "ecdsa", "-N", "", "-f", &name], b""));
+    assert!(matches!(SigningKey::load(Path::new(&name)), Err(SignatureError::KeyAlgorithm { .. })));
+}
+
+#[test]
+fn debug_output_holds_no_secret() {
+    let Keys { key, .. } = keys();
+    assert_eq!(format!("{key:?}"), format!("SigningKey {{ fingerprint: {:?}, .. }}", key.fingerprint()));
+}
