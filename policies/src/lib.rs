@@ -12,6 +12,7 @@ pub mod moment;
 pub mod names;
 pub mod policy;
 pub mod retention;
+pub mod schedule;
 
 pub use names::{SourceName, Tag};
 pub use policy::{Policy, PolicyProblems};

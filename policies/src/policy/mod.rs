@@ -5,13 +5,24 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, tz::TimeZone};
+use toml::de::DeTable;
 
 use crate::{names::SourceName, retention::Retention};
 
+mod location;
 mod problems;
+mod raw;
+mod source;
+mod template;
+#[cfg(test)]
+mod tests;
+mod values;
 
 pub use problems::{PolicyProblems, Problem};
+pub use template::{Template, template};
+
+use raw::{Report, Table};
 
 /// zstd level of a source that names none: the level zstd itself calls its default.
 pub const COMPRESSION_LEVEL_DEFAULT: i32 = 3;
@@ -21,6 +32,11 @@ pub const JOBS_DEFAULT: u32 = 1;
 pub const NO_PROGRESS_TIMEOUT_DEFAULT: SignedDuration = SignedDuration::from_mins(10);
 /// Parts of one multipart upload that S3 allows.
 pub const UPLOAD_PARTS_MAX: u32 = 10_000;
+
+/// Largest policy file in bytes: a thousand sources fit, and a wrong file is refused before it is read whole.
+pub const POLICY_BYTES_MAX: usize = 1024 * 1024;
+/// Recipients without which the loss of one key is the loss of every backup.
+pub const RECIPIENTS_MIN: usize = 2;
 
 /// A checked policy.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,4 +151,136 @@ pub struct SqlCheck {
     pub name: String,
     pub sql: String,
     pub expect: String,
+}
+
+impl Policy {
+    /// Reads and checks the text of a policy file. `file` is what problems call it.
+    ///
+    /// # Errors
+    /// All problems of the file at once.
+    pub fn parse(text: &str, file: &str) -> Result<Self, PolicyProblems> {
+        let mut report = Report::of(text, file);
+        if text.len() > POLICY_BYTES_MAX {
+            let constraint = format!("the file must have at most {POLICY_BYTES_MAX} bytes");
+            report.add(0, "", &constraint, Some(text.len().to_string()));
+            return report.conclude(None);
+        }
+        let (document, errors) = DeTable::parse_recoverable(text);
+        if !errors.is_empty() {
+            // What could be recovered is a guess, and problems found in a guess mislead.
+            for error in errors {
+                let offset = error.span().map_or(0, |span| span.start);
+                report.add(offset, "", &format!("is not TOML: {}", error.message()), None);
+            }
+            return report.conclude(None);
+        }
+        let policy = read(Table::top(document.get_ref()), &mut report);
+        report.conclude(policy)
+    }
+
+    /// The zone of schedules and calendar periods.
+    pub fn time_zone(&self) -> TimeZone {
+        // A zone that parsing found and that is gone since can only mean the machine's database went away.
+        self.zone.as_deref().and_then(|name| TimeZone::get(name).ok()).unwrap_or(TimeZone::UTC)
+    }
+}
+
+/// What `[keys]` says.
+struct Keys {
+    recipients: Vec<String>,
+    recipients_waiver: Option<String>,
+    identity_files: Vec<PathBuf>,
+    signing_key: Option<PathBuf>,
+    trusted_signers: Option<PathBuf>,
+}
+
+/// What `[clients]` says.
+#[derive(Default)]
+struct Clients {
+    directories: Vec<PathBuf>,
+    refuse_vulnerable: bool,
+}
+
+fn read(mut top: Table<'_>, report: &mut Report<'_>) -> Option<Policy> {
+    let zone = top.converted("zone", values::ZONE, report, values::zone).map(|field| field.value);
+    let repository = required(&mut top, "repository", report).and_then(|table| location::read(table, report));
+    let keys = required(&mut top, "keys", report).and_then(|table| keys(table, report));
+    let clients = top.table("clients", report).map(|table| clients(table, report)).unwrap_or_default();
+    let sources = required(&mut top, "sources", report)
+        .map(|table| source::read_all(table, &clients.directories, report))
+        .unwrap_or_default();
+    top.finish(report);
+    let (repository, keys) = (repository?, keys?);
+    Some(Policy {
+        repository,
+        recipients: keys.recipients,
+        recipients_waiver: keys.recipients_waiver,
+        identity_files: keys.identity_files,
+        signing_key: keys.signing_key,
+        trusted_signers: keys.trusted_signers,
+        zone,
+        sources,
+        refuse_vulnerable_clients: clients.refuse_vulnerable,
+    })
+}
+
+fn required<'a>(top: &mut Table<'a>, key: &'static str, report: &mut Report<'_>) -> Option<Table<'a>> {
+    if !top.has(key) {
+        top.missing(key, "must be there as a table", report);
+    }
+    top.table(key, report)
+}
+
+fn keys(mut table: Table<'_>, report: &mut Report<'_>) -> Option<Keys> {
+    let listed = table.has("recipients");
+    let recipients = table.texts("recipients", report);
+    for recipient in recipients.iter().filter(|recipient| !values::is_recipient(&recipient.value)) {
+        // The text is not repeated: a secret key pasted by mistake must not reach a log.
+        let constraint = "must be a public key: age1…, ssh-ed25519 AAAA… or ssh-rsa AAAA…";
+        report.refuse(recipient, constraint, Some("something else".to_owned()));
+    }
+    let waiver = table.text("single_recipient_waiver", report);
+    let mut distinct: Vec<String> =
+        recipients.iter().map(|recipient| values::recipient_key(&recipient.value)).collect();
+    distinct.sort();
+    distinct.dedup();
+    match (distinct.len(), &waiver) {
+        (0, _) if !listed => {
+            table.missing("recipients", "must list the public keys that backups are encrypted to", report);
+        }
+        (count, None) if count < RECIPIENTS_MIN => {
+            let constraint = "must list two different keys or more, so that one lost key does not lose every \
+                              backup, unless `single_recipient_waiver` says why one is enough";
+            table.refuse("recipients", constraint, Some(count.to_string()), report);
+        }
+        (0, Some(_)) => {
+            table.refuse("recipients", "must list one key at least", Some("0".to_owned()), report)
+        }
+        (count, Some(waiver)) if count >= RECIPIENTS_MIN => {
+            report.refuse(waiver, "must be left out when there are several recipients", None);
+        }
+        _ => {}
+    }
+    let keys = Keys {
+        recipients: recipients.into_iter().map(|field| field.value).collect(),
+        recipients_waiver: waiver.map(|field| field.value),
+        identity_files: paths(&mut table, "identity_files", report),
+        signing_key: table.path("signing_key", report),
+        trusted_signers: table.path("trusted_signers", report),
+    };
+    table.finish(report);
+    Some(keys)
+}
+
+fn clients(mut table: Table<'_>, report: &mut Report<'_>) -> Clients {
+    let clients = Clients {
+        directories: paths(&mut table, "directories", report),
+        refuse_vulnerable: table.flag("refuse_vulnerable", report).is_some_and(|field| field.value),
+    };
+    table.finish(report);
+    clients
+}
+
+fn paths(table: &mut Table<'_>, key: &'static str, report: &mut Report<'_>) -> Vec<PathBuf> {
+    table.texts(key, report).into_iter().map(|field| PathBuf::from(field.value)).collect()
 }

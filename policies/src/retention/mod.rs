@@ -40,6 +40,14 @@ pub struct Retention {
     pub gate_verified: bool,
 }
 
+impl Retention {
+    /// Whether any rule beside `keep_all` keeps something.
+    pub fn has_rules(&self) -> bool {
+        let counts = [self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly];
+        counts.iter().any(|&count| count > 0) || self.within.is_some()
+    }
+}
+
 /// One backup of one source, as far as its keeping is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {

@@ -1,0 +1,233 @@
+//! The sections `[sources.…]`: what is backed up, when, and how long it is kept.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use super::{
+    COMPRESSION_LEVEL_DEFAULT, Connection, JOBS_DEFAULT, Kind, NO_PROGRESS_TIMEOUT_DEFAULT, Objectives,
+    PostgresSource, Source, SqlCheck, Verification,
+    raw::{Report, Table},
+    values,
+};
+use crate::{names::SourceName, retention::Retention};
+
+/// zstd levels above this need more memory than a backup may take.
+const COMPRESSION_LEVEL_MAX: u32 = 19;
+/// Streams per dump: each is a connection to the server, which allows 100 by default.
+const JOBS_MAX: u32 = 64;
+/// Backups per rule: hourly ones of more than ten years.
+const KEEP_MAX: u32 = 100_000;
+
+const RETENTION: &str = "must say how many backups are kept, such as `{ daily = 30, monthly = 12 }`, or \
+                         `{ keep_all = true }`";
+const CONNECTION_KEYS: [&str; 3] = ["connection", "service", "from_environment"];
+
+pub(super) fn read_all(
+    table: Table<'_>,
+    client_dirs: &[PathBuf],
+    report: &mut Report<'_>,
+) -> BTreeMap<SourceName, Source> {
+    let here = table.path_of("<name>");
+    let offset = table.offset();
+    let tables = table.named_tables(report);
+    if tables.is_empty() {
+        report.add(offset, &here, "must be there at least once", Some("nothing".to_owned()));
+    }
+    let mut sources = BTreeMap::new();
+    for (field, table) in tables {
+        let name = match field.value.parse::<SourceName>() {
+            Ok(name) => Some(name),
+            Err(error) => {
+                report.refuse(&field, &error.to_string(), None);
+                None
+            }
+        };
+        let body = read(table, client_dirs, report);
+        if let (Some(name), Some(body)) = (name, body) {
+            sources.insert(name.clone(), body.named(name));
+        }
+    }
+    sources
+}
+
+/// A source but for its name.
+struct Body {
+    kind: Kind,
+    schedule: Option<String>,
+    objectives: Objectives,
+    retention: Retention,
+    compression_level: i32,
+    jobs: u32,
+    verification: Option<Verification>,
+    no_progress_timeout: jiff::SignedDuration,
+}
+
+impl Body {
+    fn named(self, name: SourceName) -> Source {
+        Source {
+            name,
+            kind: self.kind,
+            schedule: self.schedule,
+            objectives: self.objectives,
+            retention: self.retention,
+            compression_level: self.compression_level,
+            jobs: self.jobs,
+            verification: self.verification,
+            no_progress_timeout: self.no_progress_timeout,
+        }
+    }
+}
+
+fn read(mut table: Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) -> Option<Body> {
+    let kind_constraint = "must be \"postgres\"";
+    if !table.has("kind") {
+        table.missing("kind", kind_constraint, report);
+    }
+    table.converted("kind", kind_constraint, report, |kind| (kind == "postgres").then_some(()));
+    let postgres = postgres(&mut table, client_dirs, report);
+    let schedule = table.schedule("schedule", report);
+    let objectives = table.table("objectives", report).map(|table| objectives(table, report));
+    let verification_is_there = table.has("verification");
+    let verification = table.table("verification", report).and_then(|table| verification(table, report));
+    if !table.has("retention") {
+        table.missing("retention", RETENTION, report);
+    }
+    let retention =
+        table.table("retention", report).map(|table| retention(table, verification_is_there, report));
+    let level = table.number("compression_level", 1..=COMPRESSION_LEVEL_MAX, report);
+    let jobs = table.number("jobs", 1..=JOBS_MAX, report).unwrap_or(JOBS_DEFAULT);
+    let no_progress_timeout =
+        table.duration("no_progress_timeout", report).unwrap_or(NO_PROGRESS_TIMEOUT_DEFAULT);
+    table.finish(report);
+    Some(Body {
+        kind: Kind::Postgres(postgres?),
+        schedule,
+        objectives: objectives.unwrap_or_default(),
+        retention: retention?,
+        compression_level: level.map_or(COMPRESSION_LEVEL_DEFAULT, u32::cast_signed),
+        jobs,
+        verification,
+        no_progress_timeout,
+    })
+}
+
+fn postgres(
+    table: &mut Table<'_>,
+    client_dirs: &[PathBuf],
+    report: &mut Report<'_>,
+) -> Option<PostgresSource> {
+    let connection = connection(table, report);
+    let password_file = table.path("password_file", report);
+    let mut patterns =
+        |key| -> Vec<String> { table.texts(key, report).into_iter().map(|field| field.value).collect() };
+    let (exclude_tables, exclude_table_data) = (patterns("exclude_tables"), patterns("exclude_table_data"));
+    let client_dirs = client_dirs.to_vec();
+    Some(PostgresSource {
+        connection: connection?,
+        password_file,
+        client_dirs,
+        exclude_tables,
+        exclude_table_data,
+    })
+}
+
+fn connection(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<Connection> {
+    let present: Vec<&str> = CONNECTION_KEYS.into_iter().filter(|key| table.has(key)).collect();
+    match present[..] {
+        [] => {
+            let constraint =
+                "must be a connection URI, unless `service` or `from_environment = true` is there";
+            table.missing("connection", constraint, report);
+        }
+        [_] => {}
+        [_, ref more @ ..] => {
+            for key in more {
+                let constraint = "must be the only one of `connection`, `service` and `from_environment`";
+                table.refuse(key, constraint, None, report);
+            }
+        }
+    }
+    let uri = table.secret_text("connection", "must be a connection URI in quotes", report);
+    let problem = uri.as_ref().and_then(|uri| values::connection_problem(&uri.value));
+    if let (Some(uri), Some(problem)) = (&uri, problem) {
+        report.refuse(uri, problem, None);
+    }
+    let service = table.text("service", report);
+    let environment = table.flag("from_environment", report);
+    if environment.as_ref().is_some_and(|field| !field.value) {
+        table.refuse("from_environment", "must be true or be left out", Some("false".to_owned()), report);
+    }
+    uri.map(|field| Connection::Uri(field.value))
+        .or_else(|| service.map(|field| Connection::Service(field.value)))
+        .or_else(|| environment.map(|_| Connection::Environment))
+}
+
+fn objectives(mut table: Table<'_>, report: &mut Report<'_>) -> Objectives {
+    let objectives = Objectives {
+        recovery_point: table.duration("recovery_point", report),
+        recovery_time: table.duration("recovery_time", report),
+    };
+    table.finish(report);
+    objectives
+}
+
+fn retention(mut table: Table<'_>, verification_is_there: bool, report: &mut Report<'_>) -> Retention {
+    let mut count = |key| table.number(key, 0..=KEEP_MAX, report).unwrap_or(0);
+    let mut retention = Retention {
+        last: count("last"),
+        hourly: count("hourly"),
+        daily: count("daily"),
+        weekly: count("weekly"),
+        monthly: count("monthly"),
+        yearly: count("yearly"),
+        ..Retention::default()
+    };
+    retention.within = table.duration("within", report);
+    retention.keep_all = table.flag("keep_all", report).is_some_and(|field| field.value);
+    // Once backups are verified, only a proved one may displace another, unless the policy says otherwise.
+    retention.gate_verified =
+        table.flag("gate_verified", report).map_or(verification_is_there, |field| field.value);
+    match (retention.keep_all, retention.has_rules()) {
+        (false, false) => {
+            report.add(table.offset(), &table.path_of(""), RETENTION, Some("no rule".to_owned()))
+        }
+        (true, true) => {
+            table.refuse("keep_all", "must stand alone: with it no other rule has a meaning", None, report);
+        }
+        _ => {}
+    }
+    table.finish(report);
+    retention
+}
+
+fn verification(mut table: Table<'_>, report: &mut Report<'_>) -> Option<Verification> {
+    if !table.has("schedule") {
+        table.missing("schedule", values::SCHEDULE, report);
+    }
+    let schedule = table.schedule("schedule", report);
+    let mut checks: Vec<SqlCheck> = Vec::new();
+    for table in table.tables("checks", report) {
+        let offset = table.offset();
+        let path = table.path_of("name");
+        let Some(check) = sql_check(table, report) else { continue };
+        if checks.iter().any(|known| known.name == check.name) {
+            report.add(offset, &path, "must be a name of its own", Some(format!("{:?} again", check.name)));
+        }
+        checks.push(check);
+    }
+    table.finish(report);
+    Some(Verification { schedule: schedule?, checks })
+}
+
+fn sql_check(mut table: Table<'_>, report: &mut Report<'_>) -> Option<SqlCheck> {
+    let mut text = |key, constraint| {
+        if !table.has(key) {
+            table.missing(key, constraint, report);
+        }
+        table.text(key, report).map(|field| field.value)
+    };
+    let name = text("name", "must say what is checked");
+    let sql = text("sql", "must be a query with one value");
+    let expect = text("expect", "must be the text of the value that is right");
+    table.finish(report);
+    Some(SqlCheck { name: name?, sql: sql?, expect: expect? })
+}

@@ -1,0 +1,112 @@
+//! The commented policy that `pgproof init` writes.
+
+use std::path::PathBuf;
+
+use toml::Value;
+
+/// What a first policy is made of.
+#[derive(Clone, Debug)]
+pub struct Template {
+    /// `s3://bucket/prefix` or `file:///directory`.
+    pub location: String,
+    pub source: crate::names::SourceName,
+    pub connection: super::Connection,
+    pub recipients: Vec<String>,
+    /// Why one recipient is enough; needed exactly if there is only one.
+    pub single_recipient_waiver: Option<String>,
+    pub signing_key: PathBuf,
+    pub trusted_signers: PathBuf,
+    /// Named in a comment: a host that only makes backups holds no identity.
+    pub identity_file: Option<PathBuf>,
+}
+
+/// The text of a policy that backs up one source every night.
+///
+/// It is a proposal to be edited, and it is not checked here: [`Policy::parse`](super::Policy::parse) does that.
+pub fn template(about: &Template) -> String {
+    [repository(about), keys(about), source(about)].join("\n")
+}
+
+fn repository(about: &Template) -> String {
+    let mut text = format!(
+        "# Policy of pgproof: what is backed up, where to, when, and how long it is kept.\n\
+         # After an edit, `pgproof doctor` says whether all of it holds.\n\
+         \n\
+         # Zone of the schedules below, of calendar days and months, and of `--at`. Without it: UTC.\n\
+         # zone = \"Europe/Berlin\"\n\
+         \n\
+         [repository]\n\
+         location = {}\n",
+        quoted(&about.location),
+    );
+    if about.location.starts_with("s3://") {
+        text.push_str(
+            "# region = \"eu-central-1\"\n\
+             # endpoint = \"https://s3.example.org\"   # for a store that is not AWS\n\
+             # path_style = true                     # if the store has no names per bucket\n\
+             # storage_class = \"STANDARD_IA\"\n",
+        );
+    }
+    text
+}
+
+fn keys(about: &Template) -> String {
+    let recipients: String =
+        about.recipients.iter().map(|recipient| format!("    {},\n", quoted(recipient))).collect();
+    let waiver = match &about.single_recipient_waiver {
+        Some(reason) => format!("single_recipient_waiver = {}\n", quoted(reason)),
+        None => String::new(),
+    };
+    let identity = about.identity_file.clone().unwrap_or_else(|| PathBuf::from("/etc/pgproof/identity.txt"));
+    format!(
+        "[keys]\n\
+         # Backups can be read with any one of these keys. Keep one of them far from this host: whoever loses\n\
+         # them all has no backups.\n\
+         recipients = [\n{recipients}]\n\
+         {waiver}\
+         signing_key = {}\n\
+         trusted_signers = {}\n\
+         # Only where backups are restored or verified. A host that just makes them must not be able to read them.\n\
+         # identity_files = [{}]\n",
+        quoted_path(&about.signing_key),
+        quoted_path(&about.trusted_signers),
+        quoted_path(&identity),
+    )
+}
+
+fn source(about: &Template) -> String {
+    let connection = match &about.connection {
+        super::Connection::Uri(uri) => format!("connection = {}", quoted(uri)),
+        super::Connection::Service(service) => format!("service = {}", quoted(service)),
+        super::Connection::Environment => "from_environment = true".to_owned(),
+    };
+    format!(
+        "[sources.{}]\n\
+         kind = \"postgres\"\n\
+         {connection}\n\
+         # password_file = \"/etc/pgproof/pgpass\"   # never the password itself\n\
+         \n\
+         # Minute, hour, day of the month, month, day of the week.\n\
+         schedule = \"0 2 * * *\"\n\
+         \n\
+         # The newest good backup of each of so many days and months. The newest good one is never removed.\n\
+         retention = {{ daily = 30, monthly = 12 }}\n\
+         \n\
+         # How old the newest good backup may grow, and how long a restore may take. `pgproof status` goes by it.\n\
+         objectives = {{ recovery_point = \"25h\", recovery_time = \"4h\" }}\n\
+         \n\
+         # What the verifier does. With it, only a backup that was proved displaces an older one.\n\
+         # [sources.{}.verification]\n\
+         # schedule = \"0 4 * * 0\"\n\
+         # checks = [{{ name = \"orders exist\", sql = \"select count(*) > 0 from orders\", expect = \"t\" }}]\n",
+        about.source, about.source,
+    )
+}
+
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+fn quoted_path(path: &std::path::Path) -> String {
+    quoted(&path.to_string_lossy())
+}

@@ -1,0 +1,92 @@
+//! When something is due.
+
+use std::{fmt, str::FromStr};
+
+use croner::{
+    Cron,
+    parser::{CronParser, Seconds, Year},
+};
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+
+/// Occurrences looked at to find the longest gap: a year of an hourly schedule, in a few milliseconds.
+const GAP_OCCURRENCES_MAX: usize = 9_000;
+/// Span looked at to find the longest gap: it holds a leap day and every month.
+const GAP_YEARS: i64 = 4;
+
+/// Five cron fields that come true at least once.
+///
+/// They are read in a time zone. In the night the clocks go forward a skipped time moves behind the gap; when
+/// they go back, a fixed time comes once.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    text: String,
+    cron: Cron,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScheduleError {
+    #[error("{given:?} is not a schedule of five cron fields: {why}")]
+    Malformed { given: String, why: String },
+    #[error("the schedule {given:?} never comes true")]
+    Never { given: String },
+}
+
+impl Schedule {
+    /// The first time strictly after `after`.
+    pub fn next_after(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+        let after = after.to_zoned(zone.clone());
+        self.cron.find_next_occurrence(&after, false).ok().map(|next| next.timestamp())
+    }
+
+    /// Whether a run is due at `now`, the last one having been started at `last`. What was never run is due at
+    /// once: a new source has no backup. However many times were missed, one run makes up for them.
+    pub fn is_due(&self, last: Option<Timestamp>, zone: &TimeZone, now: Timestamp) -> bool {
+        match last {
+            None => true,
+            // The clock went back: as much as can be known is that a run happened.
+            Some(last) if last > now => false,
+            Some(last) => self.next_after(last, zone).is_some_and(|next| next <= now),
+        }
+    }
+
+    /// The longest time between two runs from `from` on: no recovery point shorter than this can be promised.
+    pub fn longest_gap(&self, zone: &TimeZone, from: Timestamp) -> Option<SignedDuration> {
+        let until =
+            from.checked_add(SignedDuration::from_hours(GAP_YEARS * 366 * 24)).unwrap_or(Timestamp::MAX);
+        let mut previous = self.next_after(from, zone)?;
+        let mut longest = None;
+        for _ in 0..GAP_OCCURRENCES_MAX {
+            let Some(next) = self.next_after(previous, zone) else { break };
+            longest = longest.max(Some(next.duration_since(previous)));
+            if next > until {
+                break;
+            }
+            previous = next;
+        }
+        longest
+    }
+}
+
+impl FromStr for Schedule {
+    type Err = ScheduleError;
+
+    fn from_str(text: &str) -> Result<Self, ScheduleError> {
+        let given = text.trim();
+        let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
+        let cron = parser
+            .parse(given)
+            .map_err(|error| ScheduleError::Malformed { given: given.to_owned(), why: error.to_string() })?;
+        let schedule = Self { text: given.to_owned(), cron };
+        match schedule.next_after(Timestamp::UNIX_EPOCH, &TimeZone::UTC) {
+            Some(_) => Ok(schedule),
+            None => Err(ScheduleError::Never { given: schedule.text }),
+        }
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
