@@ -4,108 +4,21 @@
 //! chunks, and at nothing between them; counting and hashing rows is left to whoever takes the blocks. Only rows
 //! longer than a whole block are hashed here, because no one else sees them in one piece.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io::Read;
-use std::ops::Range;
 
+use super::block::{ArchiveIndex, BlockLayout, CutBlock, DataKind, DataSpan, Limits, Outcome, Span};
 use super::giants::GiantRows;
+use super::rows::OpenTable;
 use super::source::Source;
 use super::toc::{HeadParser, Progress};
 use super::{ArchiveError, INT_BYTES, Toc, read_int};
-use crate::digest::RowDigest;
 
 /// What a data block of a table begins with, and one of large objects.
 const KIND_ROWS: u8 = 1;
 const KIND_BLOBS: u8 = 3;
 /// Kind byte and dump id.
 const DATA_HEADER: usize = 1 + INT_BYTES;
-/// The longest end of a table's data that matters: a line end, then `\.` and its two empty lines.
-const TRAILER: &[u8; 6] = b"\n\\.\n\n\n";
-
-/// How large blocks are, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// A block is cut at the last row end before this.
-    pub target: usize,
-    /// No block is longer, whatever its rows: it is held in memory as a whole by every reader.
-    pub hard: usize,
-    /// A block that has reached this length ends before the next table.
-    pub share: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { target: 4 << 20, hard: 8 << 20, share: 512 << 10 }
-    }
-}
-
-/// What a data block holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DataKind {
-    /// Rows of one table, as COPY text.
-    Table,
-    /// Large objects.
-    Blobs,
-}
-
-/// The part of one entry's data that lies in a block: chunks, without the header in front of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Span {
-    pub dump_id: i32,
-    pub kind: DataKind,
-    pub range: Range<usize>,
-}
-
-/// Where a block lies and how to begin reading in it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct BlockLayout {
-    /// Offset of the block's first byte in the archive.
-    pub plain_offset: u64,
-    /// Payload bytes at the block's start that belong to a chunk begun in an earlier block.
-    pub open_chunk: u32,
-    /// The block begins inside a row that is longer than a block.
-    pub starts_mid_row: bool,
-    pub spans: Vec<Span>,
-}
-
-/// Consecutive bytes of the archive.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CutBlock {
-    pub bytes: Vec<u8>,
-    pub layout: BlockLayout,
-}
-
-/// Where an entry's data lies in the archive: from its kind byte to after its last chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DataSpan {
-    pub dump_id: i32,
-    pub kind: DataKind,
-    pub start: u64,
-    pub end: u64,
-}
-
-/// What was found in an archive that was cut.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ArchiveIndex {
-    pub toc: Toc,
-    /// Length of header and table of contents, which are a readable archive without data.
-    pub head_bytes: u64,
-    pub data: Vec<DataSpan>,
-    /// The rows that no block holds whole; they are to be added to the tables' digests.
-    pub giant_rows: BTreeMap<i32, RowDigest>,
-    pub archive_bytes: u64,
-}
-
-/// How an archive came through.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    Indexed(Box<ArchiveIndex>),
-    /// The archive is passed on unread, in blocks cut anywhere, and why.
-    Uncut {
-        reason: String,
-        archive_bytes: u64,
-    },
-}
 
 /// An iterator of blocks, which put together are exactly what was read.
 #[derive(Debug)]
@@ -142,20 +55,6 @@ struct CutPoint {
     position: usize,
     chunk_left: u32,
     mid_row: bool,
-}
-
-#[derive(Debug)]
-struct OpenTable {
-    dump_id: i32,
-    start: u64,
-    /// Where its chunks begin in the block at hand.
-    span_start: usize,
-    chunk_left: u32,
-    /// The last payload bytes, oldest first in the highest byte.
-    tail: u64,
-    /// The line `\.` has been seen.
-    trailer: bool,
-    was_cut: bool,
 }
 
 #[derive(Debug)]
@@ -335,21 +234,27 @@ impl<R: Read> Cutter<R> {
             }
         }
         self.toc = Some(toc);
-        Ok(Step::Cut(CutPoint::boundary(self.position)))
+        // The head shares no block with data: it is fetched alone.
+        self.after_cut_table = true;
+        Ok(Step::Go)
     }
 
     fn give_up(&mut self, reason: String) -> Step {
         self.phase = Phase::Uncut(reason);
+        self.position = 0;
         Step::Go
     }
 
     fn pass_on(&mut self) -> Result<Step, ArchiveError> {
-        let whole = self.ensure(self.limits.target - self.position)?;
+        let whole = self.ensure(self.limits.target)?;
         self.position = self.source.filled().len().min(self.limits.target);
         Ok(if whole { Step::Cut(CutPoint::boundary(self.position)) } else { Step::End })
     }
 
     fn open_data(&mut self) -> Result<Step, ArchiveError> {
+        if self.position > self.limits.hard {
+            return Ok(Step::Cut(CutPoint::boundary(self.limits.target)));
+        }
         if !self.ensure(1)? {
             return self.check_complete().map(|()| Step::End);
         }
@@ -422,9 +327,10 @@ impl<R: Read> Cutter<R> {
             let room = ceiling.saturating_sub(self.position);
             let count = (table.chunk_left as usize).min(room).min(filled.len() - self.position);
             if count == 0 {
-                if room > 0 {
-                    self.source.fill_or("a table's data")?;
+                if room == 0 {
+                    return Err(self.damaged("more rows after a table's end marker"));
                 }
+                self.source.fill_or("a table's data")?;
                 continue;
             }
             let payload = &filled[self.position..self.position + count];
@@ -461,7 +367,7 @@ impl<R: Read> Cutter<R> {
         let Phase::Rows(table) = std::mem::replace(&mut self.phase, Phase::Between) else {
             return Ok(Step::Go);
         };
-        if table.tail.to_be_bytes()[2..] != *TRAILER {
+        if !table.is_complete() {
             return Err(self.damaged("a table's data ends without its end marker"));
         }
         let OpenTable { dump_id, start, span_start, was_cut, .. } = table;
@@ -549,52 +455,9 @@ impl<R: Read> Cutter<R> {
         let block = CutBlock { bytes: self.source.split(length), layout };
         self.position -= length;
         self.clean = None;
-        self.after_cut_table = false;
+        self.after_cut_table &= self.position > 0;
         self.giants.observe(&block, mid_row)?;
         Ok(block)
-    }
-}
-
-impl OpenTable {
-    fn new(dump_id: i32, start: u64, span_start: usize) -> Self {
-        // As if a line had ended: the trailer of a table without rows is then found like any other.
-        let tail = u64::from(b'\n');
-        Self { dump_id, start, span_start, chunk_left: 0, tail, trailer: false, was_cut: false }
-    }
-
-    /// How many bytes of `payload` follow its last row end; `None` without one, or from the trailer on.
-    #[inline]
-    fn last_row_end(&mut self, payload: &[u8]) -> Option<usize> {
-        self.remember(payload);
-        if self.trailer {
-            return None;
-        }
-        if payload.last() != Some(&b'\n') {
-            return memchr::memrchr(b'\n', payload).map(|at| payload.len() - at - 1);
-        }
-        match self.trailer_bytes() {
-            0 => Some(0),
-            bytes => {
-                self.trailer = true;
-                (bytes <= payload.len()).then_some(bytes)
-            }
-        }
-    }
-
-    #[inline]
-    fn remember(&mut self, payload: &[u8]) {
-        if let Some(last) = payload.last_chunk::<8>() {
-            self.tail = u64::from_be_bytes(*last);
-        } else {
-            self.tail = payload.iter().fold(self.tail, |tail, byte| tail << 8 | u64::from(*byte));
-        }
-    }
-
-    /// How many of the last payload bytes are the line `\.` and what follows it.
-    #[inline]
-    fn trailer_bytes(&self) -> usize {
-        let tail = self.tail.to_be_bytes();
-        (3..=5).find(|bytes| tail[7 - bytes..] == TRAILER[..=*bytes]).unwrap_or(0)
     }
 }
 
@@ -603,10 +466,9 @@ fn uncuttable(toc: &Toc) -> Option<String> {
     if toc.header.compressed {
         return Some("the archive is compressed inside; dump with --compress=0".to_owned());
     }
-    let odd = toc
-        .entries
-        .iter()
-        .filter(|entry| entry.had_dumper)
-        .find(|entry| !entry.is_blobs() && !(entry.is_table_data() && entry.copy_stmt.is_some()))?;
+    let odd = toc.entries.iter().filter(|entry| entry.had_dumper).find(|entry| {
+        let cuttable = entry.is_blobs() || (entry.is_table_data() && entry.copy_stmt.is_some());
+        !cuttable
+    })?;
     Some(format!("the data of {} {} is not COPY text", odd.desc, odd.tag))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{ArchiveError, CutBlock, DataKind};
 use crate::digest::{RowDigest, RowHash};
-use crate::payload::CopyText;
+use crate::payload::{CopyText, PayloadError};
 
 /// The row being hashed, and those that were.
 #[derive(Debug, Default)]
@@ -70,6 +70,7 @@ impl GiantRows {
     }
 }
 
-fn damaged(_: crate::payload::PayloadError) -> ArchiveError {
-    ArchiveError::Damaged { offset: 0, what: "a chunk of a negative length" }
+/// The cutter has read these chunks before, so that this is a bug and not a damaged archive.
+fn damaged(_: PayloadError) -> ArchiveError {
+    ArchiveError::Damaged { offset: 0, what: "a row's chunks read differently the second time" }
 }

@@ -6,9 +6,11 @@
 //! that begin and end at rows; [`selection`] decides which entries a partial restore needs. Nothing here does any
 //! I/O but reading from the `Read` it was given, and nothing trusts a length that it read.
 
+mod block;
 pub mod cutter;
 mod giants;
 mod reader;
+mod rows;
 pub mod selection;
 mod source;
 pub mod toc;
@@ -17,7 +19,9 @@ use std::io;
 
 use thiserror::Error;
 
-pub use cutter::{ArchiveIndex, BlockLayout, CutBlock, Cutter, DataKind, DataSpan, Limits, Outcome, Span};
+pub use block::{ArchiveIndex, BlockLayout, CutBlock, DataKind, DataSpan, Limits, Outcome, Span};
+pub use cutter::Cutter;
+pub use selection::{Filter, QualifiedName, Selection, SelectionError};
 pub use toc::{Header, Toc, TocEntry};
 
 pub(crate) use reader::{INT_BYTES, read_int};
