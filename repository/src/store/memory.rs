@@ -31,6 +31,8 @@ pub struct MemoryStore {
 struct State {
     objects: BTreeMap<ObjectKey, Object>,
     uploads: BTreeMap<String, Parts>,
+    /// What completed uploads were made of, for a completion that is repeated after a lost answer.
+    completed: BTreeMap<String, (Vec<Part>, ObjectMeta)>,
     /// Counts writes: the source of versions and upload ids.
     writes: u64,
 }
@@ -264,6 +266,9 @@ impl Upload for MemoryUpload {
 
     async fn complete(self: Arc<Self>, parts: Vec<Part>) -> Result<ObjectMeta, StoreError> {
         let mut state = self.store.lock();
+        if let Some((_, meta)) = state.completed.get(&self.id).filter(|(made_of, _)| *made_of == parts) {
+            return Ok(meta.clone());
+        }
         let gone = || self.refused(Operation::CompleteUpload, "the upload is gone");
         let upload = state.uploads.get(&self.id).ok_or_else(gone)?;
         let mut body = Vec::new();
@@ -279,7 +284,9 @@ impl Upload for MemoryUpload {
         }
         state.put_if(&self.key, body.into(), &PutCondition::IfAbsent)?;
         state.uploads.remove(&self.id);
-        Ok(state.object(&self.key)?.meta(&self.key))
+        let meta = state.object(&self.key)?.meta(&self.key);
+        state.completed.insert(self.id.clone(), (parts, meta.clone()));
+        Ok(meta)
     }
 
     async fn abort(self: Arc<Self>) -> Result<(), StoreError> {

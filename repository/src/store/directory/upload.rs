@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -46,6 +46,8 @@ struct State {
     /// The number and the offset of the part that comes next in the file of parts in order.
     next: Option<(u32, u64)>,
     writes: u64,
+    /// What a completion made, for one that is repeated after a lost answer.
+    completed: Option<(Vec<Part>, ObjectMeta)>,
 }
 
 #[derive(Debug, Clone)]
@@ -79,7 +81,7 @@ impl DirectoryUpload {
 impl Inner {
     /// Where part `number` goes, and how it will be confirmed.
     fn reserve(&self, number: u32, bytes: u64) -> Stored {
-        let mut state = self.state.lock().expect("no holder of this lock panics");
+        let mut state = self.lock();
         state.writes += 1;
         let version = Version(format!("p{}", state.writes));
         let place =
@@ -120,6 +122,9 @@ impl Inner {
     }
 
     fn link(&self, parts: &[Part]) -> Result<ObjectMeta, StoreError> {
+        if let Some((_, meta)) = self.lock().completed.as_ref().filter(|(made_of, _)| made_of == parts) {
+            return Ok(meta.clone());
+        }
         let places = self.places(parts)?;
         let fail = |e: io::Error| match e.kind() {
             ErrorKind::NotFound => self.gone(Operation::CompleteUpload),
@@ -134,6 +139,7 @@ impl Inner {
         file.sync_all().map_err(fail)?;
         self.root.link_new(&path, &self.key, Operation::CompleteUpload)?;
         let (_, meta) = self.root.open_object(&self.key, Operation::CompleteUpload)?;
+        self.lock().completed = Some((parts.to_vec(), meta.clone()));
         // The object is there; what is left of the upload is found again as pending if this fails.
         if let Err(error) = fs::remove_dir_all(&self.folder) {
             tracing::warn!(%error, key = %self.key, "cannot remove the folder of a completed upload");
@@ -143,7 +149,7 @@ impl Inner {
 
     /// Where the parts lie, all of which must be the ones stored last under their numbers.
     fn places(&self, parts: &[Part]) -> Result<Vec<Place>, StoreError> {
-        let state = self.state.lock().expect("no holder of this lock panics");
+        let state = self.lock();
         let known = parts.iter().zip(1..).map(|(part, number)| {
             let stored = state.stored.get(&number).filter(|stored| stored.part == *part);
             stored.map(|stored| stored.place.clone())
@@ -168,6 +174,10 @@ impl Inner {
             }
         }
         Ok((Arc::new(joined), path))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of this lock panics")
     }
 
     fn gone(&self, operation: Operation) -> StoreError {
