@@ -12,5 +12,8 @@ pub mod digest;
 pub mod dump;
 pub mod globals;
 pub mod payload;
+pub mod preflight;
+mod private_dir;
 pub mod restore;
 pub mod snapshot;
+pub mod source;

@@ -1,0 +1,152 @@
+//! A session of our own with a server.
+
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use tokio_postgres::config::{ChannelBinding, SslMode as Wanted};
+use tokio_postgres::{CancelToken, Client, Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{APPLICATION_NAME, ConnectionSpec, Host, SslMode, TlsProblem};
+
+/// Silence on the line after which the kernel asks whether the server is still there: well under the idle time-outs of
+/// firewalls and load balancers, the shortest common one being 350 s.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_RETRIES: u32 = 6;
+
+/// An open session. Dropping it closes the connection, and with it ends any open transaction.
+pub struct Session {
+    client: Client,
+    cancel: CancelToken,
+    tls: Option<MakeRustlsConnect>,
+}
+
+impl Session {
+    /// Asks the server to end what this session is doing. The statement then fails; the session stays.
+    pub async fn cancel(&self) -> Result<(), tokio_postgres::Error> {
+        match &self.tls {
+            Some(tls) => self.cancel.cancel_query(tls.clone()).await,
+            None => self.cancel.cancel_query(NoTls).await,
+        }
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("closed", &self.client.is_closed()).finish_non_exhaustive()
+    }
+}
+
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("cannot connect to {target}")]
+    Refused { target: String, source: tokio_postgres::Error },
+    #[error("no connection to {target} within {} s", after.as_secs())]
+    Timeout { target: String, after: Duration },
+    #[error(transparent)]
+    Tls(#[from] TlsProblem),
+}
+
+impl ConnectError {
+    pub fn hint(&self) -> Option<String> {
+        let Self::Refused { source, .. } = self else { return None };
+        match source.code().map(tokio_postgres::error::SqlState::code) {
+            Some("28P01" | "28000") => {
+                Some("check the account, its password file and the server's pg_hba.conf".to_owned())
+            }
+            Some("3D000") => {
+                Some("the connection names a database that this server does not have".to_owned())
+            }
+            Some("53300") => Some("the server has no connection left for this role".to_owned()),
+            Some("08P01") => {
+                Some("a connection pooler may stand between; connect to the server itself".to_owned())
+            }
+            _ if format!("{source:?}").contains("password missing") => {
+                Some("the server asks for a password: name a password_file, or use ~/.pgpass".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+pub(super) async fn open(spec: &ConnectionSpec) -> Result<Session, ConnectError> {
+    let after = spec.connect_timeout;
+    // `connect_timeout` of the driver covers the TCP handshake alone; a server may as well hang in authentication.
+    match tokio::time::timeout(after, Box::pin(connect(spec))).await {
+        Ok(result) => result,
+        Err(_) => Err(ConnectError::Timeout { target: spec.describe(), after }),
+    }
+}
+
+async fn connect(spec: &ConnectionSpec) -> Result<Session, ConnectError> {
+    let refused = |source| ConnectError::Refused { target: spec.describe(), source };
+    let config = config(spec);
+    if spec.tls.mode == SslMode::Disable {
+        let (client, connection) = config.connect(NoTls).await.map_err(refused)?;
+        tokio::spawn(drive(connection));
+        return Ok(Session { cancel: client.cancel_token(), client, tls: None });
+    }
+    let tls = MakeRustlsConnect::new(spec.tls.client_config()?);
+    let (client, connection) = config.connect(tls.clone()).await.map_err(refused)?;
+    tokio::spawn(drive(connection));
+    Ok(Session { cancel: client.cancel_token(), client, tls: Some(tls) })
+}
+
+async fn drive(connection: impl Future<Output = Result<(), tokio_postgres::Error>>) {
+    if let Err(error) = connection.await {
+        // Whoever uses the session gets an error of its own; this one only says when.
+        tracing::debug!("a server connection ended: {error:?}");
+    }
+}
+
+fn config(spec: &ConnectionSpec) -> Config {
+    let mut config = Config::new();
+    match &spec.host {
+        Host::Socket(directory) => config.host_path(directory),
+        Host::Tcp { name, address } => {
+            if let Some(address) = address {
+                config.hostaddr(*address);
+            }
+            config.host(name)
+        }
+    };
+    config
+        .port(spec.port)
+        .user(&spec.user)
+        .dbname(&spec.database)
+        .application_name(APPLICATION_NAME)
+        .options(spec.options())
+        .connect_timeout(spec.connect_timeout)
+        .keepalives(true)
+        .keepalives_idle(KEEPALIVE_IDLE)
+        .keepalives_interval(KEEPALIVE_INTERVAL)
+        .keepalives_retries(KEEPALIVE_RETRIES)
+        .ssl_mode(match spec.tls.mode {
+            SslMode::Disable => Wanted::Disable,
+            SslMode::Prefer => Wanted::Prefer,
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => Wanted::Require,
+        });
+    if spec.tls.require_channel_binding {
+        config.channel_binding(ChannelBinding::Require);
+    }
+    if let Some(password) = &spec.password {
+        config.password(password.expose_secret());
+    }
+    config
+}
