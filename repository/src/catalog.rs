@@ -1,1 +1,287 @@
-//! placeholder
+//! What is in the repository: every backup with its standing, and which one a moment asks for.
+//!
+//! "Absent", "unreadable", "newer", "badly signed" and "unreachable" stay five outcomes. Only a [`SignedManifest`]
+//! is a backup; the others are listed with their reason and touched by nobody.
+
+use std::collections::BTreeMap;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use pgproof_policies::names::SourceName;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{BackupId, KeyPrefix, RepositoryId};
+use crate::layout;
+use crate::manifest::{MANIFEST_BYTES_MAX, ManifestError, SIGNATURE_BYTES_MAX, SignedManifest};
+use crate::signature::TrustedSigners;
+use crate::store::{PutCondition, SharedStore, Store, StoreError};
+
+/// Manifests fetched at the same time: listing waits on round trips, not on bytes.
+const FETCHES_IN_FLIGHT: usize = 16;
+/// The repository marker holds three short fields.
+const MARKER_BYTES_MAX: u64 = 64 << 10;
+/// The version of the bucket's layout.
+const LAYOUT_VERSION: u32 = 1;
+
+/// `repository.json`, which says that this is a pgproof repository, and which one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Marker {
+    pub format: String,
+    pub version: u32,
+    pub id: RepositoryId,
+    pub created_at: Timestamp,
+}
+
+const MARKER_FORMAT: &str = "pgproof-repository";
+
+/// Reads the repository's marker; `None` where there is none.
+pub async fn find_marker(store: &dyn Store) -> Result<Option<Marker>, CatalogError> {
+    let bytes = match store.get(&layout::repository_marker(), MARKER_BYTES_MAX).await {
+        Ok((bytes, _)) => bytes,
+        Err(StoreError::NotFound { .. }) => return Ok(None),
+        Err(source) => return Err(CatalogError::Store { source }),
+    };
+    let marker: Marker = serde_json::from_slice(&bytes).map_err(|source| CatalogError::Marker { source })?;
+    match (marker.format.as_str(), marker.version) {
+        (MARKER_FORMAT, LAYOUT_VERSION) => Ok(Some(marker)),
+        (MARKER_FORMAT, version) => Err(CatalogError::NewerRepository { version }),
+        _ => Err(CatalogError::OtherFormat { format: marker.format }),
+    }
+}
+
+/// Reads the marker, or puts the first one. Two agents that start at once agree on one marker.
+pub async fn ensure_marker(
+    store: &dyn Store,
+    id: RepositoryId,
+    now: Timestamp,
+) -> Result<Marker, CatalogError> {
+    if let Some(marker) = find_marker(store).await? {
+        return Ok(marker);
+    }
+    let marker = Marker { format: MARKER_FORMAT.to_owned(), version: LAYOUT_VERSION, id, created_at: now };
+    let bytes = serde_json::to_vec_pretty(&marker).expect("a marker has only string keys");
+    match store.put(&layout::repository_marker(), bytes.into(), PutCondition::IfAbsent).await {
+        Ok(_) => Ok(marker),
+        Err(StoreError::AlreadyExists { .. }) => {
+            find_marker(store).await?.ok_or(CatalogError::MarkerVanished)
+        }
+        Err(source) => Err(CatalogError::Store { source }),
+    }
+}
+
+/// One backup's folder as it was found.
+#[derive(Debug)]
+pub struct Entry {
+    pub id: BackupId,
+    pub standing: Standing,
+    /// Why retention may not touch it.
+    pub held: bool,
+    /// Whether a drill proved it (a report lies in the repository; the verifier's signature is checked by who relies on it).
+    pub reports: usize,
+}
+
+#[derive(Debug)]
+pub enum Standing {
+    Whole(Box<SignedManifest>),
+    /// The manifest is there and cannot be used: kept aside, never restored, never deleted.
+    Quarantined(ManifestError),
+    /// The manifest is there and its signature is not.
+    Unsigned,
+    /// Objects without a manifest: a run that goes on, or the litter of one that died.
+    Incomplete,
+    /// A tombstone lies there; what is left of it is being removed.
+    Pruned,
+}
+
+impl Entry {
+    pub fn whole(&self) -> Option<&SignedManifest> {
+        match &self.standing {
+            Standing::Whole(manifest) => Some(manifest),
+            _ => None,
+        }
+    }
+}
+
+/// Every backup of a source, oldest first.
+pub async fn list(
+    store: &SharedStore,
+    source: &SourceName,
+    signers: &TrustedSigners,
+) -> Result<Vec<Entry>, CatalogError> {
+    let ids = ids_below(store, &layout::backups(source)).await?;
+    let held = ids_below(store, &layout::holds(source)).await?;
+    let pruned = record_ids(store, &layout::tombstones(source)).await?;
+    let reports = report_counts(store, source).await?;
+    let entries = stream::iter(ids).map(|id| {
+        let (held, reports) = (held.contains(&id), reports.get(&id).copied().unwrap_or(0));
+        let pruned = pruned.contains(&id);
+        async move {
+            let standing = match pruned {
+                true => Standing::Pruned,
+                false => standing(store, source, &id, signers).await?,
+            };
+            Ok::<_, CatalogError>(Entry { id, standing, held, reports })
+        }
+    });
+    entries.buffered(FETCHES_IN_FLIGHT).try_collect().await
+}
+
+/// The newest folder that has a manifest, whatever that is worth. Reads only as many as it must.
+pub async fn newest(
+    store: &SharedStore,
+    source: &SourceName,
+    signers: &TrustedSigners,
+) -> Result<Option<(BackupId, Standing)>, CatalogError> {
+    let ids = ids_below(store, &layout::backups(source)).await?;
+    for id in ids.into_iter().rev() {
+        match standing(store, source, &id, signers).await? {
+            Standing::Incomplete | Standing::Pruned => {}
+            found => return Ok(Some((id, found))),
+        }
+    }
+    Ok(None)
+}
+
+/// One backup, whose absence is an error.
+pub async fn find(
+    store: &SharedStore,
+    source: &SourceName,
+    id: &BackupId,
+    signers: &TrustedSigners,
+) -> Result<SignedManifest, CatalogError> {
+    match standing(store, source, id, signers).await? {
+        Standing::Whole(manifest) => Ok(*manifest),
+        Standing::Quarantined(source) => Err(CatalogError::Manifest { id: id.clone(), source }),
+        Standing::Unsigned => Err(CatalogError::Unsigned { id: id.clone() }),
+        Standing::Incomplete | Standing::Pruned => Err(CatalogError::NoSuchBackup { id: id.clone() }),
+    }
+}
+
+/// What a moment asks for.
+#[derive(Debug)]
+pub struct Choice<'a> {
+    pub backup: &'a SignedManifest,
+    /// Whole backups whose snapshot is later than the moment, oldest first.
+    pub later: Vec<&'a SignedManifest>,
+    /// Backups nearer to the moment that cannot be used, with the reason.
+    pub unusable: Vec<&'a Entry>,
+}
+
+/// The newest whole backup whose snapshot is not after `at`.
+pub fn choose(entries: &[Entry], at: Timestamp) -> Option<Choice<'_>> {
+    let whole = || entries.iter().filter_map(Entry::whole);
+    let backup =
+        whole().filter(|m| m.snapshot_at() <= at).max_by_key(|m| (m.snapshot_at(), m.get().id.clone()))?;
+    let mut later: Vec<_> = whole().filter(|m| m.snapshot_at() > at).collect();
+    later.sort_by_key(|m| m.snapshot_at());
+    let nearer = |entry: &&Entry| entry.id > backup.get().id && entry.id.started_at() <= at;
+    let unusable = entries
+        .iter()
+        .filter(nearer)
+        .filter(|e| matches!(e.standing, Standing::Quarantined(_) | Standing::Unsigned))
+        .collect();
+    Some(Choice { backup, later, unusable })
+}
+
+async fn standing(
+    store: &SharedStore,
+    source: &SourceName,
+    id: &BackupId,
+    signers: &TrustedSigners,
+) -> Result<Standing, CatalogError> {
+    let manifest = match store.get(&layout::manifest(source, id), MANIFEST_BYTES_MAX).await {
+        Ok((bytes, _)) => bytes,
+        Err(StoreError::NotFound { .. }) => return Ok(Standing::Incomplete),
+        Err(source) => return Err(CatalogError::Store { source }),
+    };
+    let signature = match store.get(&layout::manifest_signature(source, id), SIGNATURE_BYTES_MAX).await {
+        Ok((bytes, _)) => bytes,
+        Err(StoreError::NotFound { .. }) => return Ok(Standing::Unsigned),
+        Err(source) => return Err(CatalogError::Store { source }),
+    };
+    let checked = SignedManifest::check(&manifest, &String::from_utf8_lossy(&signature), signers);
+    Ok(match checked {
+        // A manifest moved or replayed under another name is signed, and still not this backup.
+        Ok(signed) if signed.get().id == *id && signed.get().source == *source => {
+            Standing::Whole(Box::new(signed))
+        }
+        Ok(signed) => Standing::Quarantined(ManifestError::Elsewhere {
+            source_name: signed.get().source.to_string(),
+            id: signed.get().id.to_string(),
+        }),
+        Err(error) => Standing::Quarantined(error),
+    })
+}
+
+async fn ids_below(store: &SharedStore, prefix: &KeyPrefix) -> Result<Vec<BackupId>, CatalogError> {
+    let folders = store.list_folders(prefix).await.map_err(|source| CatalogError::Store { source })?;
+    let (mut ids, mut foreign) = (Vec::new(), 0);
+    for folder in folders {
+        match folder.parse() {
+            Ok(id) => ids.push(id),
+            Err(_) => foreign += 1,
+        }
+    }
+    if foreign > 0 {
+        tracing::warn!(prefix = %prefix, count = foreign, "folders that are not backups are left alone");
+    }
+    ids.sort();
+    Ok(ids)
+}
+
+async fn record_ids(store: &SharedStore, prefix: &KeyPrefix) -> Result<Vec<BackupId>, CatalogError> {
+    let objects: Vec<_> =
+        store.list(prefix, None).try_collect().await.map_err(|source| CatalogError::Store { source })?;
+    let ids = objects
+        .iter()
+        .filter_map(|meta| meta.key.as_str().strip_prefix(prefix.as_str())?.strip_suffix(".json"));
+    Ok(ids.filter_map(|id| id.parse().ok()).collect())
+}
+
+async fn report_counts(
+    store: &SharedStore,
+    source: &SourceName,
+) -> Result<BTreeMap<BackupId, usize>, CatalogError> {
+    let prefix = layout::verifications(source);
+    let objects: Vec<_> =
+        store.list(&prefix, None).try_collect().await.map_err(|source| CatalogError::Store { source })?;
+    let mut counts = BTreeMap::new();
+    for meta in &objects {
+        let path = meta.key.as_str().strip_prefix(prefix.as_str()).filter(|path| path.ends_with(".json"));
+        if let Some(id) = path.and_then(|path| path.split('/').next()?.parse::<BackupId>().ok()) {
+            *counts.entry(id).or_default() += 1;
+        }
+    }
+    Ok(counts)
+}
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CatalogError {
+    #[error("repository cannot be read")]
+    Store {
+        #[source]
+        source: StoreError,
+    },
+    #[error("repository.json cannot be read")]
+    Marker {
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("repository.json has format {format:?}: this is not a pgproof repository")]
+    OtherFormat { format: String },
+    #[error("repository has layout version {version}; this program knows up to version {LAYOUT_VERSION}")]
+    NewerRepository { version: u32 },
+    #[error("repository.json was there and is gone")]
+    MarkerVanished,
+    #[error("there is no backup {id}")]
+    NoSuchBackup { id: BackupId },
+    #[error("backup {id} is not signed")]
+    Unsigned { id: BackupId },
+    #[error("backup {id} cannot be used")]
+    Manifest {
+        id: BackupId,
+        #[source]
+        source: ManifestError,
+    },
+}

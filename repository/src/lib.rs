@@ -5,14 +5,19 @@
 //! [`lifecycle`] ends with a signed [`manifest`], put last; the [`catalog`] lists what is whole, and [`prune`]
 //! removes what a plan says.
 
+pub mod access;
 pub mod catalog;
+pub mod chain;
+pub mod contents;
 pub mod ids;
 pub mod inventory;
 pub mod keys;
 pub mod layout;
+pub mod lease;
 pub mod lifecycle;
 pub mod manifest;
 pub mod prune;
+pub mod records;
 pub mod sealed;
 pub mod signature;
 pub mod store;

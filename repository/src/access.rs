@@ -1,0 +1,176 @@
+//! Opening a repository as a policy says: the policy file, the store, the keys.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pgproof_policies::names::SourceName;
+use pgproof_policies::policy::{Location, Policy, PolicyProblems, Source, Sse};
+use sha2::{Digest, Sha256};
+
+use crate::keys::{Identities, KeyError, KeyPrompts, Recipients};
+use crate::signature::{SignatureError, SigningKey, TrustError, TrustedSigners};
+use crate::store::directory::DirectoryStore;
+use crate::store::retry::RetryStore;
+use crate::store::s3::{S3Settings, S3Store, Sse as S3Sse};
+use crate::store::{SharedStore, StoreError};
+
+/// A policy that was read and found sound.
+#[derive(Debug)]
+pub struct LoadedPolicy {
+    pub policy: Policy,
+    pub path: PathBuf,
+    /// SHA-256 of the file's bytes, in hexadecimal: which policy was in force.
+    pub sha256: String,
+}
+
+impl LoadedPolicy {
+    pub fn read(path: &Path) -> Result<Self, AccessError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| AccessError::PolicyFile { path: path.to_owned(), source })?;
+        let policy = Policy::parse(&text, &path.display().to_string())
+            .map_err(|source| AccessError::Policy { source })?;
+        let sha256 = data_encoding::HEXLOWER.encode(&Sha256::digest(text.as_bytes()));
+        Ok(Self { policy, path: path.to_owned(), sha256 })
+    }
+
+    pub fn source(&self, name: &SourceName) -> Result<&Source, AccessError> {
+        let known = || self.policy.sources.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let unknown = || AccessError::NoSuchSource { name: name.clone(), known: known() };
+        self.policy.sources.get(name).ok_or_else(unknown)
+    }
+
+    /// The store, with retries that carry it through an outage of a minute.
+    pub async fn open_store(&self) -> Result<SharedStore, AccessError> {
+        let opened = |source| AccessError::Store { source };
+        let location = &self.policy.repository.location;
+        let store: SharedStore = match location {
+            Location::Directory { path } => Arc::new(DirectoryStore::open(path).map_err(opened)?),
+            Location::S3 { bucket, prefix, .. } => {
+                let settings = s3_settings(S3Settings::new(bucket, prefix), location);
+                Arc::new(S3Store::connect(settings).await.map_err(opened)?)
+            }
+        };
+        Ok(Arc::new(RetryStore::new(store)))
+    }
+
+    pub fn recipients(&self) -> Result<Recipients, AccessError> {
+        Recipients::parse(&self.policy.recipients).map_err(|source| AccessError::Keys { source })
+    }
+
+    pub fn signing_key(&self) -> Result<SigningKey, AccessError> {
+        let path = self
+            .policy
+            .signing_key
+            .as_deref()
+            .ok_or(AccessError::NotInPolicy { field: "keys.signing_key" })?;
+        SigningKey::load(path).map_err(|source| AccessError::Signing { path: path.to_owned(), source })
+    }
+
+    pub fn trusted_signers(&self) -> Result<TrustedSigners, AccessError> {
+        let path = self
+            .policy
+            .trusted_signers
+            .as_deref()
+            .ok_or(AccessError::NotInPolicy { field: "keys.trusted_signers" })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| AccessError::KeyFile { path: path.to_owned(), source })?;
+        TrustedSigners::parse(&text).map_err(|source| AccessError::Signers { path: path.to_owned(), source })
+    }
+
+    /// Whether this host is meant to read backups.
+    pub fn has_identity(&self) -> bool {
+        !self.policy.identity_files.is_empty()
+    }
+
+    pub fn identities(&self, prompts: Arc<dyn KeyPrompts>) -> Result<Identities, AccessError> {
+        if !self.has_identity() {
+            return Err(AccessError::NotInPolicy { field: "keys.identity_files" });
+        }
+        Identities::load(&self.policy.identity_files, prompts).map_err(|source| AccessError::Keys { source })
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AccessError {
+    #[error("policy {} cannot be read", path.display())]
+    PolicyFile {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("policy is not usable")]
+    Policy {
+        #[source]
+        source: PolicyProblems,
+    },
+    #[error("there is no source {name} in the policy (it has: {known})")]
+    NoSuchSource { name: SourceName, known: String },
+    #[error("the policy does not set {field}, which this command needs")]
+    NotInPolicy { field: &'static str },
+    #[error("{} cannot be read", path.display())]
+    KeyFile {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{} cannot be used", path.display())]
+    Signing {
+        path: PathBuf,
+        #[source]
+        source: SignatureError,
+    },
+    #[error("{} cannot be used", path.display())]
+    Signers {
+        path: PathBuf,
+        #[source]
+        source: TrustError,
+    },
+    #[error("keys cannot be used")]
+    Keys {
+        #[source]
+        source: KeyError,
+    },
+    #[error("repository cannot be opened")]
+    Store {
+        #[source]
+        source: StoreError,
+    },
+}
+
+impl AccessError {
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::PolicyFile { .. } => {
+                Some("name the policy with --policy FILE or PGPROOF_POLICY, or write one with `pgproof init`")
+            }
+            Self::NotInPolicy { field: "keys.identity_files" } => Some(
+                "reading backups takes an identity: run this on a restore host, whose policy names `keys.identity_files`",
+            ),
+            Self::NotInPolicy { .. } => Some("add it to the policy; `pgproof init` shows how"),
+            _ => None,
+        }
+    }
+}
+
+/// What the policy says of a bucket, over the common case.
+fn s3_settings(common: S3Settings, location: &Location) -> S3Settings {
+    let Location::S3 { region, endpoint, path_style, storage_class, sse, profile, max_parts, .. } = location
+    else {
+        return common;
+    };
+    let sse = sse.as_ref().map(|sse| match sse {
+        Sse::Aes256 => S3Sse::Aes256,
+        Sse::Kms { key_id } => S3Sse::Kms { key_id: key_id.clone() },
+    });
+    S3Settings {
+        region: region.clone(),
+        endpoint: endpoint.clone(),
+        path_style: *path_style,
+        storage_class: storage_class.clone(),
+        sse,
+        profile: profile.clone(),
+        max_parts: *max_parts,
+        ..common
+    }
+}

@@ -1,0 +1,167 @@
+//! Leases: two hosts never back up or prune one source at the same time.
+//!
+//! A lease is an object created only if absent and renewed only if unchanged, with a time to live. A holder that
+//! crashed delays the next run by at most that time; on the same host a dead holder's lease is taken over at once.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::ObjectKey;
+use crate::store::{PutCondition, SharedStore, StoreError, Version};
+
+/// How long a lease is good for without renewal: long enough for a minute's outage of the store.
+pub const LEASE_TTL: SignedDuration = SignedDuration::from_secs(180);
+/// How often it is renewed: several tries fit in its life.
+pub const LEASE_RENEWAL: Duration = Duration::from_secs(30);
+/// A lease holds four short fields.
+const LEASE_BYTES_MAX: u64 = 64 << 10;
+
+/// Who holds a lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    pub host: String,
+    /// Tells a rebooted host's process ids from today's (`/proc/sys/kernel/random/boot_id`).
+    pub boot: String,
+    pub pid: u32,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Stored {
+    holder: Holder,
+    /// Counts takeovers: a holder that lost its lease can see it.
+    generation: u64,
+    expires_at: Timestamp,
+    released: bool,
+}
+
+/// A held lease. [`Lease::release`] gives it back; dropped without, it runs out.
+#[derive(Debug)]
+pub struct Lease {
+    store: SharedStore,
+    key: ObjectKey,
+    stored: Stored,
+    version: Version,
+}
+
+impl Lease {
+    /// Takes the lease if it is free, released, run out, or `is_dead` says that its holder is.
+    pub async fn acquire(
+        store: SharedStore,
+        key: ObjectKey,
+        holder: Holder,
+        now: Timestamp,
+        is_dead: impl Fn(&Holder) -> bool,
+    ) -> Result<Self, LeaseError> {
+        let found = match store.get(&key, LEASE_BYTES_MAX).await {
+            Ok(found) => Some(found),
+            Err(StoreError::NotFound { .. }) => None,
+            Err(source) => return Err(LeaseError::Store { source }),
+        };
+        let (generation, condition) = match found {
+            None => (1, PutCondition::IfAbsent),
+            Some((bytes, version)) => {
+                let old: Stored =
+                    serde_json::from_slice(&bytes).map_err(|source| LeaseError::Unreadable { source })?;
+                if !old.released && old.expires_at > now && !is_dead(&old.holder) {
+                    return Err(LeaseError::Held { holder: old.holder, expires_at: old.expires_at });
+                }
+                (old.generation + 1, PutCondition::IfVersion(version))
+            }
+        };
+        let stored = Stored { holder, generation, expires_at: now + LEASE_TTL, released: false };
+        let version = put(&store, &key, &stored, condition).await?;
+        Ok(Self { store, key, stored, version })
+    }
+
+    /// Prolongs the lease; [`LeaseError::Lost`] when somebody else has it now.
+    pub async fn renew(&mut self, now: Timestamp) -> Result<(), LeaseError> {
+        self.stored.expires_at = now + LEASE_TTL;
+        self.version =
+            put(&self.store, &self.key, &self.stored, PutCondition::IfVersion(self.version.clone())).await?;
+        Ok(())
+    }
+
+    /// Until when the lease holds without another renewal.
+    pub fn expires_at(&self) -> Timestamp {
+        self.stored.expires_at
+    }
+
+    pub async fn release(mut self) -> Result<(), LeaseError> {
+        self.stored.released = true;
+        put(&self.store, &self.key, &self.stored, PutCondition::IfVersion(self.version)).await.map(drop)
+    }
+}
+
+async fn put(
+    store: &SharedStore,
+    key: &ObjectKey,
+    stored: &Stored,
+    condition: PutCondition,
+) -> Result<Version, LeaseError> {
+    let bytes = Bytes::from(serde_json::to_vec_pretty(stored).expect("a lease has only string keys"));
+    match store.put(key, bytes, condition).await {
+        Ok(version) => Ok(version),
+        Err(
+            StoreError::AlreadyExists { .. }
+            | StoreError::VersionChanged { .. }
+            | StoreError::NotFound { .. },
+        ) => Err(LeaseError::Lost),
+        Err(source) => Err(LeaseError::Store { source }),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LeaseError {
+    #[error("process {} on {} is at work on this source (its lease runs until {expires_at})", holder.pid, holder.host)]
+    Held { holder: Holder, expires_at: Timestamp },
+    #[error("another process took the lease")]
+    Lost,
+    #[error("lease cannot be read or written")]
+    Store {
+        #[source]
+        source: StoreError,
+    },
+    #[error("lease cannot be understood")]
+    Unreadable {
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    fn holder(pid: u32) -> Holder {
+        Holder { host: "db1".to_owned(), boot: "b".to_owned(), pid }
+    }
+
+    #[tokio::test]
+    async fn one_holder_at_a_time_until_it_releases_dies_or_runs_out() {
+        let store: SharedStore = Arc::new(MemoryStore::new());
+        let key: ObjectKey = "leases/backup.app.json".parse().unwrap();
+        let now: Timestamp = "2026-11-24T02:00:00Z".parse().unwrap();
+        let acquire = |pid, now, dead: bool| {
+            Lease::acquire(store.clone(), key.clone(), holder(pid), now, move |_| dead)
+        };
+
+        let mut first = acquire(1, now, false).await.unwrap();
+        assert!(
+            matches!(acquire(2, now, false).await, Err(LeaseError::Held { holder, .. }) if holder.pid == 1)
+        );
+        first.renew(now + LEASE_TTL).await.unwrap();
+        assert!(acquire(2, now + LEASE_TTL, false).await.is_err());
+        let second = acquire(2, now, true).await.unwrap();
+        assert!(matches!(first.renew(now).await, Err(LeaseError::Lost)));
+        second.release().await.unwrap();
+        acquire(3, now, false).await.unwrap();
+        acquire(4, now + LEASE_TTL + LEASE_TTL, false).await.unwrap();
+    }
+}

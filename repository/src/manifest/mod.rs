@@ -1,0 +1,133 @@
+//! The manifest: what a backup is, signed, and put last. A backup exists when its manifest does.
+//!
+//! [`v1`] is the stored form. [`parse`] reads the version before anything else and refuses a newer one by name;
+//! [`SignedManifest`] can only be had by checking a signature, so holding one means its origin is known.
+
+pub mod v1;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use crate::ids::ManifestSha256;
+use crate::signature::{SignatureError, Signer, TrustedSigners};
+
+/// Largest manifest that is read. One describes a handful of objects in a few KiB; more than this is not one of ours.
+pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+/// Largest signature that is read: an armored Ed25519 signature has under 1 KiB, certificates a few.
+pub const SIGNATURE_BYTES_MAX: u64 = 64 << 10;
+/// The SSHSIG namespace of manifests.
+pub const NAMESPACE: &str = "pgproof-manifest";
+
+/// A manifest whose signature was checked against the trusted signers.
+#[derive(Debug, Clone)]
+pub struct SignedManifest {
+    manifest: v1::Manifest,
+    sha256: ManifestSha256,
+    signer: Signer,
+}
+
+impl SignedManifest {
+    /// Checks the signature over `bytes`, then reads them.
+    pub fn check(bytes: &[u8], signature: &str, signers: &TrustedSigners) -> Result<Self, ManifestError> {
+        let manifest = parse(bytes)?;
+        let signer = signers
+            .verify(NAMESPACE, bytes, signature, manifest.finished_at)
+            .map_err(|source| ManifestError::BadlySigned { source })?;
+        Ok(Self { manifest, sha256: ManifestSha256::of(bytes), signer })
+    }
+
+    pub fn get(&self) -> &v1::Manifest {
+        &self.manifest
+    }
+
+    pub fn sha256(&self) -> ManifestSha256 {
+        self.sha256
+    }
+
+    pub fn signer(&self) -> &Signer {
+        &self.signer
+    }
+
+    /// The moment the backup shows: what `restore --at` compares.
+    pub fn snapshot_at(&self) -> Timestamp {
+        self.manifest.snapshot.at
+    }
+}
+
+/// Reads a manifest of any version this program knows, without saying who made it.
+pub fn parse(bytes: &[u8]) -> Result<v1::Manifest, ManifestError> {
+    let head: Head = serde_json::from_slice(bytes).map_err(|source| ManifestError::Unreadable { source })?;
+    if head.format != v1::FORMAT {
+        return Err(ManifestError::NotAManifest { format: head.format });
+    }
+    match head.version {
+        v1::VERSION => serde_json::from_slice(bytes).map_err(|source| ManifestError::Unreadable { source }),
+        version => Err(ManifestError::Newer { version }),
+    }
+}
+
+#[derive(Deserialize)]
+struct Head {
+    format: String,
+    version: u32,
+}
+
+/// Why a manifest cannot be used. Each is told apart from "there is none".
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManifestError {
+    #[error("manifest cannot be read")]
+    Unreadable {
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("format is {format:?}, not a pgproof manifest")]
+    NotAManifest { format: String },
+    #[error("manifest has version {version}; this program reads up to version {}", v1::VERSION)]
+    Newer { version: u32 },
+    /// Signed, and for another place than where it lies: moved or replayed.
+    #[error("manifest belongs to backup {id} of source {source_name}, not here")]
+    Elsewhere { source_name: String, id: String },
+    #[error("manifest is badly signed")]
+    BadlySigned {
+        #[source]
+        source: SignatureError,
+    },
+}
+
+impl ManifestError {
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Newer { .. } => Some("use a pgproof at least as new as the one that wrote this backup"),
+            Self::BadlySigned { .. } => Some(
+                "if the signer is yours, add its public key to `keys.trusted_signers`; otherwise treat the backup as forged",
+            ),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOLDEN_V1: &[u8] = include_bytes!("../../fixtures/manifest.v1.json");
+
+    #[test]
+    fn version_1_reads_for_ever_and_writes_as_it_was() {
+        let manifest = parse(GOLDEN_V1).unwrap();
+        assert_eq!(manifest.objects.len(), 3);
+        let written = manifest.to_bytes();
+        assert_eq!(String::from_utf8(written).unwrap(), String::from_utf8(GOLDEN_V1.to_vec()).unwrap());
+    }
+
+    #[test]
+    fn another_format_a_newer_version_and_damage_are_three_outcomes() {
+        let text = std::str::from_utf8(GOLDEN_V1).unwrap();
+        let newer = text.replacen("\"version\": 1", "\"version\": 2", 1);
+        assert!(matches!(parse(newer.as_bytes()), Err(ManifestError::Newer { version: 2 })));
+        let other = text.replacen("pgproof-manifest", "other", 1);
+        assert!(matches!(parse(other.as_bytes()), Err(ManifestError::NotAManifest { .. })));
+        assert!(matches!(parse(&GOLDEN_V1[..GOLDEN_V1.len() / 2]), Err(ManifestError::Unreadable { .. })));
+    }
+}

@@ -1,0 +1,161 @@
+//! Version 1 of the stored manifest. Fields are only ever added, with a default; anything else is a version 2.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use pgproof_policies::names::SourceName;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{BackupId, CiphertextSha256, ManifestSha256, PlaintextSha256, RepositoryId};
+
+pub const FORMAT: &str = "pgproof-manifest";
+pub const VERSION: u32 = 1;
+
+/// Plain JSON, readable by the host that holds no identity; so it names no table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub format: String,
+    pub version: u32,
+    pub repository: RepositoryId,
+    pub source: SourceName,
+    /// `postgres`.
+    pub kind: String,
+    pub id: BackupId,
+    pub started_at: Timestamp,
+    pub finished_at: Timestamp,
+    pub snapshot: Snapshot,
+    pub server: Server,
+    pub programs: Programs,
+    pub archive: Archive,
+    pub objects: Vec<Object>,
+    /// Public keys of those who can decrypt.
+    pub recipients: Vec<String>,
+    /// SHA-256 of the policy file's bytes.
+    pub policy_sha256: String,
+    pub host: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub tags: BTreeMap<String, String>,
+    pub previous: Previous,
+    /// What did not fail the backup and should be known.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// How to restore with stock tools only.
+    pub restore: String,
+}
+
+/// The moment all objects show.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// By the server's clock, when the snapshot was taken.
+    pub at: Timestamp,
+    /// WAL position, `16/B374D848`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lsn: Option<String>,
+    pub in_recovery: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Server {
+    pub version: String,
+    /// `server_version_num`, such as 150018.
+    pub version_number: u32,
+    /// `pg_control_system()`; absent where the role may not read it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub system_identifier: Option<String>,
+    pub database: String,
+    pub database_bytes: u64,
+    pub encoding: String,
+    pub collate: String,
+    pub ctype: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub locale_provider: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub icu_locale: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub collation_version: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Programs {
+    pub pgproof: String,
+    pub pg_dump: String,
+    pub zstd: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Archive {
+    /// The version of `pg_dump`'s custom format, `1.14`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub format_version: Option<String>,
+    /// Whether the inventory tells where each table's bytes lie; a backup without is restored serially.
+    pub indexed: bool,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub not_indexed_because: Option<String>,
+    pub table_count: u64,
+    pub row_count: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Object {
+    /// File name in the backup's folder.
+    pub name: String,
+    pub role: Role,
+    pub plaintext: Plaintext,
+    pub ciphertext: Ciphertext,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    Archive,
+    Globals,
+    Inventory,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plaintext {
+    pub bytes: u64,
+    pub sha256: PlaintextSha256,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ciphertext {
+    pub bytes: u64,
+    pub sha256: CiphertextSha256,
+}
+
+/// The link to the backup before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Previous {
+    /// The first of its source.
+    None,
+    Known {
+        id: BackupId,
+        manifest_sha256: ManifestSha256,
+    },
+    /// There was one and it could not be read or was not trusted.
+    Unknown {
+        reason: String,
+    },
+}
+
+impl Manifest {
+    /// The bytes that are signed and stored: indented JSON with a final newline.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = serde_json::to_vec_pretty(self).expect("a manifest has only string keys");
+        bytes.push(b'\n');
+        bytes
+    }
+
+    pub fn object(&self, role: Role) -> Option<&Object> {
+        self.objects.iter().find(|object| object.role == role)
+    }
+
+    /// Bytes that the backup takes in the store.
+    pub fn stored_bytes(&self) -> u64 {
+        self.objects.iter().map(|object| object.ciphertext.bytes).sum()
+    }
+}

@@ -1,0 +1,147 @@
+//! Small signed records beside the backups: how runs ended, holds, tombstones.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use pgproof_policies::names::SourceName;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{BackupId, ObjectKey};
+use crate::layout;
+use crate::signature::{SignatureError, Signer, SigningKey, TrustedSigners};
+use crate::store::{PutCondition, Store, StoreError};
+
+/// Largest record that is read; each holds a few lines.
+const RECORD_BYTES_MAX: u64 = 1 << 20;
+
+/// A record that is stored signed.
+pub trait Record: Serialize + DeserializeOwned {
+    const NAMESPACE: &'static str;
+    /// The moment that the signature must be valid at.
+    fn at(&self) -> Timestamp;
+}
+
+/// How an attempt to back up ended; failures too.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    pub version: u32,
+    pub source: SourceName,
+    pub id: BackupId,
+    pub started_at: Timestamp,
+    pub ended_at: Timestamp,
+    pub host: String,
+    pub outcome: RunOutcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum RunOutcome {
+    Committed { warnings: Vec<String> },
+    Failed { error: String },
+}
+
+/// A hold keeps a backup whatever retention says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hold {
+    pub version: u32,
+    pub source: SourceName,
+    pub id: BackupId,
+    pub at: Timestamp,
+    pub host: String,
+    pub reason: String,
+}
+
+/// The decision to remove a backup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tombstone {
+    pub version: u32,
+    pub source: SourceName,
+    pub id: BackupId,
+    pub at: Timestamp,
+    pub host: String,
+    pub snapshot_at: Timestamp,
+}
+
+impl Record for Run {
+    const NAMESPACE: &'static str = "pgproof-run";
+    fn at(&self) -> Timestamp {
+        self.ended_at
+    }
+}
+
+impl Record for Hold {
+    const NAMESPACE: &'static str = "pgproof-hold";
+    fn at(&self) -> Timestamp {
+        self.at
+    }
+}
+
+impl Record for Tombstone {
+    const NAMESPACE: &'static str = "pgproof-tombstone";
+    fn at(&self) -> Timestamp {
+        self.at
+    }
+}
+
+/// Writes the signature, then the record: as with manifests, the record is there only when it can be checked.
+pub async fn put<R: Record>(
+    store: &dyn Store,
+    key: &ObjectKey,
+    record: &R,
+    signing_key: &SigningKey,
+) -> Result<(), RecordError> {
+    let mut bytes = serde_json::to_vec_pretty(record).expect("records have only string keys");
+    bytes.push(b'\n');
+    let signature = signing_key.sign(R::NAMESPACE, &bytes).map_err(|source| RecordError::Sign { source })?;
+    let put = |key: ObjectKey, bytes: Vec<u8>| async move {
+        store.put(&key, Bytes::from(bytes), PutCondition::IfAbsent).await
+    };
+    put(layout::signature_of(key), signature.into_bytes())
+        .await
+        .map_err(|source| RecordError::Store { source })?;
+    put(key.clone(), bytes).await.map_err(|source| RecordError::Store { source })?;
+    Ok(())
+}
+
+/// Reads a record and checks its signature.
+pub async fn get<R: Record>(
+    store: &dyn Store,
+    key: &ObjectKey,
+    signers: &TrustedSigners,
+) -> Result<(R, Signer), RecordError> {
+    let read =
+        |key: ObjectKey| async move { store.get(&key, RECORD_BYTES_MAX).await.map(|(bytes, _)| bytes) };
+    let bytes = read(key.clone()).await.map_err(|source| RecordError::Store { source })?;
+    let record: R = serde_json::from_slice(&bytes).map_err(|source| RecordError::Unreadable { source })?;
+    let signature = read(layout::signature_of(key)).await.map_err(|source| RecordError::Store { source })?;
+    let signature = String::from_utf8_lossy(&signature);
+    let signer = signers
+        .verify(R::NAMESPACE, &bytes, &signature, record.at())
+        .map_err(|source| RecordError::BadlySigned { source })?;
+    Ok((record, signer))
+}
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    #[error("record cannot be stored or fetched")]
+    Store {
+        #[source]
+        source: StoreError,
+    },
+    #[error("record cannot be signed")]
+    Sign {
+        #[source]
+        source: SignatureError,
+    },
+    #[error("record cannot be read")]
+    Unreadable {
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("record is badly signed")]
+    BadlySigned {
+        #[source]
+        source: SignatureError,
+    },
+}
