@@ -7,6 +7,7 @@
 pub mod archive;
 pub mod client;
 pub mod cluster;
+pub mod comparison;
 pub mod connection;
 pub mod digest;
 pub mod dump;
@@ -14,6 +15,7 @@ pub mod globals;
 pub mod payload;
 pub mod preflight;
 mod private_dir;
+mod quoting;
 pub mod restore;
 pub mod snapshot;
 pub mod source;

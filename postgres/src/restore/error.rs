@@ -1,0 +1,150 @@
+//! Why a restore failed, and what an operator can do about it.
+
+use std::path::PathBuf;
+
+use super::sections::Section;
+use crate::archive::ArchiveError;
+use crate::archive::selection::SelectionError;
+use crate::client::ClientError;
+use crate::connection::{ConnectError, ConnectionError};
+
+/// The cause below an error that another crate or module told.
+pub(super) type Source = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    #[error("database {database:?} exists and holds {objects} objects")]
+    TargetNotEmpty { database: String, objects: i64 },
+    #[error("a new database cannot have the name {database:?}")]
+    BadName { database: String },
+    #[error("the target has no role {}", roles.join(", "))]
+    MissingRoles { roles: Vec<String> },
+    #[error("the target's server cannot create a database with locale {locale:?} and encoding {encoding}")]
+    Locale {
+        locale: String,
+        encoding: String,
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    #[error("cannot {doing}")]
+    Server {
+        doing: &'static str,
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    #[error("no session with the target")]
+    Connect {
+        #[source]
+        source: ConnectError,
+    },
+    #[error("no environment for pg_restore")]
+    Environment {
+        #[source]
+        source: ConnectionError,
+    },
+    #[error("no usable pg_restore")]
+    Client {
+        #[source]
+        source: ClientError,
+    },
+    #[error("object {object} of the backup cannot be read")]
+    Object {
+        object: String,
+        #[source]
+        source: Source,
+    },
+    #[error("the backup's inventory does not fit its archive: {why}")]
+    Inventory { why: String },
+    #[error("the archive's contents cannot be read")]
+    Archive {
+        #[source]
+        source: ArchiveError,
+    },
+    #[error("{doing} {path}", path = path.display())]
+    File {
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot run pg_restore")]
+    Spawn {
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("pg_restore failed on {section} with {status}: {stderr}")]
+    PgRestore { section: Section, status: String, stderr: String },
+    #[error("cannot load table {table}")]
+    Load {
+        table: String,
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    #[error("table {table} was loaded with {found} where the backup holds {expected}")]
+    Mismatch { table: String, expected: String, found: String },
+    #[error("the selection cannot be restored")]
+    Selection {
+        #[source]
+        source: SelectionError,
+    },
+    #[error("single tables cannot be restored from an archive that is not indexed")]
+    SelectionWithoutIndex,
+    #[error("the restored archive cannot be written out")]
+    Output {
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the restore was cancelled")]
+    Cancelled,
+    #[error("a worker of the restore died")]
+    Worker {
+        #[source]
+        source: tokio::task::JoinError,
+    },
+}
+
+impl RestoreError {
+    /// What an operator can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::TargetNotEmpty { .. } => {
+                Some("name a database that does not exist yet; swap it for the old one afterwards".to_owned())
+            }
+            Self::MissingRoles { .. } => Some(
+                "restore the roles first (--globals), or give everything to yourself (--no-owner)".to_owned(),
+            ),
+            Self::Locale { locale, .. } => Some(format!(
+                "install the locale {locale:?} on the target's machine (Debian: locales-all) and restart the server"
+            )),
+            Self::Connect { source } => source.hint(),
+            Self::Environment { source } => source.hint(),
+            Self::Client { source } => source.hint(),
+            Self::PgRestore { stderr, .. } => hint_for(stderr),
+            Self::SelectionWithoutIndex => {
+                Some("restore the whole database, and take the tables from there".to_owned())
+            }
+            Self::Mismatch { .. } => {
+                Some("the restored database must not be used; try an older backup".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What the commonest complaints of pg_restore call for.
+fn hint_for(stderr: &str) -> Option<String> {
+    let stderr = stderr.to_lowercase();
+    let hint = if stderr.contains("extension") && stderr.contains("is not available") {
+        "install the extension's package on the target's machine"
+    } else if stderr.contains("role") && stderr.contains("does not exist") {
+        "restore the roles first (--globals), or leave access rights out (--no-acl)"
+    } else if stderr.contains("no space left on device") {
+        "free space on the target's machine, then restore again"
+    } else if stderr.contains("must be superuser") || stderr.contains("permission denied") {
+        "restore as a superuser, or with --no-owner and --no-acl"
+    } else {
+        return None;
+    };
+    Some(hint.to_owned())
+}

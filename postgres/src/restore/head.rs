@@ -1,0 +1,80 @@
+//! The archive's head in a private file: all that `pg_restore` needs for the sections without data.
+
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::error::RestoreError;
+use super::object::ArchiveObject;
+use crate::archive::selection::Selection;
+use crate::archive::toc::{TocEntry, list_file};
+use crate::archive::{Header, Toc};
+use crate::private_dir;
+
+/// First part of the names of the directories in which heads lie.
+const DIRECTORY_KIND: &str = "pgproof-restore";
+
+/// A private directory for the restore's small files; removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    directory: TempDir,
+}
+
+impl Workspace {
+    pub(crate) fn create(root: &Path) -> Result<Self, RestoreError> {
+        let failed =
+            |source| RestoreError::File { doing: "make a directory in", path: root.to_owned(), source };
+        Ok(Self { directory: private_dir::create(root, DIRECTORY_KIND).map_err(failed)? })
+    }
+
+    /// Writes a file that only we can read.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, RestoreError> {
+        let path = self.directory.path().join(name);
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            file.write_all(bytes)
+        };
+        write().map_err(|source| RestoreError::File { doing: "write", path: path.clone(), source })?;
+        Ok(path)
+    }
+
+    /// Writes a list for `pg_restore --use-list`.
+    pub(crate) fn write_list(&self, name: &str, ids: &[i32]) -> Result<PathBuf, RestoreError> {
+        self.write(name, list_file(ids.iter().copied()).as_bytes())
+    }
+}
+
+/// The head's bytes and what they say; blocks.
+pub(crate) fn read_head(archive: &ArchiveObject, head_bytes: u64) -> Result<(Vec<u8>, Toc), RestoreError> {
+    let mut head = Vec::new();
+    archive.each_piece(&(0..head_bytes), |piece| {
+        head.extend_from_slice(&piece);
+        true
+    })?;
+    let (toc, length) = Toc::parse(&head).map_err(|source| RestoreError::Archive { source })?;
+    if length != head.len() {
+        return Err(RestoreError::Inventory { why: "it misplaces the end of the contents".to_owned() });
+    }
+    Ok((head, toc))
+}
+
+/// The entries that a selection restores.
+pub(crate) fn selected<'a>(toc: &'a Toc, selection: &'a Selection) -> impl Iterator<Item = &'a TocEntry> {
+    let ids: BTreeSet<i32> =
+        [&selection.pre_data, &selection.table_data, &selection.other_data, &selection.post_data]
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
+    toc.entries.iter().filter(move |entry| ids.contains(&entry.dump_id))
+}
+
+/// The major version of the `pg_dump` that wrote an archive: no older `pg_restore` reads it.
+pub(crate) fn dump_major(header: &Header) -> Option<u32> {
+    let version: crate::client::Version = header.dump_version.as_deref()?.parse().ok()?;
+    Some(version.major)
+}

@@ -1,0 +1,307 @@
+//! Filling the tables: pieces of them over several connections at a time, each row counted and hashed on its way.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures::SinkExt;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::Progress;
+use super::error::RestoreError;
+use super::object::ArchiveObject;
+use super::plan::{Load, Unit};
+use super::target::open;
+use crate::archive::INT_BYTES;
+use crate::connection::{ConnectionSpec, Session};
+use crate::digest::{RowDigest, RowHasher};
+use crate::payload::{CopyText, PayloadError};
+
+/// Decoded frames that wait for a connection; with the one in hand this bounds a worker's memory to about 16 MiB.
+const FRAMES_WAITING: usize = 1;
+/// Rows sent in one message: large enough to be cheap, small enough for the server's buffers.
+const MESSAGE_BYTES: usize = 128 << 10;
+/// What a table's data begins with: a kind byte and the dump id.
+const DATA_HEADER_BYTES: usize = 1 + INT_BYTES;
+const DATA_KIND_ROWS: u8 = 1;
+
+/// What `pg_restore` sets in its sessions, beside the pins that every session of ours has.
+const SESSION: &str = "
+    SET row_security = off;
+    SET synchronous_commit = off;
+    SET check_function_bodies = off;
+    SET xmloption = content;
+    SET client_min_messages = warning;
+    SET default_tablespace = ''";
+
+/// A table to be filled.
+#[derive(Debug)]
+pub(crate) struct TableTask {
+    /// For messages.
+    pub(crate) label: String,
+    /// The COPY statement without its options.
+    pub(crate) copy: String,
+    /// The table itself, where it was made by this restore and so is known to be empty.
+    pub(crate) fresh: Option<String>,
+    pub(crate) expected: RowDigest,
+    pub(crate) done: Mutex<TableDone>,
+}
+
+/// How far a table is.
+#[derive(Debug)]
+pub(crate) struct TableDone {
+    pub(crate) digest: RowDigest,
+    pub(crate) bytes_left: u64,
+}
+
+/// An archive with its tables, in the inventory's order. `None` for those that are not wanted.
+#[derive(Debug)]
+pub(crate) struct LoadArchive {
+    pub(crate) object: ArchiveObject,
+    pub(crate) tables: Vec<Option<TableTask>>,
+    /// Where each table's data begins.
+    pub(crate) starts: Vec<u64>,
+}
+
+/// Everything the workers share.
+#[derive(Debug)]
+pub(crate) struct Loader {
+    pub(crate) archives: Vec<LoadArchive>,
+    pub(crate) target: ConnectionSpec,
+    pub(crate) encoding: String,
+    pub(crate) queue: Mutex<VecDeque<Unit>>,
+    pub(crate) progress: Arc<dyn Progress>,
+    pub(crate) bytes_total: u64,
+    pub(crate) bytes_done: AtomicU64,
+}
+
+impl Loader {
+    /// Loads every unit of the queue. The first failure ends all workers.
+    pub(crate) async fn run(self: Arc<Self>, jobs: usize) -> Result<(), RestoreError> {
+        let mut workers = JoinSet::new();
+        let units = self.queue.lock().unwrap_or_else(PoisonError::into_inner).len();
+        for _ in 0..jobs.min(units).max(1) {
+            workers.spawn(Box::pin(work(self.clone())));
+        }
+        // Dropping the set on the first error ends the other workers, and with them their connections.
+        while let Some(ended) = workers.join_next().await {
+            ended.map_err(|source| RestoreError::Worker { source })??;
+        }
+        self.check_all()
+    }
+
+    fn next(&self) -> Option<Unit> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    fn task(&self, archive: usize, load: &Load) -> Result<&TableTask, RestoreError> {
+        let task = self.archives[archive].tables[load.table].as_ref();
+        task.ok_or_else(|| RestoreError::Inventory {
+            why: "a table is loaded that was not chosen".to_owned(),
+        })
+    }
+
+    /// Adds a finished load to its table, and compares the table when that was its last.
+    fn note(&self, task: &TableTask, load: &Load, digest: RowDigest) -> Result<(), RestoreError> {
+        let bytes = load.range.end - load.range.start;
+        let (total, finished) = {
+            let mut done = task.done.lock().unwrap_or_else(PoisonError::into_inner);
+            done.digest += digest;
+            done.bytes_left = done.bytes_left.saturating_sub(bytes);
+            (done.digest, done.bytes_left == 0)
+        };
+        let so_far = self.bytes_done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.progress.bytes(so_far, self.bytes_total);
+        if finished {
+            compare(task, total)?;
+            self.progress.table(&task.label, total.rows);
+        }
+        Ok(())
+    }
+
+    /// No table may have been forgotten.
+    fn check_all(&self) -> Result<(), RestoreError> {
+        for task in self.archives.iter().flat_map(|archive| archive.tables.iter().flatten()) {
+            let total = task.done.lock().unwrap_or_else(PoisonError::into_inner).digest;
+            compare(task, total)?;
+        }
+        Ok(())
+    }
+}
+
+fn compare(task: &TableTask, found: RowDigest) -> Result<(), RestoreError> {
+    if found == task.expected {
+        return Ok(());
+    }
+    let (expected, found) = (task.expected.to_string(), found.to_string());
+    Err(RestoreError::Mismatch { table: task.label.clone(), expected, found })
+}
+
+/// What the reading thread hands to the connection.
+enum Piece {
+    Rows(Bytes),
+    /// The load's rows have all been given.
+    End(RowDigest),
+}
+
+type Pieces = mpsc::Receiver<Result<Piece, RestoreError>>;
+
+async fn work(loader: Arc<Loader>) -> Result<(), RestoreError> {
+    let session = open(&loader.target).await?;
+    session
+        .batch_execute(SESSION)
+        .await
+        .map_err(|source| RestoreError::Server { doing: "prepare a session for loading", source })?;
+    while let Some(unit) = loader.next() {
+        let (sender, mut pieces) = mpsc::channel(FRAMES_WAITING);
+        let reading = tokio::task::spawn_blocking({
+            let (loader, unit) = (loader.clone(), unit.clone());
+            move || read_unit(&loader.archives[unit.archive], &unit, &sender)
+        });
+        for load in &unit.loads {
+            let task = loader.task(unit.archive, load)?;
+            let digest = Box::pin(load_piece(&session, &loader.encoding, task, load, &mut pieces)).await?;
+            loader.note(task, load, digest)?;
+        }
+        reading.await.map_err(|source| RestoreError::Worker { source })?;
+    }
+    Ok(())
+}
+
+/// One COPY. A whole table that this restore made is emptied in the same transaction, so that the server may skip the
+/// log where its settings allow, and write the rows as already frozen.
+async fn load_piece(
+    session: &Session,
+    encoding: &str,
+    task: &TableTask,
+    load: &Load,
+    pieces: &mut Pieces,
+) -> Result<RowDigest, RestoreError> {
+    let failed = |source| RestoreError::Load { table: task.label.clone(), source };
+    let alone = task.fresh.as_ref().filter(|_| load.whole);
+    if let Some(table) = alone {
+        session.batch_execute(&format!("BEGIN; TRUNCATE ONLY {table}")).await.map_err(failed)?;
+    }
+    let freeze = if alone.is_some() { ", FREEZE" } else { "" };
+    let statement = format!("{} WITH (ENCODING '{encoding}'{freeze})", task.copy);
+    let sink = session.copy_in::<_, Bytes>(&statement).await.map_err(failed)?;
+    let mut sink = Box::pin(sink);
+    let digest = loop {
+        match pieces.recv().await {
+            Some(Ok(Piece::Rows(mut rows))) => {
+                while !rows.is_empty() {
+                    let message = rows.split_to(rows.len().min(MESSAGE_BYTES));
+                    sink.feed(message).await.map_err(failed)?;
+                }
+            }
+            Some(Ok(Piece::End(digest))) => break digest,
+            Some(Err(error)) => return Err(error),
+            None => {
+                return Err(RestoreError::Inventory {
+                    why: format!("the data of {} ends early", task.label),
+                });
+            }
+        }
+    };
+    let rows = sink.as_mut().finish().await.map_err(failed)?;
+    if rows != digest.rows {
+        let (expected, found) = (format!("{} rows", digest.rows), format!("{rows} rows"));
+        return Err(RestoreError::Mismatch { table: task.label.clone(), expected, found });
+    }
+    if alone.is_some() {
+        session.batch_execute("COMMIT").await.map_err(failed)?;
+    }
+    Ok(digest)
+}
+
+/// Reads, decodes, counts and hashes a unit's rows, on a thread of its own.
+fn read_unit(archive: &LoadArchive, unit: &Unit, sender: &mpsc::Sender<Result<Piece, RestoreError>>) {
+    let mut reading = UnitReading { archive, unit, sender, at: 0, open: None };
+    let range = match (unit.loads.first(), unit.loads.last()) {
+        (Some(first), Some(last)) => first.range.start..last.range.end,
+        _ => return,
+    };
+    let frames = archive.object.map.overlapping(&range);
+    if let Err(error) = archive.object.each_frame(frames, |frame, bytes| reading.take(frame, &bytes)) {
+        // A receiver that is gone has its own reason to fail.
+        let _ = sender.blocking_send(Err(error));
+    }
+}
+
+/// Where a reading thread is in its unit.
+struct UnitReading<'a> {
+    archive: &'a LoadArchive,
+    unit: &'a Unit,
+    sender: &'a mpsc::Sender<Result<Piece, RestoreError>>,
+    /// The load at hand.
+    at: usize,
+    open: Option<(CopyText, RowHasher)>,
+}
+
+impl UnitReading<'_> {
+    /// Takes all loads' rows out of one frame; answers whether more is wanted.
+    fn take(&mut self, frame: usize, bytes: &[u8]) -> Result<bool, RestoreError> {
+        let placed = self.archive.object.map.get(frame);
+        let plain = placed.plain();
+        while let Some(load) = self.unit.loads.get(self.at) {
+            if load.range.start >= plain.end {
+                return Ok(true);
+            }
+            let within =
+                |offset: u64| offset.clamp(plain.start, plain.end).wrapping_sub(plain.start) as usize;
+            let mut chunks = &bytes[within(load.range.start)..within(load.range.end)];
+            let at_start = load.range.start == self.archive.starts[load.table];
+            let (mut text, mut hasher) = self.open.take().unwrap_or_else(|| {
+                if at_start {
+                    chunks = without_header(chunks);
+                }
+                let open_chunk = if at_start { 0 } else { placed.open_chunk };
+                (CopyText::resume(open_chunk, false), RowHasher::default())
+            });
+            let rows = rows_of(&mut text, &mut hasher, chunks).map_err(|error| damaged(&error))?;
+            let ends_here = load.range.end <= plain.end;
+            if !rows.is_empty() && !self.send(Piece::Rows(rows)) {
+                return Ok(false);
+            }
+            if !ends_here {
+                self.open = Some((text, hasher));
+                return Ok(true);
+            }
+            let digest = hasher.finish().map_err(|error| damaged(&error))?;
+            if !self.send(Piece::End(digest)) {
+                return Ok(false);
+            }
+            self.at += 1;
+        }
+        Ok(false)
+    }
+
+    fn send(&self, piece: Piece) -> bool {
+        self.sender.blocking_send(Ok(piece)).is_ok()
+    }
+}
+
+/// Inventories may count a table's data with or without the block's header. Chunks begin with the sign of their
+/// length, which is 0, so the two cannot be mistaken.
+fn without_header(chunks: &[u8]) -> &[u8] {
+    match chunks.first() {
+        Some(&DATA_KIND_ROWS) => chunks.get(DATA_HEADER_BYTES..).unwrap_or(&[]),
+        _ => chunks,
+    }
+}
+
+fn rows_of(text: &mut CopyText, hasher: &mut RowHasher, chunks: &[u8]) -> Result<Bytes, PayloadError> {
+    let mut rows = Vec::with_capacity(chunks.len());
+    for piece in text.pieces(chunks) {
+        let piece = piece?;
+        hasher.update(piece);
+        rows.extend_from_slice(piece);
+    }
+    Ok(rows.into())
+}
+
+fn damaged(error: &dyn std::error::Error) -> RestoreError {
+    RestoreError::Inventory { why: error.to_string() }
+}

@@ -1,0 +1,503 @@
+//! The order of a restore: what each phase does with the pieces that the other modules provide.
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use pgproof_repository::inventory::Table;
+use pgproof_repository::manifest::v1::{Object, Role};
+use tokio::runtime::Handle;
+
+use super::blobs::{Stream, run_with_stream};
+use super::error::RestoreError;
+use super::frames::FrameMap;
+use super::head::{self, Workspace, dump_major, read_head};
+use super::load::{LoadArchive, Loader, TableDone, TableTask};
+use super::object::ArchiveObject;
+use super::plan::{Mode, Plan, Unit, check_disjoint, fetched_bytes, is_empty, units};
+use super::sections::{Input, PgRestore, Run, Section};
+use super::target::{self, open};
+use super::{Phase, PhaseClock, Restore, RestoreReport, serial};
+use crate::archive::Toc;
+use crate::archive::selection::Selection;
+use crate::client::{Program, Version, is_vulnerable_restore};
+use crate::connection::Session;
+use crate::digest::RowDigest;
+use crate::quoting::{CopyTarget, qualified};
+
+/// Memory for index builds over all connections together, in MiB. A server with more set for one build keeps that.
+const MAINTENANCE_MIB: i64 = 512;
+
+/// What follows from manifest and inventory alone.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) objects: Vec<Object>,
+    pub(crate) maps: Vec<FrameMap>,
+    pub(crate) mode: Mode,
+}
+
+impl Prepared {
+    pub(crate) fn new(restore: &Restore) -> Result<Self, RestoreError> {
+        check_disjoint(&restore.inventory)?;
+        let manifest = restore.manifest.get();
+        let objects: Vec<Object> =
+            manifest.objects.iter().filter(|object| object.role == Role::Archive).cloned().collect();
+        if objects.is_empty() {
+            return Err(RestoreError::Inventory { why: "the manifest names no archive".to_owned() });
+        }
+        let maps = objects.iter().map(|object| map_of(restore, object)).collect::<Result<Vec<_>, _>>()?;
+        let mode = match (&manifest.archive.not_indexed_because, restore.serial) {
+            _ if !manifest.archive.indexed => {
+                let reason = manifest.archive.not_indexed_because.clone();
+                Mode::Serial { reason: reason.unwrap_or_else(|| "the archive is not indexed".to_owned()) }
+            }
+            (_, true) => Mode::Serial { reason: "it was asked for".to_owned() },
+            (_, false) => Mode::Parallel,
+        };
+        if restore.selection.is_some() && !manifest.archive.indexed {
+            return Err(RestoreError::SelectionWithoutIndex);
+        }
+        Ok(Self { objects, maps, mode })
+    }
+
+    /// The plan by the inventory's names; which tables a selection brings along is known with the archive's head.
+    pub(crate) fn plan(&self, restore: &Restore) -> Plan {
+        let manifest = restore.manifest.get();
+        let named = |_: usize, table: &Table| match &restore.selection {
+            None => true,
+            Some(filter) => {
+                filter.schemas.contains(&table.schema)
+                    || filter.tables.iter().any(|t| t.schema == table.schema && t.name == table.name)
+            }
+        };
+        let wanted: Vec<&Table> =
+            restore.inventory.archives.iter().flat_map(|a| a.tables.iter()).filter(|t| named(0, t)).collect();
+        let units = match self.mode {
+            Mode::Parallel => units(&restore.inventory, &self.maps, &named, restore.jobs.max(1)),
+            Mode::Serial { .. } => Vec::new(),
+        };
+        let (plain_bytes, fetched) = match self.mode {
+            Mode::Parallel => (units.iter().map(|unit| unit.bytes).sum(), fetched_bytes(&units, &self.maps)),
+            Mode::Serial { .. } => (
+                self.objects.iter().map(|object| object.plaintext.bytes).sum(),
+                self.objects.iter().map(|object| object.ciphertext.bytes).sum(),
+            ),
+        };
+        Plan {
+            database: restore.database.clone(),
+            source: manifest.source.to_string(),
+            backup: manifest.id.to_string(),
+            snapshot_at: restore.manifest.snapshot_at(),
+            tables: wanted.len(),
+            rows: wanted.iter().map(|table| table.rows).sum(),
+            plain_bytes,
+            fetched_bytes: fetched,
+            pieces: units.len(),
+            jobs: restore.jobs.max(1),
+            large_objects: restore.selection.is_none()
+                && restore.inventory.archives.iter().any(|archive| !archive.blobs.is_empty()),
+            selected: restore.selection.as_ref().map(describe),
+            mode: self.mode.clone(),
+        }
+    }
+}
+
+/// The archive of the inventory that describes `object`; it may be missing where nothing is indexed.
+fn map_of(restore: &Restore, object: &Object) -> Result<FrameMap, RestoreError> {
+    let described = restore.inventory.archives.iter().find(|archive| archive.object == object.name);
+    match described {
+        Some(archive) if archive.head_bytes > 0 => {
+            let map = FrameMap::new(archive)?;
+            if map.plain_bytes() != object.plaintext.bytes {
+                return Err(RestoreError::Inventory {
+                    why: format!("the frames are not all of {}", object.name),
+                });
+            }
+            Ok(map)
+        }
+        _ if restore.manifest.get().archive.indexed => {
+            Err(RestoreError::Inventory { why: format!("{} is not in it", object.name) })
+        }
+        _ => Ok(FrameMap::default()),
+    }
+}
+
+fn describe(filter: &crate::archive::selection::Filter) -> String {
+    let tables = filter.tables.iter().map(ToString::to_string);
+    let schemas = filter.schemas.iter().map(|schema| format!("schema {schema}"));
+    tables.chain(schemas).collect::<Vec<_>>().join(", ")
+}
+
+/// An archive with its contents.
+#[derive(Debug)]
+pub(crate) struct OpenArchive {
+    pub(crate) object: Arc<ArchiveObject>,
+    pub(crate) head: Bytes,
+    pub(crate) toc: Option<Toc>,
+}
+
+/// All of the restore, from the first read to ANALYZE.
+pub(crate) async fn run(restore: &Restore, clock: &mut PhaseClock) -> Result<RestoreReport, RestoreError> {
+    clock.enter(Phase::Prepare);
+    let prepared = Prepared::new(restore)?;
+    let archives = open_archives(restore, &prepared).await?;
+    let mut report = RestoreReport::default();
+    let selection = choose(restore, &archives[0])?;
+    let maintenance = open(&restore.target).await?;
+    let mut flags = flags(restore);
+    if let (Some(toc), Some(selection)) = (&archives[0].toc, &selection) {
+        check_target(restore, &maintenance, toc, selection, &mut flags, &mut report).await?;
+    }
+    let program = pg_restore(restore, &archives, flags, &mut report).await?;
+    clock.made =
+        Some(target::create(&restore.target, &restore.database, &restore.manifest.get().server).await?);
+    let workspace = Workspace::create(&restore.temp_root)?;
+    match (&prepared.mode, selection) {
+        (Mode::Parallel, Some(selection)) => {
+            parallel(restore, clock, &archives, &selection, &program, &workspace, &mut report).await?;
+        }
+        (_, selection) => {
+            clock.enter(Phase::Serial);
+            let list = match (&restore.selection, &selection) {
+                (Some(_), Some(selection)) => Some(workspace.write_list("serial.list", &all_ids(selection))?),
+                _ => None,
+            };
+            serial::run(&program, &archives, list.as_deref()).await?;
+            report.bytes_fetched = prepared.objects.iter().map(|object| object.ciphertext.bytes).sum();
+            report.tables = restore.manifest.get().archive.table_count;
+            report.rows = restore.manifest.get().archive.row_count;
+            report.warnings.push("rows were not compared while loading: the serial path cannot".to_owned());
+        }
+    }
+    clock.enter(Phase::Analyze);
+    let facts = &restore.inventory.facts;
+    report.warnings.extend(target::apply_properties(&maintenance, &restore.database, facts).await);
+    analyze(restore).await?;
+    Ok(report)
+}
+
+async fn parallel(
+    restore: &Restore,
+    clock: &mut PhaseClock,
+    archives: &[OpenArchive],
+    selection: &Selection,
+    program: &PgRestore,
+    workspace: &Workspace,
+    report: &mut RestoreReport,
+) -> Result<(), RestoreError> {
+    let main = &archives[0];
+    let head = workspace.write("head", &main.head)?;
+    let list = |name: &str, ids: &[i32]| match &restore.selection {
+        Some(_) => workspace.write_list(name, ids).map(Some),
+        None => Ok(None),
+    };
+    clock.enter(Phase::PreData);
+    let pre_data = list("pre-data.list", &selection.pre_data)?;
+    section(program, Section::PreData, pre_data.as_ref(), 1, Vec::new(), &head).await?;
+
+    clock.enter(Phase::Load);
+    load(restore, archives, selection, program, report).await?;
+
+    clock.enter(Phase::OtherData);
+    if !selection.other_data.is_empty() {
+        let other = workspace.write_list("data.list", &selection.other_data)?;
+        other_data(restore, main, selection, program, &head, &other).await?;
+    }
+
+    clock.enter(Phase::PostData);
+    let post_data = list("post-data.list", &selection.post_data)?;
+    let settings = build_settings(restore).await?;
+    section(program, Section::PostData, post_data.as_ref(), restore.jobs.max(1), settings, &head).await?;
+    let lost = selection.foreign_keys_left_out.len();
+    if lost > 0 {
+        report.warnings.push(format!("{lost} foreign keys to tables that were not chosen were left out"));
+    }
+    Ok(())
+}
+
+async fn section(
+    program: &PgRestore,
+    section: Section,
+    list: Option<&PathBuf>,
+    jobs: usize,
+    settings: Vec<(String, String)>,
+    head: &PathBuf,
+) -> Result<(), RestoreError> {
+    let run = Run { section, list: list.map(PathBuf::as_path), jobs, settings };
+    program.run(run, Input::File(head)).await
+}
+
+/// Opens all archives and reads the heads of those that are indexed.
+async fn open_archives(restore: &Restore, prepared: &Prepared) -> Result<Vec<OpenArchive>, RestoreError> {
+    let (restore, runtime) = (restore.clone(), Handle::current());
+    let objects: Vec<_> = prepared.objects.iter().cloned().zip(prepared.maps.iter().cloned()).collect();
+    let open = move || {
+        let open_one = |(object, map): (Object, FrameMap)| {
+            let Restore { store, manifest, identities, .. } = &restore;
+            let archive = ArchiveObject::open(store, &runtime, manifest, &object, map, identities)?;
+            let described = restore.inventory.archives.iter().find(|archive| archive.object == object.name);
+            let (head, toc) = match described {
+                Some(described) if described.head_bytes > 0 => {
+                    let (head, toc) = read_head(&archive, described.head_bytes)?;
+                    (head.into(), Some(toc))
+                }
+                _ => (Bytes::new(), None),
+            };
+            Ok(OpenArchive { object: Arc::new(archive), head, toc })
+        };
+        objects.into_iter().map(open_one).collect()
+    };
+    tokio::task::spawn_blocking(open).await.map_err(|source| RestoreError::Worker { source })?
+}
+
+fn choose(restore: &Restore, main: &OpenArchive) -> Result<Option<Selection>, RestoreError> {
+    let Some(toc) = &main.toc else { return Ok(None) };
+    match &restore.selection {
+        None => Ok(Some(Selection::everything(toc))),
+        Some(filter) => {
+            Selection::of(toc, filter).map(Some).map_err(|source| RestoreError::Selection { source })
+        }
+    }
+}
+
+fn flags(restore: &Restore) -> Vec<OsString> {
+    let mut flags = Vec::new();
+    if restore.no_owner {
+        flags.push("--no-owner".into());
+    }
+    if restore.no_acl {
+        flags.push("--no-privileges".into());
+    }
+    flags
+}
+
+/// Whether the target has the roles and tablespaces that the selected entries name.
+async fn check_target(
+    restore: &Restore,
+    session: &Session,
+    toc: &Toc,
+    selection: &Selection,
+    flags: &mut Vec<OsString>,
+    report: &mut RestoreReport,
+) -> Result<(), RestoreError> {
+    let mut owners = BTreeSet::new();
+    let mut tablespaces = BTreeSet::new();
+    for entry in head::selected(toc, selection) {
+        owners.extend(entry.owner.clone().filter(|owner| !owner.is_empty()));
+        tablespaces.extend(entry.tablespace.clone());
+    }
+    if !restore.no_owner {
+        target::check_roles(session, &owners).await?;
+    }
+    let missing = target::missing_tablespaces(session, &tablespaces).await?;
+    if !missing.is_empty() {
+        flags.push("--no-tablespaces".into());
+        let names = missing.join(", ");
+        report.warnings.push(format!("tablespaces {names} are missing: everything went to the default one"));
+    }
+    Ok(())
+}
+
+/// The program, no older than the one that wrote the archive.
+async fn pg_restore(
+    restore: &Restore,
+    archives: &[OpenArchive],
+    flags: Vec<OsString>,
+    report: &mut RestoreReport,
+) -> Result<PgRestore, RestoreError> {
+    let written_by = archives[0].toc.as_ref().and_then(|toc| dump_major(&toc.header));
+    let by_manifest = || restore.manifest.get().programs.pg_dump.parse::<Version>().ok().map(|v| v.major);
+    let major = written_by.or_else(by_manifest).unwrap_or(0);
+    let tools = restore.tools.clone();
+    let client = tokio::task::spawn_blocking(move || tools.find(Program::PgRestore, major))
+        .await
+        .map_err(|source| RestoreError::Worker { source })?
+        .map_err(|source| RestoreError::Client { source })?;
+    if is_vulnerable_restore(client.version) {
+        let version = client.version;
+        report
+            .warnings
+            .push(format!("pg_restore {version} runs code that a hostile archive brings along; update it"));
+    }
+    let target = restore.target.with_database(&restore.database);
+    Ok(PgRestore { program: client.path, target, flags, cancel: restore.cancel.clone() })
+}
+
+async fn load(
+    restore: &Restore,
+    archives: &[OpenArchive],
+    selection: &Selection,
+    program: &PgRestore,
+    report: &mut RestoreReport,
+) -> Result<(), RestoreError> {
+    let chosen = chosen_tables(archives, selection, restore.selection.is_some());
+    let inventory = ordered_inventory(restore, archives)?;
+    let maps: Vec<FrameMap> = archives.iter().map(|archive| archive.object.map.clone()).collect();
+    let wanted = |archive: usize, table: &Table| match &chosen {
+        None => true,
+        Some(chosen) => chosen.contains(&(archive, table.dump_id)),
+    };
+    let units = units(&inventory, &maps, &wanted, restore.jobs.max(1));
+    report.bytes_fetched = fetched_bytes(&units, &maps);
+    let fresh = fresh_tables(archives[0].toc.as_ref());
+    let mut loaded = Vec::new();
+    for (at, archive) in archives.iter().enumerate() {
+        let tables = &inventory.archives[at].tables;
+        let task = |table: &Table| match wanted(at, table) {
+            false => Ok(None),
+            true => {
+                report.tables += 1;
+                report.rows += table.rows;
+                table_task(table, archive, &fresh).map(Some)
+            }
+        };
+        let object = (*archive.object).clone();
+        let starts = tables.iter().map(|table| table.start).collect();
+        let tables = tables.iter().map(task).collect::<Result<_, _>>()?;
+        loaded.push(LoadArchive { object, tables, starts });
+    }
+    report.rows_compared = true;
+    let loader = Loader {
+        archives: loaded,
+        target: program.target.clone(),
+        encoding: restore.manifest.get().server.encoding.replace('\'', ""),
+        bytes_total: units.iter().map(|unit: &Unit| unit.bytes).sum(),
+        queue: Mutex::new(VecDeque::from(units)),
+        progress: restore.progress.clone(),
+        bytes_done: AtomicU64::new(0),
+    };
+    Arc::new(loader).run(restore.jobs.max(1)).await
+}
+
+/// Archive and dump id of every table that a selection fills; further archives name their tables by their own ids.
+fn chosen_tables(
+    archives: &[OpenArchive],
+    selection: &Selection,
+    selective: bool,
+) -> Option<HashSet<(usize, i32)>> {
+    if !selective {
+        return None;
+    }
+    let mut chosen: HashSet<(usize, i32)> = selection.table_data.iter().map(|id| (0, *id)).collect();
+    let main = archives[0].toc.as_ref()?;
+    let filled: HashSet<i32> = selection.table_data.iter().copied().collect();
+    let kept: HashSet<i32> = selection.pre_data.iter().copied().collect();
+    // A table whose rows went to another archive has no data entry here; it is wanted if it was kept itself.
+    let with_data: HashSet<_> = main
+        .entries
+        .iter()
+        .filter(|e| e.is_table_data())
+        .map(|e| (e.namespace.as_deref(), &*e.tag))
+        .collect();
+    let names: HashSet<_> = main
+        .entries
+        .iter()
+        .filter(|e| filled.contains(&e.dump_id) || (e.desc == "TABLE" && kept.contains(&e.dump_id)))
+        .map(|e| (e.namespace.as_deref(), &*e.tag))
+        .filter(|name| !with_data.contains(name))
+        .collect();
+    for (at, archive) in archives.iter().enumerate().skip(1) {
+        let entries = archive.toc.iter().flat_map(|toc| toc.entries.iter());
+        let named =
+            entries.filter(|e| e.is_table_data() && names.contains(&(e.namespace.as_deref(), &*e.tag)));
+        chosen.extend(named.map(|entry| (at, entry.dump_id)));
+    }
+    Some(chosen)
+}
+
+/// The inventory with its archives in the order of the manifest's objects.
+fn ordered_inventory(
+    restore: &Restore,
+    archives: &[OpenArchive],
+) -> Result<pgproof_repository::inventory::Inventory, RestoreError> {
+    let mut inventory = restore.inventory.clone();
+    let find = |archive: &OpenArchive| {
+        let name = &archive.object.name;
+        let described = restore.inventory.archives.iter().find(|described| described.object == *name);
+        described.cloned().ok_or_else(|| RestoreError::Inventory { why: format!("{name} is not in it") })
+    };
+    inventory.archives = archives.iter().map(find).collect::<Result<_, _>>()?;
+    Ok(inventory)
+}
+
+/// Schema and name of the tables that the archive itself makes. Those of extensions come with rows of their own.
+fn fresh_tables(toc: Option<&Toc>) -> HashSet<(String, String)> {
+    let tables = toc.into_iter().flat_map(|toc| toc.entries.iter()).filter(|entry| entry.desc == "TABLE");
+    tables.map(|entry| (entry.namespace.clone().unwrap_or_default(), entry.tag.clone())).collect()
+}
+
+fn table_task(
+    table: &Table,
+    archive: &OpenArchive,
+    fresh: &HashSet<(String, String)>,
+) -> Result<TableTask, RestoreError> {
+    let label = format!("{}.{}", table.schema, table.name);
+    let bad = |what: &str| RestoreError::Inventory { why: format!("{label} has {what}") };
+    let copy = CopyTarget::parse(&table.copy).ok_or_else(|| bad("no usable COPY statement"))?;
+    let sum = u128::from_str_radix(&table.digest, 16).map_err(|_| bad("no usable digest"))?;
+    let entry = archive.toc.as_ref().and_then(|toc| toc.entry(table.dump_id));
+    // Such rows may go to any partition, also to those that other pieces fill.
+    let through_root = entry
+        .and_then(|entry| entry.defn.as_deref())
+        .is_some_and(|defn| defn.starts_with("-- load via partition root"));
+    let is_fresh = !through_root && fresh.contains(&(table.schema.clone(), table.name.clone()));
+    let bytes_left = if is_empty(table) { 0 } else { table.end - table.start };
+    Ok(TableTask {
+        copy: format!("COPY {} {} FROM STDIN", copy.relation, copy.columns),
+        fresh: is_fresh.then(|| qualified(&table.schema, &table.name)),
+        expected: RowDigest { rows: table.rows, sum },
+        done: Mutex::new(TableDone { digest: RowDigest::default(), bytes_left }),
+        label,
+    })
+}
+
+/// Values of sequences, and large objects: what of the data section is no table.
+async fn other_data(
+    restore: &Restore,
+    main: &OpenArchive,
+    selection: &Selection,
+    program: &PgRestore,
+    head: &PathBuf,
+    list: &PathBuf,
+) -> Result<(), RestoreError> {
+    let described = restore.inventory.archives.iter().find(|archive| archive.object == main.object.name);
+    let wanted: HashSet<i32> = selection.other_data.iter().copied().collect();
+    let mut blobs = described.map(|archive| archive.blobs.clone()).unwrap_or_default();
+    blobs.retain(|block| wanted.contains(&block.dump_id));
+    blobs.sort_by_key(|block| block.start);
+    if blobs.is_empty() {
+        return section(program, Section::Data, Some(list), 1, Vec::new(), head).await;
+    }
+    let run = Run { section: Section::Data, list: Some(list), jobs: 1, settings: Vec::new() };
+    let stream = Stream::Spliced { head: main.head.clone(), blobs };
+    run_with_stream(program, run, &main.object, stream).await
+}
+
+/// More memory for index builds than a server has by default, shared between the connections.
+async fn build_settings(restore: &Restore) -> Result<Vec<(String, String)>, RestoreError> {
+    let session = open(&restore.target).await?;
+    let query =
+        "SELECT setting::bigint / 1024 FROM pg_catalog.pg_settings WHERE name = 'maintenance_work_mem'";
+    let row = session
+        .query_one(query, &[])
+        .await
+        .map_err(|source| RestoreError::Server { doing: "ask for the target's memory settings", source })?;
+    let mib = row.get::<_, i64>(0).max(MAINTENANCE_MIB / restore.jobs.max(1) as i64);
+    Ok(vec![("maintenance_work_mem".to_owned(), format!("{mib}MB"))])
+}
+
+async fn analyze(restore: &Restore) -> Result<(), RestoreError> {
+    let session = open(&restore.target.with_database(&restore.database)).await?;
+    session
+        .batch_execute("SET client_min_messages = error; ANALYZE")
+        .await
+        .map_err(|source| RestoreError::Server { doing: "analyze the database", source })
+}
+
+fn all_ids(selection: &Selection) -> Vec<i32> {
+    let lists = [&selection.pre_data, &selection.table_data, &selection.other_data, &selection.post_data];
+    lists.into_iter().flatten().copied().collect()
+}

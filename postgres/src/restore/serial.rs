@@ -1,0 +1,75 @@
+//! The path of last resort: whole archives, byte for byte, into one `pg_restore` or to whoever asks for them.
+
+use std::io::Write;
+use std::path::Path;
+
+use pgproof_repository::inventory::Inventory;
+use pgproof_repository::keys::Identities;
+use pgproof_repository::manifest::SignedManifest;
+use pgproof_repository::manifest::v1::Role;
+use pgproof_repository::store::SharedStore;
+use tokio::runtime::Handle;
+
+use super::blobs::{Stream, run_with_stream};
+use super::error::RestoreError;
+use super::frames::FrameMap;
+use super::object::ArchiveObject;
+use super::phases::OpenArchive;
+use super::sections::{PgRestore, Run, Section};
+
+/// Restores every archive from its stream. With several, constraints must wait for the rows of all.
+pub(crate) async fn run(
+    program: &PgRestore,
+    archives: &[OpenArchive],
+    list: Option<&Path>,
+) -> Result<(), RestoreError> {
+    let run = |section, list| Run { section, list, jobs: 1, settings: Vec::new() };
+    let main = &archives[0].object;
+    if archives.len() == 1 {
+        return run_with_stream(program, run(Section::Whole, list), main, Stream::Whole).await;
+    }
+    run_with_stream(program, run(Section::PreData, list), main, Stream::Whole).await?;
+    run_with_stream(program, run(Section::Data, list), main, Stream::Whole).await?;
+    for archive in &archives[1..] {
+        run_with_stream(program, run(Section::Data, None), &archive.object, Stream::Whole).await?;
+    }
+    run_with_stream(program, run(Section::PostData, list), main, Stream::Whole).await
+}
+
+/// Writes one archive of a backup, as `pg_dump` made it, to `output`; answers its length.
+///
+/// `object` is its file name in the backup. Every byte is authenticated before it is written where the archive is
+/// indexed; where it is not, the object is read and checked once before the first byte is written.
+pub async fn write_archive<W: Write + Send + 'static>(
+    store: &SharedStore,
+    manifest: &SignedManifest,
+    inventory: &Inventory,
+    identities: &Identities,
+    object: &str,
+    mut output: W,
+) -> Result<u64, RestoreError> {
+    let named = |o: &&pgproof_repository::manifest::v1::Object| o.role == Role::Archive && o.name == object;
+    let found = manifest.get().objects.iter().find(named).cloned();
+    let why = format!("the backup has no archive {object:?}");
+    let found = found.ok_or(RestoreError::Inventory { why })?;
+    let described =
+        inventory.archives.iter().find(|archive| archive.object == object && archive.head_bytes > 0);
+    let map = described.map(FrameMap::new).transpose()?.unwrap_or_default();
+    let (store, manifest, identities) = (store.clone(), manifest.clone(), identities.clone());
+    let runtime = Handle::current();
+    let write = move || {
+        let archive = ArchiveObject::open(&store, &runtime, &manifest, &found, map, &identities)?;
+        let (mut written, mut result) = (0, Ok(()));
+        archive.each_piece_of_all(|piece| {
+            written += piece.len() as u64;
+            result = output.write_all(&piece);
+            result.is_ok()
+        })?;
+        result.and_then(|()| output.flush()).map_err(|source| RestoreError::Output { source })?;
+        match written == found.plaintext.bytes {
+            true => Ok(written),
+            false => Err(RestoreError::Inventory { why: "its frames are not all of the archive".to_owned() }),
+        }
+    };
+    tokio::task::spawn_blocking(write).await.map_err(|source| RestoreError::Worker { source })?
+}
