@@ -49,9 +49,9 @@ async fn a_locked_table_is_estimated_and_a_role_without_rights_still_gets_a_snap
     let cluster = Cluster::start(Path::new(BIN), ClusterOptions::default()).await.unwrap();
     let locker = cluster.spec().connect().await.unwrap();
     let sql = "CREATE TABLE public.t (n int); CREATE ROLE reader LOGIN;
-               REVOKE EXECUTE ON FUNCTION pg_control_system() FROM public;
-               BEGIN; LOCK TABLE public.t IN ACCESS EXCLUSIVE MODE";
+               REVOKE EXECUTE ON FUNCTION pg_control_system() FROM public";
     locker.batch_execute(sql).await.unwrap();
+    locker.batch_execute("BEGIN; LOCK TABLE public.t IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let snapshot = ExportedSnapshot::open(&cluster.spec().with_account("reader", None)).await.unwrap();
     assert!(!snapshot.facts().sizes_measured);
     assert_eq!(snapshot.facts().system_identifier, None);
