@@ -5,14 +5,16 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Creates a directory of mode 0700 under `root` that names this process as its maker.
 pub(crate) fn create(root: &Path, kind: &str) -> io::Result<tempfile::TempDir> {
     let pid = std::process::id();
     let start = start_time(pid).unwrap_or(0);
-    tempfile::Builder::new().prefix(&format!("{kind}-{pid}-{start}-")).rand_bytes(6).tempdir_in(root)
+    let prefix = format!("{kind}-{pid}-{start}-");
+    let private = fs::Permissions::from_mode(0o700);
+    tempfile::Builder::new().prefix(&prefix).permissions(private).tempdir_in(root)
 }
 
 /// The directories of `kind` under `root` whose maker is gone, and which belong to one of `owners`: what another
@@ -67,6 +69,6 @@ mod tests {
         expected.sort();
         assert_eq!(found, expected);
         assert!(abandoned(root.path(), "thing", &[own + 1]).unwrap().is_empty());
-        assert!(alive.path().exists());
+        assert_eq!(fs::metadata(alive.path()).unwrap().mode() & 0o777, 0o700);
     }
 }

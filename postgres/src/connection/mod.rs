@@ -358,3 +358,5 @@ fn inherited(environment: &Environment) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

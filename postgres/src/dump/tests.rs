@@ -152,7 +152,7 @@ async fn a_real_dump_reads_the_snapshot_over_a_password_and_names_an_odd_table()
         let spec = spec.clone();
         let text = tokio::task::spawn_blocking(move || dumped(&order, &spec)).await.unwrap();
         assert!(text.starts_with("PGDMP"));
-        assert_eq!(text.contains("seen1\nseen2\nseen3\n"), rows);
+        assert_eq!(["seen1\n", "seen2\n", "seen3\n"].iter().all(|row| text.contains(row)), rows);
         assert!(!text.contains("too late"));
     }
     let lost = DumpOrder { snapshot: Some("00000003-0000001B-1".to_owned()), ..everything };
@@ -171,7 +171,8 @@ async fn a_real_dump_reads_the_snapshot_over_a_password_and_names_an_odd_table()
 async fn globals_come_without_passwords_where_the_role_may_not_read_them() {
     let cluster = Cluster::start(Path::new(BIN), ClusterOptions::default()).await.unwrap();
     let admin = cluster.spec().connect().await.unwrap();
-    admin.batch_execute("CREATE ROLE app LOGIN PASSWORD 'x'; CREATE DATABASE \"odd='name\"").await.unwrap();
+    admin.batch_execute("CREATE ROLE app LOGIN PASSWORD 'x'").await.unwrap();
+    admin.batch_execute("CREATE DATABASE \"odd='name\"").await.unwrap();
     for (role, whole) in [("postgres", true), ("app", false)] {
         let spec = cluster.spec().with_database("odd='name").with_account(role, None);
         let globals =
