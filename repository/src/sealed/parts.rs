@@ -12,7 +12,7 @@ use crate::ids::CiphertextSha256;
 /// The size of the part of that number; numbers count from 1.
 pub(super) type PartBytes = Box<dyn FnMut(u32) -> u64 + Send>;
 
-/// Fills parts and hands them on. A consumer that went away is a [`io::ErrorKind::BrokenPipe`].
+/// Fills parts and hands them on.
 pub(super) struct PartWriter {
     part_bytes: PartBytes,
     number: u32,
@@ -28,6 +28,11 @@ impl PartWriter {
     pub(super) fn new(part_bytes: PartBytes, output: mpsc::Sender<Bytes>) -> Self {
         let (part, hash) = (Vec::new(), Sha256::new());
         Self { part_bytes, number: 0, part, part_size: 0, hash, bytes: 0, output }
+    }
+
+    /// Tells whether anybody still takes parts; age does not keep the kind of an error while it writes its header.
+    pub(super) fn consumer(&self) -> mpsc::Sender<Bytes> {
+        self.output.clone()
     }
 
     /// Hands on the last part and tells what all parts are together.

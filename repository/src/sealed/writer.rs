@@ -241,6 +241,11 @@ fn encrypt<T>(
     in_order: &Receiver<Ordered<T>>,
     pool: &Pool,
 ) -> Result<Finished<T>, SealError> {
+    let consumer = parts.consumer();
+    let write_error = |source| match consumer.is_closed() {
+        true => SealError::ConsumerGone,
+        false => SealError::Write { source },
+    };
     let mut output = encryptor.wrap_output(parts).map_err(write_error)?;
     let mut frames: Vec<(FrameRecord, T)> = Vec::new();
     loop {
@@ -274,13 +279,6 @@ fn encrypt<T>(
 
 fn empty_frame() -> Result<Vec<u8>, SealError> {
     zstd::bulk::compress(&[], 1).map_err(|source| SealError::Write { source })
-}
-
-fn write_error(source: io::Error) -> SealError {
-    match source.kind() {
-        io::ErrorKind::BrokenPipe => SealError::ConsumerGone,
-        _ => SealError::Write { source },
-    }
 }
 
 fn spawn<R: Send + 'static>(

@@ -97,6 +97,11 @@ fn parse_signature(text: &str) -> Result<SshSig, SignatureError> {
     }
     let signature =
         SshSig::from_pem(text.trim_start()).map_err(|source| SignatureError::Malformed { source })?;
+    if signature.version() != SshSig::VERSION {
+        // The version is not part of what is signed, so it is compared here.
+        let source = ssh_key::Error::Version { number: signature.version() };
+        return Err(SignatureError::Malformed { source });
+    }
     match (signature.public_key().algorithm(), signature.algorithm()) {
         (Algorithm::Ed25519, Algorithm::Ed25519) => Ok(signature),
         (Algorithm::Ed25519, other) | (other, _) => {
