@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::stream;
+use futures::{StreamExt, stream};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -322,6 +322,11 @@ fn full_body(bytes: Bytes) -> Body {
 
 /// These bytes and then a broken connection.
 fn cut_body(bytes: Bytes) -> Body {
-    let broken = std::io::Error::other("the script cuts this body short");
-    StreamBody::new(stream::iter([Ok(Frame::data(bytes)), Err(broken)])).boxed_unsync()
+    let bytes = stream::once(async move { Ok(Frame::data(bytes)) });
+    let broken = stream::once(async {
+        // What was written so far is sent only while the body has nothing to say.
+        tokio::task::yield_now().await;
+        Err(std::io::Error::other("the script cuts this body short"))
+    });
+    StreamBody::new(bytes.chain(broken)).boxed_unsync()
 }

@@ -81,6 +81,21 @@ impl Sandbox {
         sandbox
     }
 
+    /// The same with a further table, `bulk`, of so many megabytes that hardly compress, so that its upload takes parts.
+    #[must_use]
+    pub fn bulky(megabytes: u32) -> Self {
+        let sandbox = Self::small();
+        sandbox.server.psql(
+            SOURCE,
+            &format!(
+                "create table bulk (id int primary key, body text); insert into bulk \
+                 select n, (select string_agg(md5(n::text || '/' || m), '') from generate_series(1, 32) m) \
+                 from generate_series(1, {megabytes} * 1000) n; analyze bulk"
+            ),
+        );
+        sandbox
+    }
+
     /// Another folder of client programs, for instance one with a `pg_dump` that fails.
     #[must_use]
     pub fn with_clients(mut self, folder: &Path) -> Self {
@@ -94,6 +109,22 @@ impl Sandbox {
     pub fn with_connection(mut self, uri: &str) -> Self {
         uri.clone_into(&mut self.connection);
         self.write_policy();
+        self
+    }
+
+    /// Another trusted signer than the one that signs.
+    #[must_use]
+    pub fn trusting_only_a_stranger(self) -> Self {
+        let public = std::fs::read_to_string(self.path("foreign_signing_key.pub")).expect("a public key");
+        std::fs::write(self.path("trusted_signers"), format!("stranger@example.org {public}"))
+            .expect("own file");
+        self
+    }
+
+    /// Another identity than any that the backups are for.
+    #[must_use]
+    pub fn with_foreign_identity(self) -> Self {
+        std::fs::copy(self.path("foreign-identity.txt"), self.path("identity.txt")).expect("own file");
         self
     }
 
@@ -220,6 +251,32 @@ impl Sandbox {
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("NO_COLOR", "1");
         command
+    }
+
+    /// The backups that count, oldest first, as `pgproof list --json` tells them.
+    ///
+    /// # Panics
+    /// When the list fails for any other reason than that there is no repository yet.
+    #[must_use]
+    pub fn good_backups(&self) -> Vec<serde_json::Value> {
+        const NOTHING_FOUND: i32 = 3;
+        let outcome = self.run(&["list", SOURCE, "--json"]);
+        if outcome.code == Some(NOTHING_FOUND) {
+            return Vec::new();
+        }
+        assert!(outcome.succeeded(), "{}", outcome.stderr);
+        let lines = outcome.json();
+        let lines = lines.as_array().expect("a list of backups");
+        let mut good: Vec<_> = lines.iter().filter(|line| line["standing"] == "good").cloned().collect();
+        good.sort_by_key(|line| line["id"].to_string());
+        good
+    }
+
+    /// The ids of [`Self::good_backups`].
+    #[must_use]
+    pub fn good_ids(&self) -> Vec<String> {
+        let id = |line: &serde_json::Value| line["id"].as_str().expect("an id").to_owned();
+        self.good_backups().iter().map(id).collect()
     }
 
     /// Two age identities and one signing key, by `age-keygen` and `ssh-keygen`.

@@ -1,3 +1,10 @@
 //! End-to-end tests: the built programs against real servers.
 
+mod damaged;
+mod dump_failures;
 mod groundwork;
+mod killed;
+mod round_trip;
+mod stock_tools;
+mod store_faults;
+mod versions;
