@@ -113,6 +113,38 @@ impl Cluster {
     }
 }
 
+#[cfg(test)]
+impl Cluster {
+    /// A hot standby of a private cluster, as `pg_basebackup` makes it.
+    pub(crate) fn standby_of(bin_dir: &Path, primary: &ConnectionSpec) -> Result<Self, ClusterError> {
+        let account = account(None)?;
+        let directory = Directory::create(account)?;
+        let crate::connection::Host::Socket(socket) = primary.host() else {
+            panic!("private clusters have a socket")
+        };
+        let mut command = command(&bin_dir.join("pg_basebackup"), account, directory.path());
+        command.args([
+            "--write-recovery-conf",
+            "--checkpoint=fast",
+            "--no-sync",
+            "--username",
+            SUPERUSER,
+            "--host",
+        ]);
+        command.arg(socket).arg("--pgdata").arg(directory.data());
+        run(command, None)?;
+        let path = directory.data().join("postgresql.auto.conf");
+        let mut text = fs::read_to_string(&path).expect("written by pg_basebackup");
+        text.push_str(&setting_line("unix_socket_directories", &directory.path().display().to_string())?);
+        fs::write(&path, text).map_err(|source| ClusterError::File { path, source })?;
+        launch(bin_dir, account, &directory)?;
+        let environment = Environment::of_process();
+        let spec =
+            ConnectionSpec::on_socket(directory.path(), PORT_ON_SOCKET, SUPERUSER, SUPERUSER, &environment);
+        Ok(Self { directory, spec, loopback: None })
+    }
+}
+
 /// Stops and removes the clusters of processes that were killed before they could. Returns the directories removed.
 ///
 /// Only those of our own account and of `run_as` (default `postgres`) are touched.

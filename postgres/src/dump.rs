@@ -59,13 +59,18 @@ pub struct DumpOrder {
     /// Id of the exported snapshot that the dump reads.
     pub snapshot: Option<String>,
     pub scope: Scope,
+    /// Patterns, as `pg_dump --exclude-table` takes them, of tables that are left out with all that is theirs.
+    pub exclude_tables: Vec<String>,
+    /// Patterns of tables whose rows are left out.
+    pub exclude_table_data: Vec<String>,
     pub lock_wait: Duration,
 }
 
 impl DumpOrder {
     pub fn everything(pg_dump: PathBuf, snapshot: Option<String>) -> Self {
         let scope = Scope::Everything { without_data_of: Vec::new() };
-        Self { pg_dump, snapshot, scope, lock_wait: LOCK_WAIT_DEFAULT }
+        let (exclude_tables, exclude_table_data) = (Vec::new(), Vec::new());
+        Self { pg_dump, snapshot, scope, exclude_tables, exclude_table_data, lock_wait: LOCK_WAIT_DEFAULT }
     }
 
     /// The command line. Holds names of tables, and neither host nor account.
@@ -74,6 +79,9 @@ impl DumpOrder {
             vec!["--format=custom".to_owned(), "--compress=0".to_owned(), "--no-password".to_owned()];
         arguments.push(format!("--lock-wait-timeout={}", self.lock_wait.as_millis()));
         arguments.extend(self.snapshot.as_deref().map(snapshot_argument));
+        arguments.extend(self.exclude_tables.iter().map(|pattern| format!("--exclude-table={pattern}")));
+        arguments
+            .extend(self.exclude_table_data.iter().map(|pattern| format!("--exclude-table-data={pattern}")));
         match &self.scope {
             Scope::Everything { without_data_of } => {
                 arguments
@@ -145,11 +153,12 @@ impl RunningDump {
         drop(self.stdout.take());
         let (status, stopped) = self.group.reap(&mut self.child).map_err(DumpError::Wait)?;
         let messages = self.messages.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        let messages = Box::new(messages);
         if let Some(why) = stopped {
             return Err(DumpError::Stopped { why, messages });
         }
         match (status.code(), status.signal()) {
-            (Some(0), _) => Ok(DumpOutcome { messages }),
+            (Some(0), _) => Ok(DumpOutcome { messages: *messages }),
             (Some(code), _) => Err(DumpError::Failed { code, messages }),
             (None, signal) => Err(DumpError::Killed { signal: signal.unwrap_or_default(), messages }),
         }
@@ -192,11 +201,11 @@ pub enum DumpError {
     #[error("cannot prepare the dump's connection")]
     Connection(#[from] ConnectionError),
     #[error("pg_dump failed with exit code {code}{}", messages.reason())]
-    Failed { code: i32, messages: Messages },
+    Failed { code: i32, messages: Box<Messages> },
     #[error("pg_dump was killed by signal {signal}{}", messages.reason())]
-    Killed { signal: i32, messages: Messages },
+    Killed { signal: i32, messages: Box<Messages> },
     #[error("pg_dump was stopped: {why}")]
-    Stopped { why: String, messages: Messages },
+    Stopped { why: String, messages: Box<Messages> },
     #[error("cannot wait for pg_dump")]
     Wait(#[source] io::Error),
     #[error("pg_dumpall wrote more than {limit} bytes of roles and tablespaces")]
@@ -206,7 +215,7 @@ pub enum DumpError {
     #[error("cannot read from pg_dumpall")]
     GlobalsRead(#[source] io::Error),
     #[error("pg_dumpall ended with {status}{}", messages.reason())]
-    Globals { status: ExitStatus, messages: Messages },
+    Globals { status: ExitStatus, messages: Box<Messages> },
 }
 
 impl DumpError {
@@ -227,7 +236,7 @@ impl DumpError {
         if let Self::Connection(error) = self {
             return error.hint();
         }
-        self.messages().and_then(Messages::hint)
+        self.messages().and_then(|messages| messages.hint())
     }
 }
 

@@ -59,7 +59,7 @@ fn run(pg_dumpall: &Path, spec: &ConnectionSpec, more: &[&str]) -> Result<Dumped
         return Err(DumpError::GlobalsTooLarge { limit: GLOBALS_BYTES_MAX });
     }
     if !status.success() {
-        return Err(DumpError::Globals { status, messages });
+        return Err(DumpError::Globals { status, messages: Box::new(messages) });
     }
     let text = String::from_utf8(bytes).map_err(|_| DumpError::GlobalsEncoding)?;
     Ok(DumpedGlobals { text, degraded: None, warnings: messages.warnings })

@@ -72,7 +72,7 @@ pub(super) fn without_password(sql: &str) -> String {
         rest = &rest[blank..];
         let Some(length) = token_length(rest) else {
             // A quote without its end: what it hides is not known, so nothing of it is shown.
-            shown.push_str("…");
+            shown.push('…');
             break;
         };
         let token = &rest[..length];

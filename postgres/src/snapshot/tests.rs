@@ -1,5 +1,6 @@
 use super::*;
 use crate::cluster::{Cluster, ClusterOptions};
+use crate::preflight::Preflight;
 use std::path::Path;
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
@@ -58,4 +59,24 @@ async fn a_locked_table_is_estimated_and_a_role_without_rights_still_gets_a_snap
     assert!(!snapshot.facts().role.superuser);
     snapshot.keep_alive().await.unwrap();
     cluster.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_standby_gives_a_snapshot_too() {
+    let primary = Cluster::start(Path::new(BIN), ClusterOptions::default()).await.unwrap();
+    let session = primary.spec().connect().await.unwrap();
+    session.batch_execute("CREATE UNLOGGED TABLE public.fleeting (n int)").await.unwrap();
+    let source = primary.spec().clone();
+    let standby = tokio::task::spawn_blocking(move || Cluster::standby_of(Path::new(BIN), &source))
+        .await
+        .unwrap()
+        .unwrap();
+    let snapshot = ExportedSnapshot::open(standby.spec()).await.unwrap();
+    let facts = snapshot.facts();
+    assert!(facts.in_recovery && facts.lsn.is_some() && facts.system_identifier.is_some());
+    let found = Preflight::run(snapshot.session(), facts, facts.snapshot_at).await.unwrap();
+    assert_eq!(found.warnings.len(), 2, "{found:?}");
+    assert!(found.warnings[0].contains("public.fleeting has no rows on a standby"));
+    standby.stop().await.unwrap();
+    primary.stop().await.unwrap();
 }
