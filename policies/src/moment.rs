@@ -274,3 +274,6 @@ impl fmt::Display for Reading {
         write!(f, "{} ({})", self.instant, self.reckoning)
     }
 }
+
+#[cfg(test)]
+mod tests;

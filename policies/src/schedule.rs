@@ -90,3 +90,6 @@ impl fmt::Display for Schedule {
         f.write_str(&self.text)
     }
 }
+
+#[cfg(test)]
+mod tests;

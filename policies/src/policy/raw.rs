@@ -68,7 +68,7 @@ impl<'a> Report<'a> {
         match value {
             Some(value) if self.problems.is_empty() => Ok(value),
             _ => {
-                self.problems.sort_by_key(|problem| problem.line);
+                self.problems.sort_by(|a, b| (a.line, &a.field).cmp(&(b.line, &b.field)));
                 Err(PolicyProblems { problems: self.problems })
             }
         }

@@ -1,1 +1,337 @@
+use std::path::Path;
 
+use jiff::SignedDuration;
+
+use super::*;
+
+const DIRECTORY: &str = include_str!("../../examples/directory.toml");
+const NIGHTLY: &str = include_str!("../../examples/nightly.toml");
+const SEVERAL: &str = include_str!("../../examples/several.toml");
+
+const AGE: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+const SSH: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHsKLqeplhpW+uObz5dvMgjz1OxfM/XXUB+VHtZ6isGN safe";
+
+fn parsed(text: &str) -> Policy {
+    Policy::parse(text, "pgproof.toml").unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+fn problems(text: &str) -> String {
+    Policy::parse(text, "pgproof.toml").expect_err("the policy has a problem").to_string()
+}
+
+/// The problems of a good policy in which `from` was replaced by `to`.
+fn problems_with(from: &str, to: &str) -> String {
+    assert!(NIGHTLY.contains(from), "{from:?} is not in the example");
+    problems(&NIGHTLY.replacen(from, to, 1))
+}
+
+fn source(policy: &Policy, name: &str) -> Source {
+    policy.sources[&name.parse().unwrap()].clone()
+}
+
+#[test]
+fn every_example_is_tested_and_parses() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        parsed(&std::fs::read_to_string(&path).unwrap());
+        names.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+    }
+    names.sort();
+    assert_eq!(names, ["directory.toml", "nightly.toml", "several.toml"]);
+}
+
+#[test]
+fn the_smallest_policy_has_the_stated_defaults() {
+    let policy = parsed(DIRECTORY);
+    assert_eq!(policy.repository.location, Location::Directory { path: "/var/backups/pgproof".into() });
+    assert_eq!(policy.recipients, [AGE]);
+    assert!(policy.recipients_waiver.is_some());
+    assert_eq!(policy.time_zone(), TimeZone::UTC);
+    assert!(!policy.refuse_vulnerable_clients);
+    let app = source(&policy, "app");
+    let Kind::Postgres(postgres) = &app.kind;
+    assert_eq!(postgres.connection, Connection::Environment);
+    assert_eq!((app.schedule.as_ref(), app.verification.as_ref()), (None, None));
+    assert_eq!((app.compression_level, app.jobs), (COMPRESSION_LEVEL_DEFAULT, JOBS_DEFAULT));
+    assert_eq!(app.no_progress_timeout, NO_PROGRESS_TIMEOUT_DEFAULT);
+    assert_eq!(app.retention, Retention { last: 7, ..Retention::default() });
+}
+
+#[test]
+fn the_nightly_policy_says_what_it_says() {
+    let policy = parsed(NIGHTLY);
+    let Location::S3 { bucket, prefix, sse, max_parts, path_style, .. } = &policy.repository.location else {
+        panic!("not a bucket");
+    };
+    assert_eq!((bucket.as_str(), prefix.as_str()), ("example-backups", "production"));
+    assert_eq!(*sse, Some(Sse::Kms { key_id: Some("alias/backups".to_owned()) }));
+    assert_eq!((*max_parts, *path_style), (UPLOAD_PARTS_MAX, false));
+    assert_eq!(policy.recipients, [AGE, SSH]);
+    assert_eq!(policy.recipients_waiver, None);
+    assert!(policy.refuse_vulnerable_clients);
+
+    let app = source(&policy, "app");
+    assert_eq!(app.name.as_str(), "app");
+    assert_eq!(app.schedule.as_deref(), Some("0 2 * * *"));
+    assert_eq!(
+        app.retention,
+        Retention { daily: 30, monthly: 12, gate_verified: true, ..Retention::default() }
+    );
+    assert_eq!(app.objectives.recovery_point, Some(SignedDuration::from_hours(1)));
+    assert_eq!(app.objectives.recovery_time, Some(SignedDuration::from_hours(2)));
+    let verification = app.verification.unwrap();
+    assert_eq!(verification.schedule, "0 4 * * 0");
+    assert_eq!(verification.checks.len(), 1);
+    assert_eq!(verification.checks[0].expect, "t");
+}
+
+#[test]
+fn several_sources_keep_to_themselves() {
+    let policy = parsed(SEVERAL);
+    let names: Vec<&str> = policy.sources.keys().map(SourceName::as_str).collect();
+    assert_eq!(names, ["books", "shop", "staging"]);
+    assert_eq!(policy.time_zone().iana_name(), Some("Europe/Berlin"));
+    let shop = source(&policy, "shop");
+    let Kind::Postgres(postgres) = &shop.kind;
+    assert_eq!(postgres.exclude_table_data, ["public.page_cache"]);
+    assert_eq!(postgres.client_dirs.len(), 2);
+    assert_eq!(shop.objectives.recovery_time, Some(SignedDuration::from_mins(90)));
+    assert_eq!(source(&policy, "staging").retention.within, Some(SignedDuration::from_hours(7 * 24)));
+    assert!(source(&policy, "books").retention.keep_all);
+}
+
+#[test]
+fn all_problems_are_said_at_once_in_the_order_of_lines() {
+    let text = r#"zone = "Europe/Nowhere"
+[repository]
+location = "ftp://host/backups"
+max_parts = 20000
+[keys]
+recipients = ["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"]
+singing_key = "/etc/pgproof/signing_key"
+[sources.App]
+kind = "mysql"
+connection = "postgresql://backup:secret@db/app"
+schedule = "61 2 * * *"
+compression_level = "high"
+[sources.app.verification]
+checks = [{ name = "x", sql = "select 1" }]
+[clints]
+"#;
+    let expected = r#"pgproof.toml:1: zone: must be the name of a time zone such as "Europe/Berlin", got "Europe/Nowhere"
+pgproof.toml:3: repository.location: must be "s3://bucket/prefix" or "file:///directory", got "ftp://host/backups"
+pgproof.toml:4: repository.max_parts: must be a whole number from 1 to 10000, got 20000
+pgproof.toml:6: keys.recipients: must list two different keys or more, so that one lost key does not lose every backup, unless `single_recipient_waiver` says why one is enough, got 1
+pgproof.toml:7: keys.singing_key: is no known key, did you mean `signing_key`?
+pgproof.toml:8: sources.App: a source name must start with a letter or a digit and consist of a-z, 0-9, _ and -, got "App"
+pgproof.toml:8: sources.App.retention: must say how many backups are kept, such as `{ daily = 30, monthly = 12 }`, or `{ keep_all = true }`, got nothing
+pgproof.toml:9: sources.App.kind: must be "postgres", got "mysql"
+pgproof.toml:10: sources.App.connection: must hold no password, name a `password_file` instead
+pgproof.toml:11: sources.App.schedule: must be five cron fields (minute, hour, day, month, weekday) that come true some day, got "61 2 * * *"
+pgproof.toml:12: sources.App.compression_level: must be a whole number from 1 to 19, got "high"
+pgproof.toml:13: sources.app.connection: must be a connection URI, unless `service` or `from_environment = true` is there, got nothing
+pgproof.toml:13: sources.app.kind: must be "postgres", got nothing
+pgproof.toml:13: sources.app.retention: must say how many backups are kept, such as `{ daily = 30, monthly = 12 }`, or `{ keep_all = true }`, got nothing
+pgproof.toml:13: sources.app.verification.schedule: must be five cron fields (minute, hour, day, month, weekday) that come true some day, got nothing
+pgproof.toml:14: sources.app.verification.checks[0].expect: must be the text of the value that is right, got nothing
+pgproof.toml:15: clints: is no known key, did you mean `clients`?"#;
+    assert_eq!(problems(text), expected);
+}
+
+#[test]
+fn what_would_lose_data_has_no_default() {
+    let empty = problems("");
+    for field in ["repository", "keys", "sources"] {
+        assert!(
+            empty.contains(&format!("pgproof.toml:1: {field}: must be there as a table, got nothing")),
+            "{empty}"
+        );
+    }
+    let without = |line: &str| problems_with(line, "");
+    assert!(
+        without("location = \"s3://example-backups/production\"").contains("repository.location: must be")
+    );
+    assert!(without("retention = { daily = 30, monthly = 12 }").contains("sources.app.retention: must say"));
+    assert!(without("schedule = \"0 4 * * 0\"").contains("verification.schedule: must be"));
+    assert!(problems_with("{ daily = 30, monthly = 12 }", "{ daily = 0 }").contains("got no rule"));
+    assert!(
+        problems_with("{ daily = 30, monthly = 12 }", "{ gate_verified = true }").contains("got no rule")
+    );
+    assert!(problems_with("daily = 30", "keep_all = true").contains("retention.keep_all: must stand alone"));
+    let no_source = problems(&format!("{}[sources]\n", DIRECTORY.split("[sources").next().unwrap()));
+    assert!(no_source.contains("sources.<name>: must be there at least once, got nothing"), "{no_source}");
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_said_by_line() {
+    let text = problems("[repository]\nlocation = \n");
+    assert!(text.starts_with("pgproof.toml:2: is not TOML: "), "{text}");
+    let long = "#".repeat(POLICY_BYTES_MAX + 1);
+    assert!(problems(&long).contains("at most 1048576 bytes, got 1048577"));
+}
+
+#[test]
+fn two_recipients_are_two_keys() {
+    let twice = format!("\"{SSH}\"");
+    let other_comment = twice.replace("safe", "elsewhere");
+    let text = NIGHTLY.replacen(&format!("\"{AGE}\""), &other_comment, 1);
+    assert!(problems(&text).contains("keys.recipients: must list two different keys or more"));
+    let waived = problems_with("signing_key", "single_recipient_waiver = \"no\"\nsigning_key");
+    assert!(waived.contains("single_recipient_waiver: must be left out"), "{waived}");
+    let none = problems(&DIRECTORY.replacen(&format!("\"{AGE}\""), "", 1));
+    assert!(none.contains("keys.recipients: must list one key at least, got 0"), "{none}");
+}
+
+#[test]
+fn no_secret_is_repeated() {
+    let secret_key = problems_with(AGE, "AGE-SECRET-KEY-1QQQ");
+    assert!(secret_key.contains("keys.recipients[0]: must be a public key"));
+    let uri = "postgresql://backup@db.example.org/app?sslmode=verify-full";
+    let mut all = vec![secret_key];
+    for bad in [
+        "postgresql://backup:QQQ@db/app",
+        "postgresql://db/app?password=QQQ",
+        "postgresql://db/app?sslmode=require&pass%77ord=QQQ",
+        "postgresql://db/app?SSLPASSWORD=QQQ",
+        "host=db password=QQQ",
+    ] {
+        all.push(problems_with(uri, bad));
+    }
+    all.push(problems_with("region =", "endpoint = \"https://key:QQQ@host\"\nregion ="));
+    all.push(problems_with("password_file =", "password = \"QQQ\"\npassword_file ="));
+    assert!(all.last().unwrap().contains("sources.app.password: is no known key"));
+    for text in all {
+        assert!(!text.contains("QQQ"), "{text}");
+    }
+}
+
+#[test]
+fn plain_http_needs_a_reason_or_this_host() {
+    let with = |lines: &str| NIGHTLY.replacen("region =", &format!("{lines}\nregion ="), 1);
+    for safe in
+        ["https://s3.example.org", "http://127.0.0.1:9000", "http://localhost:9000/", "http://[::1]:9000"]
+    {
+        parsed(&with(&format!("endpoint = \"{safe}\"")));
+    }
+    for plain in ["http://s3.example.org", "http://127.0.0.1.example.org", "http://localhost.example.org:80"]
+    {
+        let text = problems(&with(&format!("endpoint = \"{plain}\"")));
+        assert!(text.contains("repository.endpoint: must start with https://"), "{text}");
+        let reason = format!("endpoint = \"{plain}\"\nallow_plain_http_reason = \"a wire of our own\"");
+        assert!(parsed(&with(&reason)).repository.allow_plain_http_reason.is_some());
+    }
+    for malformed in ["s3.example.org", "https://", "https://host/path", "ftp://host"] {
+        assert!(problems(&with(&format!("endpoint = \"{malformed}\""))).contains("and nothing more"));
+    }
+}
+
+#[test]
+fn locations_are_checked() {
+    let at = |location: &str| DIRECTORY.replacen("file:///var/backups/pgproof", location, 1);
+    for (location, expected) in [("s3://abc", ""), ("s3://abc/", ""), ("s3://abc/a/b/", "a/b")] {
+        let Location::S3 { prefix, .. } = parsed(&at(location)).repository.location else { panic!() };
+        assert_eq!(prefix, expected);
+    }
+    for bad in
+        ["s3://", "s3://ab", "s3://A-bucket", "s3://abc/a//b", "s3://abc/../b", "file://host/x", "/var/x"]
+    {
+        assert!(problems(&at(bad)).contains("repository.location: must be"), "{bad}");
+    }
+    let region = problems(&at("file:///x\"\nregion = \"eu"));
+    assert!(region.contains("repository.region: has a meaning for an s3:// location only"), "{region}");
+    assert!(problems_with("STANDARD_IA", "DEEP_ARCHIVE").contains("repository.storage_class"));
+    assert!(problems_with("\"aws:kms\"", "\"AES256\"").contains("repository.sse_kms_key: has a meaning"));
+}
+
+#[test]
+fn exactly_one_way_to_connect() {
+    let both = problems_with("password_file =", "service = \"app\"\npassword_file =");
+    assert!(both.contains("sources.app.service: must be the only one"), "{both}");
+    let denied = problems(&DIRECTORY.replacen("from_environment = true", "from_environment = false", 1));
+    assert!(denied.contains("from_environment: must be true or be left out, got false"), "{denied}");
+}
+
+#[test]
+fn durations_are_more_than_nothing_and_of_fixed_length() {
+    let day = SignedDuration::from_hours(24);
+    assert_eq!(values::duration("7d"), Some(day * 7));
+    assert_eq!(values::duration("1h 30m"), Some(SignedDuration::from_mins(90)));
+    assert_eq!(values::duration("2 weeks"), Some(day * 14));
+    for bad in ["", "0s", "-1h", "1h ago", "1mo", "1y", "5", "soon"] {
+        assert_eq!(values::duration(bad), None, "{bad:?}");
+    }
+}
+
+#[test]
+fn verification_turns_the_gate_on_unless_the_policy_says_no() {
+    let text = NIGHTLY.replacen("monthly = 12 }", "monthly = 12, gate_verified = false }", 1);
+    assert!(!source(&parsed(&text), "app").retention.gate_verified);
+}
+
+#[test]
+fn checks_have_names_of_their_own() {
+    let check = "{ name = \"orders exist\", sql = \"select true\", expect = \"t\" }";
+    let text = problems_with("checks = [", &format!("checks = [{check}, "));
+    assert!(text.contains("checks[1].name: must be a name of its own, got \"orders exist\" again"), "{text}");
+}
+
+#[test]
+fn the_template_parses_and_says_what_it_was_told() {
+    let mut about = Template {
+        location: "s3://example-backups/production".to_owned(),
+        source: "app".parse().unwrap(),
+        connection: Connection::Uri("postgresql://backup@db.example.org/app".to_owned()),
+        recipients: vec![AGE.to_owned(), SSH.to_owned()],
+        single_recipient_waiver: None,
+        signing_key: "/etc/pgproof/signing_key".into(),
+        trusted_signers: "/etc/pgproof/trusted_signers".into(),
+        identity_file: Some("/root/identity.txt".into()),
+    };
+    let text = template(&about);
+    assert!(text.contains("# identity_files = [\"/root/identity.txt\"]"), "{text}");
+    let policy = parsed(&text);
+    assert_eq!(policy.recipients, about.recipients);
+    assert_eq!(policy.signing_key.as_ref(), Some(&about.signing_key));
+    assert_eq!(policy.trusted_signers.as_ref(), Some(&about.trusted_signers));
+    assert!(policy.identity_files.is_empty());
+    let Kind::Postgres(postgres) = source(&policy, "app").kind;
+    assert_eq!(postgres.connection, about.connection);
+
+    about.location = "file:///srv/backups".to_owned();
+    about.recipients.pop();
+    about.single_recipient_waiver = Some("a \"trial\"".to_owned());
+    for connection in [Connection::Service("app".to_owned()), Connection::Environment] {
+        about.connection = connection;
+        let policy = parsed(&template(&about));
+        assert_eq!(policy.recipients_waiver, about.single_recipient_waiver);
+        let Kind::Postgres(postgres) = source(&policy, "app").kind;
+        assert_eq!(postgres.connection, about.connection);
+    }
+}
+
+#[test]
+fn every_line_of_the_template_that_is_switched_off_is_a_good_one() {
+    let about = Template {
+        location: "s3://example-backups/production".to_owned(),
+        source: "app".parse().unwrap(),
+        connection: Connection::Environment,
+        recipients: vec![AGE.to_owned(), SSH.to_owned()],
+        single_recipient_waiver: None,
+        signing_key: "key".into(),
+        trusted_signers: "signers".into(),
+        identity_file: None,
+    };
+    let switched_on: Vec<String> = template(&about)
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(rest) if rest.contains(" = ") || rest.starts_with('[') => rest.to_owned(),
+            _ => line.to_owned(),
+        })
+        .collect();
+    let policy = parsed(&switched_on.join("\n"));
+    assert_eq!(policy.zone.as_deref(), Some("Europe/Berlin"));
+    assert!(source(&policy, "app").verification.is_some());
+    assert_eq!(policy.identity_files.len(), 1);
+}

@@ -7,7 +7,8 @@
 //! 3. Slots (`last`, hourly to yearly, `within`) are filled from good backups only, newest first, one per
 //!    calendar period of the policy's zone. A period without a good backup uses no slot, so a gap of any
 //!    length never ages the rest away.
-//! 4. A backup dated after now fills no slot: a wrong clock, or a hostile one, displaces nothing.
+//! 4. A backup that failed its verification fills no slot, and goes when a good one of its age would go.
+//! 5. A backup dated after now fills no slot: a wrong clock, or a hostile one, displaces nothing.
 
 mod slots;
 #[cfg(test)]
@@ -107,6 +108,9 @@ pub enum Reason {
     NewestProved,
     /// Displaced by the numbers, but no newer backup was proved yet.
     AwaitingProof,
+    /// It counts for nothing, but it is looked into for as long as a good one of its age would stay: the
+    /// verification may have been at fault.
+    FailedVerification,
     Held(String),
     FutureDated,
     Unsigned,
@@ -124,10 +128,29 @@ pub fn plan(backups: &[Candidate], retention: &Retention, zone: &TimeZone, now: 
     ordered.sort_by(|a, b| (b.snapshot_at, &b.id).cmp(&(a.snapshot_at, &a.id)));
 
     let view = View::of(&ordered, now);
+    let slots = |counts: &dyn Fn(&Candidate) -> bool| fill_slots(&ordered, counts, retention, zone, now);
     let mut reasons: Vec<Vec<Reason>> = ordered.iter().map(|backup| view.standing_reasons(backup)).collect();
-    fill_slots(&ordered, &mut reasons, |backup| view.is_countable(backup), retention, zone, now);
+    for (reasons, filled) in reasons.iter_mut().zip(slots(&|backup| view.is_countable(backup))) {
+        reasons.extend(filled);
+    }
     if retention.gate_verified {
-        keep_until_proved(&ordered, &mut reasons, &view, retention, zone, now);
+        let settled = slots(&|backup| view.is_settled(backup));
+        for ((backup, reasons), settled) in ordered.iter().zip(&mut reasons).zip(settled) {
+            // With nothing proved there is nothing that may displace.
+            let displaced = view.newest_proved.is_some() && settled.is_empty();
+            if view.is_countable(backup) && reasons.is_empty() && !displaced {
+                reasons.push(Reason::AwaitingProof);
+            }
+        }
+    }
+    let with_failed = slots(&|backup| view.is_believed_failure(backup) || view.is_countable(backup));
+    for ((backup, reasons), filled) in ordered.iter().zip(&mut reasons).zip(with_failed) {
+        if view.is_believed_failure(backup) && reasons.is_empty() && !filled.is_empty() {
+            reasons.push(Reason::FailedVerification);
+        }
+        if retention.keep_all && reasons.is_empty() {
+            reasons.push(Reason::KeepAll);
+        }
     }
 
     let lines = ordered.iter().zip(reasons).map(|(backup, reasons)| line(backup, reasons)).collect();
@@ -173,6 +196,10 @@ impl<'a> View<'a> {
         self.is_countable(backup) && self.newest_proved.is_some_and(|(_, at)| backup.snapshot_at <= at)
     }
 
+    fn is_believed_failure(&self, backup: &Candidate) -> bool {
+        backup.standing == Standing::Failed && !self.is_future(backup)
+    }
+
     fn standing_reasons(&self, backup: &Candidate) -> Vec<Reason> {
         let mut reasons = Vec::new();
         if let Some(why) = &backup.held {
@@ -193,7 +220,7 @@ impl<'a> View<'a> {
                     reasons.push(Reason::NewestProved);
                 }
             }
-            // A damaged backup is worth something only while there is nothing better.
+            // A damaged backup is worth more than none.
             Standing::Failed if self.newest_good.is_none() => reasons.push(Reason::NoGoodBackup),
             Standing::Failed => {}
         }
@@ -205,50 +232,17 @@ fn is_good(backup: &Candidate) -> bool {
     matches!(backup.standing, Standing::Good { .. })
 }
 
+/// What the numbers keep if just the backups that count existed.
 fn fill_slots(
     newest_first: &[&Candidate],
-    reasons: &mut [Vec<Reason>],
-    counts: impl Fn(&Candidate) -> bool,
+    counts: &dyn Fn(&Candidate) -> bool,
     retention: &Retention,
     zone: &TimeZone,
     now: Timestamp,
-) {
+) -> Vec<Vec<Reason>> {
     let mut slots = Slots::new(retention, zone, now);
-    for (backup, reasons) in newest_first.iter().zip(reasons) {
-        if counts(backup) {
-            reasons.extend(slots.take(backup.snapshot_at));
-        } else if retention.keep_all {
-            reasons.push(Reason::KeepAll);
-        }
-    }
-}
-
-/// The same slots once more, as if the backups that nobody has proved yet did not exist: what those would
-/// have kept stays as well.
-fn keep_until_proved(
-    newest_first: &[&Candidate],
-    reasons: &mut [Vec<Reason>],
-    view: &View<'_>,
-    retention: &Retention,
-    zone: &TimeZone,
-    now: Timestamp,
-) {
-    if view.newest_proved.is_none() {
-        // Nothing is proved, so nothing may be displaced.
-        for (backup, reasons) in newest_first.iter().zip(reasons) {
-            if is_good(backup) && reasons.is_empty() {
-                reasons.push(Reason::AwaitingProof);
-            }
-        }
-        return;
-    }
-    let mut without_newer = vec![Vec::new(); newest_first.len()];
-    fill_slots(newest_first, &mut without_newer, |backup| view.is_settled(backup), retention, zone, now);
-    for (reasons, alone) in reasons.iter_mut().zip(without_newer) {
-        if reasons.is_empty() && !alone.is_empty() {
-            reasons.push(Reason::AwaitingProof);
-        }
-    }
+    let mut take = |backup: &Candidate| slots.take(backup.snapshot_at);
+    newest_first.iter().map(|backup| if counts(backup) { take(backup) } else { Vec::new() }).collect()
 }
 
 fn line(backup: &Candidate, reasons: Vec<Reason>) -> PlanLine {
@@ -270,6 +264,7 @@ impl fmt::Display for Reason {
             Self::NewestGood => f.write_str("newest good backup"),
             Self::NewestProved => f.write_str("newest proved backup"),
             Self::AwaitingProof => f.write_str("no newer backup was proved yet"),
+            Self::FailedVerification => f.write_str("failed its verification, not yet displaced"),
             Self::Held(why) => write!(f, "held: {why}"),
             Self::FutureDated => f.write_str("dated in the future, its time is not believed"),
             Self::Unsigned => f.write_str("never delete what is not signed"),

@@ -1,0 +1,76 @@
+use super::*;
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn schedule(text: &str) -> Schedule {
+    text.parse().unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn berlin() -> TimeZone {
+    TimeZone::get("Europe/Berlin").unwrap()
+}
+
+fn next(text: &str, zone: &TimeZone, count: usize, after: &str) -> Vec<String> {
+    let schedule = schedule(text);
+    let mut times = Vec::new();
+    let mut last = at(after);
+    for _ in 0..count {
+        last = schedule.next_after(last, zone).unwrap();
+        times.push(last.to_string());
+    }
+    times
+}
+
+#[test]
+fn five_fields_that_come_true_are_a_schedule() {
+    for good in ["0 2 * * *", " 15 * * * * ", "*/20 4-6 * * MON-FRI", "0 0 29 2 *", "30 3 L * *"] {
+        assert_eq!(schedule(good).to_string(), good.trim());
+    }
+    for bad in
+        ["", "0 2 * *", "0 0 2 * * *", "60 2 * * *", "0 24 * * *", "nightly", "0 2 * * * 2026", "@reboot"]
+    {
+        assert!(matches!(bad.parse::<Schedule>(), Err(ScheduleError::Malformed { .. })), "{bad:?}");
+    }
+    assert!(matches!("0 0 30 2 *".parse::<Schedule>(), Err(ScheduleError::Never { .. })));
+}
+
+#[test]
+fn a_night_that_skips_the_hour_still_has_its_run() {
+    assert_eq!(
+        next("30 2 * * *", &berlin(), 3, "2026-03-28T00:00:00Z"),
+        ["2026-03-28T01:30:00Z", "2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"]
+    );
+}
+
+#[test]
+fn a_night_with_the_hour_twice_has_one_run() {
+    assert_eq!(
+        next("30 2 * * *", &berlin(), 3, "2026-10-24T00:00:00Z"),
+        ["2026-10-24T00:30:00Z", "2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z"]
+    );
+}
+
+#[test]
+fn one_run_makes_up_for_all_that_were_missed() {
+    let (nightly, utc) = (schedule("0 2 * * *"), TimeZone::UTC);
+    let now = at("2026-11-24T12:00:00Z");
+    assert!(nightly.is_due(None, &utc, now));
+    assert!(nightly.is_due(Some(at("2026-11-01T02:00:00Z")), &utc, now));
+    assert!(nightly.is_due(Some(at("2026-11-24T01:59:59Z")), &utc, now));
+    assert!(nightly.is_due(Some(at("2026-11-23T02:00:00Z")), &utc, at("2026-11-24T02:00:00Z")));
+    assert!(!nightly.is_due(Some(at("2026-11-24T02:00:00Z")), &utc, now));
+    assert!(!nightly.is_due(Some(at("2026-11-24T12:00:01Z")), &utc, now));
+}
+
+#[test]
+fn the_longest_gap_is_what_a_recovery_point_has_to_allow() {
+    let from = at("2026-11-24T00:00:00Z");
+    let gap = |text: &str, zone: &TimeZone| schedule(text).longest_gap(zone, from).unwrap().as_mins();
+    assert_eq!(gap("0 2 * * *", &TimeZone::UTC), 24 * 60);
+    assert_eq!(gap("0 4 * * *", &berlin()), 25 * 60);
+    assert_eq!(gap("0 2 * * 1-5", &TimeZone::UTC), 3 * 24 * 60);
+    assert_eq!(gap("0 2 1 * *", &TimeZone::UTC), 31 * 24 * 60);
+    assert_eq!(gap("*/15 * * * *", &TimeZone::UTC), 15);
+}
