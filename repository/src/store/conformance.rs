@@ -321,6 +321,7 @@ fn pattern(bytes: usize) -> Bytes {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use super::*;
     use crate::store::counting::CountingStore;
@@ -348,11 +349,12 @@ mod tests {
     }
 
     /// Retrying hides failures before and after the effect, in every operation, over many seeds.
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn retrying_over_a_store_that_fails_at_random_conforms() {
         for seed in 0..20 {
             let faulty = FaultyStore::random(Arc::new(MemoryStore::new()), seed, 300);
-            let policy = RetryPolicy::default();
+            let wait = Duration::from_millis(1);
+            let policy = RetryPolicy { first_wait: wait, longest_wait: wait, ..RetryPolicy::default() };
             run_all_but_pending(&RetryStore::with_policy(Arc::new(faulty.clone()), policy)).await;
             assert!(faulty.struck() > 20);
         }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
-use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::config::{ConfigBag, Credentials, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
@@ -25,6 +25,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
 
 use self::errors::{Call, is_precondition};
 use super::operation::Operation;
@@ -110,7 +111,21 @@ struct Shared {
 impl S3Store {
     /// Finds credentials and makes the client; asks nothing of the bucket yet.
     pub async fn connect(settings: S3Settings) -> Result<Self, StoreError> {
-        let (client, once) = connect::clients(&settings).await?;
+        Self::connect_as(settings, None).await
+    }
+
+    /// The same with keys given by the caller instead of the chain.
+    pub async fn connect_with_keys(
+        settings: S3Settings,
+        access_key: &str,
+        secret_key: &SecretString,
+    ) -> Result<Self, StoreError> {
+        let keys = Credentials::new(access_key, secret_key.expose_secret(), None, None, "given");
+        Self::connect_as(settings, Some(keys)).await
+    }
+
+    async fn connect_as(settings: S3Settings, keys: Option<Credentials>) -> Result<Self, StoreError> {
+        let (client, once) = connect::clients(&settings, keys).await?;
         let prefix = settings.prefix.trim_matches('/');
         let (sse, sse_key) = match settings.sse {
             None => (None, None),

@@ -8,7 +8,7 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{Builder, SharedHttpClient, StalledStreamProtectionConfig};
+use aws_sdk_s3::config::{Builder, Credentials, SharedHttpClient, StalledStreamProtectionConfig};
 use aws_sdk_s3::config::{ProvideCredentials, ResponseChecksumValidation};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 
@@ -25,8 +25,11 @@ const UPLOAD_ANSWER: Duration = Duration::from_secs(60);
 const CREDENTIALS: Duration = Duration::from_secs(15);
 
 /// One client that tries again, and one that sends every request once.
-pub(super) async fn clients(settings: &S3Settings) -> Result<(Client, Client), StoreError> {
-    let sdk = sdk_config(settings).await;
+pub(super) async fn clients(
+    settings: &S3Settings,
+    keys: Option<Credentials>,
+) -> Result<(Client, Client), StoreError> {
+    let sdk = sdk_config(settings, keys).await;
     check_credentials(settings, &sdk).await?;
     let config = |attempts| {
         let retry = RetryConfig::standard().with_max_attempts(attempts);
@@ -36,7 +39,7 @@ pub(super) async fn clients(settings: &S3Settings) -> Result<(Client, Client), S
     Ok((config(ATTEMPTS), config(1)))
 }
 
-async fn sdk_config(settings: &S3Settings) -> SdkConfig {
+async fn sdk_config(settings: &S3Settings, keys: Option<Credentials>) -> SdkConfig {
     let http = aws_smithy_http_client::Builder::new();
     let http = http.tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
     // The read timeout of the SDK counts from the start of the request, upload and all; the limit of one attempt does the same
@@ -57,7 +60,9 @@ async fn sdk_config(settings: &S3Settings) -> SdkConfig {
     if let Some(endpoint) = &settings.endpoint {
         loader = loader.endpoint_url(endpoint);
     }
-    if let Some(profile) = &settings.profile {
+    if let Some(keys) = keys {
+        loader = loader.credentials_provider(keys);
+    } else if let Some(profile) = &settings.profile {
         loader = loader.profile_name(profile).credentials_provider(profile_only(profile, http, settings));
     }
     loader.load().await
