@@ -179,7 +179,7 @@ impl<'a> Table<'a> {
     pub(super) fn texts(&mut self, key: &'static str, report: &mut Report<'_>) -> Vec<Field<String>> {
         let path = self.path_of(key);
         let mut texts = Vec::new();
-        for (number, item) in self.items(key, "must be a list of texts", report).into_iter().enumerate() {
+        for (number, item) in self.items(key, "must be a list of texts", report).iter().enumerate() {
             let (path, offset) = (format!("{path}[{number}]"), item.span().start);
             match item.get_ref().as_str().filter(|text| !text.trim().is_empty()) {
                 Some(text) => texts.push(Field { value: text.trim().to_owned(), path, offset }),
@@ -202,7 +202,7 @@ impl<'a> Table<'a> {
     pub(super) fn tables(&mut self, key: &'static str, report: &mut Report<'_>) -> Vec<Table<'a>> {
         let path = self.path_of(key);
         let items = self.items(key, "must be a list of tables", report);
-        let numbered = items.into_iter().enumerate();
+        let numbered = items.iter().enumerate();
         numbered
             .filter_map(|(number, item)| nested(format!("{path}[{number}]"), item.span().start, item, report))
             .collect()
