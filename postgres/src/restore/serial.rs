@@ -53,7 +53,7 @@ pub async fn write_archive<W: Write + Send + 'static>(
     let why = format!("the backup has no archive {object:?}");
     let found = found.ok_or(RestoreError::Inventory { why })?;
     let described =
-        inventory.archives.iter().find(|archive| archive.object == object && archive.head_bytes > 0);
+        inventory.archives.iter().find(|archive| archive.object == object && !archive.frames.is_empty());
     let map = described.map(FrameMap::new).transpose()?.unwrap_or_default();
     let (store, manifest, identities) = (store.clone(), manifest.clone(), identities.clone());
     let runtime = Handle::current();
