@@ -1,0 +1,445 @@
+//! One backup, from lease to manifest: the sequence at the top, its steps below.
+
+pub(crate) mod lease;
+mod stream;
+mod watchdog;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, bail};
+use jiff::{SignedDuration, Timestamp};
+use pgproof_policies::names::SourceName;
+use pgproof_policies::policy::{Kind, PostgresSource, Source};
+use pgproof_postgres::client::{Client, ClientTools, Program};
+use pgproof_postgres::connection::{ConnectionSpec, Environment};
+use pgproof_postgres::dump::{DumpOrder, dump_globals};
+use pgproof_postgres::preflight::Preflight;
+use pgproof_postgres::snapshot::{ExportedSnapshot, ServerSetting, SnapshotFacts};
+use pgproof_postgres::source;
+use pgproof_repository::access::LoadedPolicy;
+use pgproof_repository::catalog::{self, Marker, Standing};
+use pgproof_repository::ids::{BackupId, RepositoryId};
+use pgproof_repository::inventory::{self, Inventory};
+use pgproof_repository::keys::Recipients;
+use pgproof_repository::lease::Lease;
+use pgproof_repository::lifecycle::{Committed, Started, upload_parts};
+use pgproof_repository::manifest::v1;
+use pgproof_repository::records::{self, Run, RunOutcome};
+use pgproof_repository::sealed::{Sealer, seal_bytes};
+use pgproof_repository::signature::SigningKey;
+use pgproof_repository::store::SharedStore;
+use pgproof_repository::store::part_plan::PartPlan;
+use pgproof_repository::{layout, prune};
+use tokio_util::sync::CancellationToken;
+
+use self::stream::{Found, SealedArchive, StreamError};
+use crate::commands::host_name;
+use crate::failure::{Exit, Failure};
+use crate::progress::Progress;
+
+/// Parts that are uploaded at the same time: enough to hide a round trip behind another, few enough for little memory.
+pub(crate) const UPLOADS_IN_FLIGHT: usize = 3;
+/// Compressors beyond this gain nothing: `pg_dump` reads from one connection.
+const WORKERS_MAX: usize = 8;
+
+/// What one backup needs. Existence means that policy, keys and connection were found usable.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub loaded: LoadedPolicy,
+    pub source: Source,
+    pub store: SharedStore,
+    pub tags: BTreeMap<String, String>,
+    pub reason: Option<String>,
+    pub silent: bool,
+    pub cancel: CancellationToken,
+    recipients: Recipients,
+    signing_key: SigningKey,
+    connection: ConnectionSpec,
+    tools: ClientTools,
+}
+
+impl Job {
+    pub(crate) async fn new(
+        loaded: LoadedPolicy,
+        name: &SourceName,
+        cancel: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let source = loaded.source(name)?.clone();
+        let (recipients, signing_key) = (loaded.recipients()?, loaded.signing_key()?);
+        // A signing key that its own policy does not trust would make backups that nobody restores.
+        loaded.trusted_signers()?;
+        let postgres = postgres(&source);
+        let connection = source::connection(postgres, &Environment::of_process())?;
+        let tools = source::tools(postgres);
+        let store = loaded.open_store().await?;
+        let (tags, reason) = (BTreeMap::new(), None);
+        Ok(Self {
+            loaded,
+            source,
+            store,
+            tags,
+            reason,
+            silent: false,
+            cancel,
+            recipients,
+            signing_key,
+            connection,
+            tools,
+        })
+    }
+
+    /// Compressing threads.
+    pub(crate) fn workers(&self) -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX)
+    }
+
+    /// How the archive is cut into parts, given what the database measures.
+    pub(crate) fn part_plan(&self, database_bytes: Option<u64>) -> PartPlan {
+        PartPlan::new(self.store.part_limits(), database_bytes)
+    }
+
+    pub(crate) fn connection(&self) -> &ConnectionSpec {
+        &self.connection
+    }
+
+    /// Takes the lease, backs up, and leaves a record of how it ended.
+    pub(crate) async fn run(&self) -> anyhow::Result<Committed> {
+        let started_at = Timestamp::now();
+        let id = BackupId::new(started_at, &mut rand::rng());
+        let new_id = RepositoryId::generate(&mut rand::rng());
+        let marker = catalog::ensure_marker(&*self.store, new_id, started_at).await?;
+        let key = layout::backup_lease(&self.source.name);
+        let lease =
+            Lease::acquire(self.store.clone(), key, lease::this_process(), started_at, lease::is_dead)
+                .await?;
+        let renewal = lease::keep(lease);
+        let outcome = tokio::select! {
+            outcome = self.back_up(&marker, &id, started_at) => outcome,
+            lost = renewal.lost() => Err(lost.context("the lease on this source was lost")),
+        };
+        let outcome = match self.cancel.is_cancelled() {
+            true if outcome.is_err() => Err(interrupted().into()),
+            _ => outcome,
+        };
+        self.record(&id, started_at, &outcome).await;
+        renewal.release().await;
+        outcome
+    }
+
+    async fn back_up(
+        &self,
+        marker: &Marker,
+        id: &BackupId,
+        started_at: Timestamp,
+    ) -> anyhow::Result<Committed> {
+        // With the lease held, whatever is still open was left by a run that died.
+        let stale = prune::abort_uploads(&*self.store, &self.source.name, |_| true).await;
+        if stale.count > 0 {
+            tracing::warn!(count = stale.count, "aborted uploads that an earlier run left behind");
+        }
+        let snapshot = ExportedSnapshot::open(&self.connection).await?;
+        let facts = snapshot.facts().clone();
+        let facts = &facts;
+        let mut warnings = self.preflight(&snapshot).await?;
+        let previous = self.previous().await;
+
+        let dump_program = self.find(Program::PgDump, facts).await?;
+        let mut started = Started::new(self.store.clone(), self.source.name.clone(), id.clone());
+        let archive = self.dump_archive(&mut started, &snapshot, &dump_program).await?;
+        if let Found::Uncut { reason } = &archive.found {
+            warnings.push(format!("the archive is not indexed and will be restored serially: {reason}"));
+        }
+        warnings.extend(self.dump_globals(&mut started, facts).await?);
+        let settings = snapshot.server_settings().await?;
+        let inventory = inventory_of(&archive, facts, &settings)?;
+        self.put_inventory(&mut started, &inventory).await?;
+        snapshot.close().await?;
+        self.stop_if_cancelled()?;
+
+        let sealed = started.seal(|objects| v1::Manifest {
+            format: v1::FORMAT.to_owned(),
+            version: v1::VERSION,
+            repository: marker.id.clone(),
+            source: self.source.name.clone(),
+            kind: "postgres".to_owned(),
+            id: id.clone(),
+            started_at,
+            finished_at: Timestamp::now(),
+            snapshot: v1::Snapshot {
+                at: facts.snapshot_at,
+                lsn: facts.lsn.clone(),
+                in_recovery: facts.in_recovery,
+            },
+            server: server(facts),
+            programs: programs(&dump_program),
+            archive: archive_facts(&archive, &inventory),
+            objects,
+            recipients: self.recipients.public_lines(),
+            policy_sha256: self.loaded.sha256.clone(),
+            host: host_name(),
+            reason: self.reason.clone(),
+            tags: self.tags.clone(),
+            previous,
+            warnings,
+            restore: format!(
+                "age -d -i IDENTITY {} | zstd -d | pg_restore -d DATABASE",
+                layout::archive_name(0)
+            ),
+        });
+        Ok(sealed.commit(&self.signing_key).await?)
+    }
+
+    /// What would make the dump fail, or lack something, is found before anything is uploaded.
+    async fn preflight(&self, snapshot: &ExportedSnapshot) -> anyhow::Result<Vec<String>> {
+        let found = Preflight::run(snapshot.session(), snapshot.facts(), Timestamp::now()).await?;
+        if found.is_clear() {
+            return Ok(found.warnings);
+        }
+        let message = format!(
+            "role {} cannot dump everything: {}",
+            snapshot.facts().role.name,
+            found.problems.join("; ")
+        );
+        Err(Failure::new(
+            Exit::Failed,
+            message,
+            "grant pg_read_all_data to the role, and BYPASSRLS where row security is on",
+        )
+        .into())
+    }
+
+    async fn find(&self, program: Program, facts: &SnapshotFacts) -> anyhow::Result<Client> {
+        let (tools, major) = (self.tools.clone(), facts.server_version.major);
+        Ok(tokio::task::spawn_blocking(move || tools.find(program, major)).await??)
+    }
+
+    async fn dump_archive(
+        &self,
+        started: &mut Started,
+        snapshot: &ExportedSnapshot,
+        pg_dump: &Client,
+    ) -> anyhow::Result<SealedArchive> {
+        let (facts, postgres) = (snapshot.facts(), postgres(&self.source));
+        let order = DumpOrder {
+            exclude_tables: postgres.exclude_tables.clone(),
+            exclude_table_data: postgres.exclude_table_data.clone(),
+            ..DumpOrder::everything(pg_dump.path.clone(), Some(snapshot.id().to_owned()))
+        };
+        let mut dump = order.start(&self.connection)?;
+        let (stopper, output) = (dump.stopper(), dump.take_stdout().context("pg_dump has no output")?);
+        let plan = self.part_plan(facts.database.bytes);
+        let part_bytes = move |number| plan.part_bytes(number);
+        let (sealer, parts) =
+            Sealer::start(&self.recipients, self.source.compression_level, self.workers(), part_bytes)?;
+        let name = layout::archive_name(0);
+        let upload =
+            tokio::spawn(upload_parts(self.store.clone(), started.key(&name), parts, UPLOADS_IN_FLIGHT));
+
+        let beat = watchdog::Beat::default();
+        let (progress, beating) = (self.progress(facts), beat.clone());
+        let mut sealing = tokio::task::spawn_blocking(move || {
+            let sealed = stream::seal(output, sealer, |block| {
+                beating.now();
+                progress.advance(block.bytes.len() as u64);
+            });
+            progress.finish();
+            sealed
+        });
+        let timeout = self.source.no_progress_timeout;
+        let (sealed, stopped) = tokio::select! {
+            sealed = &mut sealing => (sealed?, None),
+            stopped = self.stop_asked(&beat, timeout) => {
+                stopper.stop(&stopped.message);
+                // With its writer gone the pipe ends, and so does the thread.
+                (sealing.await?, Some(stopped))
+            }
+        };
+        if let Err(StreamError::Seal { .. }) = &sealed {
+            stopper.stop("its output cannot be stored");
+        }
+        let exited = tokio::task::spawn_blocking(move || dump.wait()).await?;
+        let uploaded = upload.await?;
+
+        let whole = match (stopped, exited, sealed) {
+            (Some(stopped), _, _) => Err(stopped.into()),
+            // Where storing failed, pg_dump's end is only its echo.
+            (None, _, Err(error @ StreamError::Seal { .. })) => Err(error.into()),
+            (None, Err(error), _) => Err(error.into()),
+            (None, Ok(_), Err(error)) => Err(error.into()),
+            (None, Ok(_), Ok(sealed)) => Ok(sealed),
+        };
+        match (uploaded, whole) {
+            (Ok(parts), Ok(sealed)) => {
+                let (plaintext, ciphertext) = (sealed.plaintext, sealed.ciphertext);
+                let object = v1::Object { name, role: v1::Role::Archive, plaintext, ciphertext };
+                started.complete_upload(parts, object).await?;
+                Ok(sealed)
+            }
+            (Ok(parts), Err(error)) => {
+                if let Err(error) = parts.abort().await {
+                    tracing::warn!(error = %error, "upload could not be aborted; the next run will");
+                }
+                Err(error)
+            }
+            (Err(error), Ok(_) | Err(_)) => {
+                Err(anyhow::Error::from(error).context("archive cannot be uploaded"))
+            }
+        }
+    }
+
+    fn progress(&self, facts: &SnapshotFacts) -> Progress {
+        let bytes = facts.relations.iter().map(|relation| relation.bytes).sum();
+        Progress::new("dump", bytes, self.silent)
+    }
+
+    /// Ends when the dump is to be stopped, and says why.
+    async fn stop_asked(&self, beat: &watchdog::Beat, timeout: SignedDuration) -> Failure {
+        tokio::select! {
+            () = self.cancel.cancelled() => interrupted(),
+            () = beat.stopped_for(timeout) => no_progress(timeout),
+        }
+    }
+
+    /// Roles, memberships, tablespaces. Returns what had to be left out.
+    async fn dump_globals(
+        &self,
+        started: &mut Started,
+        facts: &SnapshotFacts,
+    ) -> anyhow::Result<Vec<String>> {
+        let pg_dumpall = self.find(Program::PgDumpall, facts).await?;
+        let connection = self.connection.clone();
+        let dumped =
+            tokio::task::spawn_blocking(move || dump_globals(&pg_dumpall.path, &connection)).await??;
+        let sealed = seal_bytes(&self.recipients, self.source.compression_level, dumped.text.as_bytes())?;
+        started.put_sealed(layout::GLOBALS, v1::Role::Globals, sealed).await?;
+        Ok(dumped.degraded.into_iter().chain(dumped.warnings).collect())
+    }
+
+    async fn put_inventory(&self, started: &mut Started, inventory: &Inventory) -> anyhow::Result<()> {
+        let bytes = serde_json::to_vec(inventory)?;
+        let sealed = seal_bytes(&self.recipients, self.source.compression_level, &bytes)?;
+        started.put_sealed(layout::INVENTORY, v1::Role::Inventory, sealed).await?;
+        Ok(())
+    }
+
+    /// The newest backup before this one. That it cannot be read is written down and stops nothing.
+    async fn previous(&self) -> v1::Previous {
+        let signers = match self.loaded.trusted_signers() {
+            Ok(signers) => signers,
+            Err(error) => return v1::Previous::Unknown { reason: error.to_string() },
+        };
+        match catalog::newest(&self.store, &self.source.name, &signers).await {
+            Ok(None) => v1::Previous::None,
+            Ok(Some((id, Standing::Whole(signed)))) => {
+                v1::Previous::Known { id, manifest_sha256: signed.sha256() }
+            }
+            Ok(Some((id, _))) => v1::Previous::Unknown { reason: format!("{id} cannot be used") },
+            Err(error) => v1::Previous::Unknown { reason: error.to_string() },
+        }
+    }
+
+    async fn record(&self, id: &BackupId, started_at: Timestamp, outcome: &anyhow::Result<Committed>) {
+        let outcome = match outcome {
+            Ok(committed) => RunOutcome::Committed { warnings: committed.manifest.warnings.clone() },
+            Err(error) => RunOutcome::Failed { error: format!("{error:#}") },
+        };
+        let run = Run {
+            version: 1,
+            source: self.source.name.clone(),
+            id: id.clone(),
+            started_at,
+            ended_at: Timestamp::now(),
+            host: host_name(),
+            outcome,
+        };
+        let put =
+            records::put(&*self.store, &layout::run(&self.source.name, id), &run, &self.signing_key).await;
+        if let Err(error) = put {
+            let error = anyhow::Error::from(error);
+            tracing::warn!(error = %format!("{error:#}"), "the record of this run could not be stored");
+        }
+    }
+
+    fn stop_if_cancelled(&self) -> anyhow::Result<()> {
+        match self.cancel.is_cancelled() {
+            true => bail!(interrupted()),
+            false => Ok(()),
+        }
+    }
+}
+
+pub(crate) fn interrupted() -> Failure {
+    Failure::new(
+        Exit::Interrupted,
+        "stopped by a signal",
+        "nothing half-done counts as a backup; run it again",
+    )
+}
+
+fn no_progress(after: SignedDuration) -> Failure {
+    let message = format!("pg_dump sent nothing for {after:#}");
+    Failure::new(
+        Exit::Failed,
+        message,
+        "look for a lock or a dead network path; `no_progress_timeout` in the policy sets how long is too long",
+    )
+}
+
+fn postgres(source: &Source) -> &PostgresSource {
+    let Kind::Postgres(postgres) = &source.kind;
+    postgres
+}
+
+fn inventory_of(
+    archive: &SealedArchive,
+    facts: &SnapshotFacts,
+    settings: &[ServerSetting],
+) -> anyhow::Result<Inventory> {
+    Ok(Inventory {
+        format: inventory::FORMAT.to_owned(),
+        version: inventory::VERSION,
+        archives: vec![archive.inventory(layout::archive_name(0))],
+        facts: serde_json::to_value(facts).context("facts cannot be written down")?,
+        server_settings: settings.iter().map(|s| (s.name.clone(), s.value.clone())).collect(),
+    })
+}
+
+fn server(facts: &SnapshotFacts) -> v1::Server {
+    let database = &facts.database;
+    v1::Server {
+        version: facts.server_version.to_string(),
+        version_number: facts.server_version_number,
+        system_identifier: facts.system_identifier.clone(),
+        database: database.name.clone(),
+        database_bytes: database.bytes.unwrap_or(0),
+        encoding: database.encoding.clone(),
+        collate: database.collate.clone(),
+        ctype: database.ctype.clone(),
+        locale_provider: Some(database.locale_provider.as_str().to_owned()),
+        icu_locale: database.icu_locale.clone(),
+        collation_version: database.collation_version.clone(),
+    }
+}
+
+fn programs(pg_dump: &Client) -> v1::Programs {
+    v1::Programs {
+        pgproof: env!("CARGO_PKG_VERSION").to_owned(),
+        pg_dump: pg_dump.version.to_string(),
+        zstd: zstd::zstd_safe::version_string().to_owned(),
+    }
+}
+
+fn archive_facts(archive: &SealedArchive, inventory: &Inventory) -> v1::Archive {
+    let tables = || inventory.archives.iter().flat_map(|archive| &archive.tables);
+    let (format_version, not_indexed_because) = match &archive.found {
+        Found::Indexed(index) => (Some(index.toc.header.version.to_string()), None),
+        Found::Uncut { reason } => (None, Some(reason.clone())),
+    };
+    v1::Archive {
+        indexed: not_indexed_because.is_none(),
+        format_version,
+        not_indexed_because,
+        table_count: tables().count() as u64,
+        row_count: tables().map(|table| table.rows).sum(),
+    }
+}

@@ -1,0 +1,132 @@
+//! From `pg_dump`'s pipe to the parts of an upload: cut at rows, compress, digest, encrypt. All on threads.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use pgproof_postgres::archive::{ArchiveError, ArchiveIndex, BlockLayout, CutBlock, Cutter, Outcome};
+use pgproof_postgres::digest::{RowDigest, digest_bytes};
+use pgproof_postgres::payload::PayloadError;
+use pgproof_repository::inventory;
+use pgproof_repository::sealed::{Ciphertext, FrameRecord, Plaintext, SealError, SealJob, Sealer};
+
+/// What a worker found in one block.
+pub type BlockDigests = Result<Vec<(i32, RowDigest)>, PayloadError>;
+
+/// An archive that went through wholly.
+#[derive(Debug)]
+pub(crate) struct SealedArchive {
+    pub plaintext: Plaintext,
+    pub ciphertext: Ciphertext,
+    pub found: Found,
+    frames: Vec<(FrameRecord, BlockLayout)>,
+    digests: BTreeMap<i32, RowDigest>,
+}
+
+/// What the archive turned out to be.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Indexed(Box<ArchiveIndex>),
+    /// A format that is not known yet: a good backup, restored serially, and why.
+    Uncut {
+        reason: String,
+    },
+}
+
+/// Reads `archive` to its end and seals it. `advance` is told of every block: its bytes, and the table in work.
+pub(crate) fn seal(
+    archive: impl Read,
+    mut sealer: Sealer<BlockDigests>,
+    mut advance: impl FnMut(&CutBlock),
+) -> Result<SealedArchive, StreamError> {
+    let mut cutter = Cutter::new(archive);
+    let mut layouts = Vec::new();
+    while let Some(block) = cutter.next_block().map_err(|source| StreamError::Archive { source })? {
+        advance(&block);
+        layouts.push(block.layout.clone());
+        let CutBlock { bytes, layout } = block;
+        let job = SealJob::new(bytes, move |bytes| digest_bytes(bytes, &layout));
+        sealer.submit(job).map_err(|source| StreamError::Seal { source })?;
+    }
+    let outcome = cutter.finish().map_err(|source| StreamError::Archive { source })?;
+    let summary = sealer.finish().map_err(|source| StreamError::Seal { source })?;
+
+    let mut digests: BTreeMap<i32, RowDigest> = BTreeMap::new();
+    let mut frames = Vec::new();
+    for ((frame, found), layout) in summary.frames.into_iter().zip(layouts) {
+        for (dump_id, digest) in found.map_err(|source| StreamError::Payload { source })? {
+            *digests.entry(dump_id).or_default() += digest;
+        }
+        frames.push((frame, layout));
+    }
+    let found = match outcome {
+        Outcome::Uncut { reason, .. } => Found::Uncut { reason },
+        Outcome::Indexed(index) => {
+            for (dump_id, digest) in &index.giant_rows {
+                *digests.entry(*dump_id).or_default() += *digest;
+            }
+            Found::Indexed(index)
+        }
+    };
+    Ok(SealedArchive { plaintext: summary.plaintext, ciphertext: summary.ciphertext, found, frames, digests })
+}
+
+impl SealedArchive {
+    /// The archive's part of the inventory.
+    pub(crate) fn inventory(&self, object: String) -> inventory::Archive {
+        let frames = self.frames.iter().map(frame).collect();
+        let Found::Indexed(index) = &self.found else {
+            return inventory::Archive {
+                object,
+                head_bytes: 0,
+                tables: Vec::new(),
+                blobs: Vec::new(),
+                frames,
+            };
+        };
+        let (mut tables, mut blobs) = (Vec::new(), Vec::new());
+        for span in &index.data {
+            match index.toc.entry(span.dump_id) {
+                Some(entry) if entry.is_table_data() => {
+                    let digest = self.digests.get(&span.dump_id).copied().unwrap_or_default();
+                    tables.push(inventory::Table {
+                        dump_id: span.dump_id,
+                        schema: entry.namespace.clone().unwrap_or_default(),
+                        name: entry.tag.clone(),
+                        copy: entry.copy_stmt.clone().unwrap_or_default().trim().to_owned(),
+                        rows: digest.rows,
+                        digest: format!("{:032x}", digest.sum),
+                        start: span.start,
+                        end: span.end,
+                    });
+                }
+                _ => blobs.push(inventory::Blobs { dump_id: span.dump_id, start: span.start, end: span.end }),
+            }
+        }
+        inventory::Archive { object, head_bytes: index.head_bytes, tables, blobs, frames }
+    }
+}
+
+fn frame((record, layout): &(FrameRecord, BlockLayout)) -> inventory::Frame {
+    let hash = data_encoding::HEXLOWER.encode(&record.sha256_128);
+    inventory::Frame(record.plain_bytes, record.sealed_bytes, layout.open_chunk, layout.starts_mid_row, hash)
+}
+
+/// Why an archive did not go through.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StreamError {
+    #[error("pg_dump's output is not a whole archive")]
+    Archive {
+        #[source]
+        source: ArchiveError,
+    },
+    #[error("archive cannot be sealed")]
+    Seal {
+        #[source]
+        source: SealError,
+    },
+    #[error("a table's rows cannot be read")]
+    Payload {
+        #[source]
+        source: PayloadError,
+    },
+}

@@ -1,0 +1,208 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use pgproof_policies::names::SourceName;
+use pgproof_repository::ids::BackupId;
+
+/// PostgreSQL backup, restore and proof of restore.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true)]
+pub(crate) struct Cli {
+    /// The policy file.
+    #[arg(
+        long,
+        short,
+        global = true,
+        env = "PGPROOF_POLICY",
+        default_value = "pgproof.toml",
+        value_name = "FILE"
+    )]
+    pub policy: PathBuf,
+    /// Print one JSON document on standard output instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to log on standard error: error, warn, info, debug, or a tracing filter.
+    #[arg(long, global = true, env = "PGPROOF_LOG", default_value = "warn", value_name = "FILTER")]
+    pub log: String,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write a commented policy and generate the keys.
+    Init(Init),
+    /// Work on the policy file.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Back up a source now.
+    Backup(Backup),
+    /// Restore a source as it was at a time, into a new database.
+    Restore(Restore),
+    /// List backups.
+    List(List),
+    /// Show one backup.
+    Show(Show),
+    /// Check what lies in the repository.
+    Check(Check),
+    /// Remove what retention no longer keeps. Without --yes it only prints the plan.
+    Prune(Prune),
+    /// Keep a backup whatever retention says.
+    Hold(Hold),
+    /// Give a held backup back to retention.
+    Release(Release),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Read the policy and report every problem at once.
+    Check,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Where backups go: s3://bucket/prefix or file:///directory.
+    #[arg(long, value_name = "URL")]
+    pub location: String,
+    /// The name of the first source.
+    #[arg(long, default_value = "app")]
+    pub source: SourceName,
+    /// How to reach its database, without a password.
+    #[arg(long, value_name = "URI", default_value = "postgresql:///app")]
+    pub connection: String,
+    /// Folder for the keys; the policy's own folder if not given.
+    #[arg(long, value_name = "DIR")]
+    pub keys: Option<PathBuf>,
+    /// A further recipient that can decrypt, kept off this host (may be repeated).
+    #[arg(long, value_name = "PUBLIC KEY")]
+    pub recipient: Vec<String>,
+    /// Accept that only one key can decrypt, for this reason.
+    #[arg(long, value_name = "REASON")]
+    pub single_recipient_waiver: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    pub source: SourceName,
+    /// A label, key=value (may be repeated).
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub tag: Vec<(String, String)>,
+    /// Why this backup is taken, for whoever reads the list.
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Keep it whatever retention says, until `pgproof release`.
+    #[arg(long)]
+    pub hold: bool,
+    /// Print what would be done and how much memory it takes, and stop.
+    #[arg(long)]
+    pub explain: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    pub source: SourceName,
+    /// The moment to go back to: RFC 3339, "2026-11-24 01:30 UTC", "2 hours ago", "now".
+    #[arg(long, value_name = "TIME", required_unless_present = "backup", conflicts_with = "backup")]
+    pub at: Option<String>,
+    /// This backup rather than the one a time asks for.
+    #[arg(long, value_name = "ID")]
+    pub backup: Option<BackupId>,
+    /// The name of the new database; the source's with the snapshot time if not given.
+    #[arg(long, value_name = "NAME")]
+    pub into: Option<String>,
+    /// The server to restore to, without a password; the source's if not given.
+    #[arg(long, value_name = "URI")]
+    pub target: Option<String>,
+    /// After a good restore, rename: the new database takes the old one's place, which is kept beside it.
+    #[arg(long, conflicts_with_all = ["table", "schema", "stdout"])]
+    pub swap: bool,
+    /// Only this table, schema.name (may be repeated).
+    #[arg(long, value_name = "SCHEMA.TABLE")]
+    pub table: Vec<String>,
+    /// Only this schema (may be repeated).
+    #[arg(long, value_name = "SCHEMA")]
+    pub schema: Vec<String>,
+    /// Connections that load at the same time; the number of processors if not given.
+    #[arg(long, short)]
+    pub jobs: Option<usize>,
+    /// The whole stream into one pg_restore: slow, and the path of last resort.
+    #[arg(long)]
+    pub serial: bool,
+    /// Create roles, memberships and tablespaces first.
+    #[arg(long)]
+    pub globals: bool,
+    /// Leave ownership out.
+    #[arg(long)]
+    pub no_owner: bool,
+    /// Leave grants out.
+    #[arg(long)]
+    pub no_acl: bool,
+    /// Print the plan, with what will be missing, and stop.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Write the plain pg_dump archive to standard output, for stock tools.
+    #[arg(long, conflicts_with_all = ["into", "target", "serial", "globals", "json"])]
+    pub stdout: bool,
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Only this source.
+    pub source: Option<SourceName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    pub source: SourceName,
+    pub backup: BackupId,
+    /// List the tables too; takes the identity.
+    #[arg(long)]
+    pub inventory: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// Only this source.
+    pub source: Option<SourceName>,
+    /// Read every object and compare its hash; with the identity, decode all of it too.
+    #[arg(long)]
+    pub read_data: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    pub source: SourceName,
+    /// Carry the plan out.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub yes: bool,
+    /// Print the plan only.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Hold {
+    pub source: SourceName,
+    pub backup: BackupId,
+    /// Why it is kept.
+    #[arg(long)]
+    pub reason: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Release {
+    pub source: SourceName,
+    pub backup: BackupId,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a tag is key=value".to_owned()),
+    }
+}

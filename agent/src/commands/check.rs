@@ -1,0 +1,170 @@
+//! `pgproof check`: signatures, chain and sizes; with `--read-data` every byte.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use pgproof_policies::names::SourceName;
+use pgproof_repository::catalog::{self, Entry, Standing};
+use pgproof_repository::chain::{self, Link};
+use pgproof_repository::keys::Identities;
+use pgproof_repository::manifest::SignedManifest;
+use pgproof_repository::manifest::v1::Object;
+use pgproof_repository::store::SharedStore;
+use pgproof_repository::{contents, layout};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::list::chain as error_chain;
+use super::{open, print_json};
+use crate::cli;
+use crate::failure::{Exit, Failure};
+
+/// What was found of one source.
+#[derive(Debug, Serialize)]
+struct Findings {
+    source: SourceName,
+    backups_good: usize,
+    /// `sizes`, `ciphertext` or `everything`: how deep the check went.
+    depth: &'static str,
+    problems: Vec<String>,
+}
+
+pub(crate) async fn run(
+    policy: &Path,
+    args: cli::Check,
+    json: bool,
+    cancel: CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    let opened = open(policy).await?;
+    let signers = opened.loaded.trusted_signers()?;
+    let identities = match args.read_data && opened.loaded.has_identity() {
+        true => Some(opened.loaded.identities(super::restore::prompts())?),
+        false => None,
+    };
+    let sources: Vec<SourceName> = match args.source {
+        Some(name) => vec![opened.loaded.source(&name).map(|_| name)?],
+        None => opened.loaded.policy.sources.keys().cloned().collect(),
+    };
+    let depth = Depth { read_data: args.read_data, identities: identities.as_ref() };
+    let mut all = Vec::new();
+    for source in sources {
+        let entries = catalog::list(&opened.store, &source, &signers).await?;
+        let check = check_source(&opened.store, source, &entries, &depth);
+        let findings = tokio::select! {
+            findings = check => findings,
+            () = cancel.cancelled() => return Err(interrupted().into()),
+        };
+        all.push(findings);
+    }
+    report(&all, json)
+}
+
+struct Depth<'a> {
+    read_data: bool,
+    identities: Option<&'a Identities>,
+}
+
+impl Depth<'_> {
+    fn name(&self) -> &'static str {
+        match (self.read_data, self.identities) {
+            (false, _) => "sizes",
+            (true, None) => "ciphertext",
+            (true, Some(_)) => "everything",
+        }
+    }
+}
+
+async fn check_source(
+    store: &SharedStore,
+    source: SourceName,
+    entries: &[Entry],
+    depth: &Depth<'_>,
+) -> Findings {
+    let mut problems: Vec<String> = entries.iter().filter_map(standing_problem).collect();
+    let good: Vec<_> = entries.iter().filter_map(Entry::whole).collect();
+    for signed in &good {
+        for object in &signed.get().objects {
+            if let Err(problem) = check_object(store, signed, object, depth).await {
+                problems.push(format!("{}: {}: {problem}", signed.get().id, object.name));
+            }
+        }
+    }
+    problems.extend(chain_problems(store, &source, &good).await);
+    Findings { source, backups_good: good.len(), depth: depth.name(), problems }
+}
+
+fn standing_problem(entry: &Entry) -> Option<String> {
+    match &entry.standing {
+        Standing::Quarantined(error) => Some(format!("{}: {}", entry.id, error_chain(error))),
+        Standing::Unsigned => Some(format!("{}: the manifest has no signature", entry.id)),
+        Standing::Whole(_) | Standing::Incomplete | Standing::Pruned => None,
+    }
+}
+
+async fn chain_problems(store: &SharedStore, source: &SourceName, good: &[&SignedManifest]) -> Vec<String> {
+    let link = |signed: &&SignedManifest| Link {
+        id: signed.get().id.clone(),
+        sha256: signed.sha256(),
+        previous: signed.get().previous.clone(),
+    };
+    let links: Vec<Link> = good.iter().map(link).collect();
+    let mut buried = std::collections::BTreeSet::new();
+    for link in &links {
+        if let pgproof_repository::manifest::v1::Previous::Known { id, .. } = &link.previous
+            && store.head(&layout::tombstone(source, id)).await.is_ok()
+        {
+            buried.insert(id.clone());
+        }
+    }
+    chain::breaks(&links, |id| buried.contains(id)).iter().map(ToString::to_string).collect()
+}
+
+async fn check_object(
+    store: &SharedStore,
+    signed: &SignedManifest,
+    object: &Object,
+    depth: &Depth<'_>,
+) -> Result<(), String> {
+    let manifest = signed.get();
+    let key =
+        contents::object_key(&manifest.source, &manifest.id, object).map_err(|error| error_chain(&error))?;
+    let meta = store.head(&key).await.map_err(|error| error_chain(&error))?;
+    if meta.bytes != object.ciphertext.bytes {
+        return Err(format!("has {} bytes, {} were signed", meta.bytes, object.ciphertext.bytes));
+    }
+    if !depth.read_data {
+        return Ok(());
+    }
+    contents::read_through(store, &key, object, depth.identities).await.map_err(|error| error_chain(&error))
+}
+
+fn report(all: &[Findings], json: bool) -> anyhow::Result<ExitCode> {
+    if json {
+        print_json(&all)?;
+    } else {
+        for findings in all {
+            let verdict = if findings.problems.is_empty() { "no problem" } else { "PROBLEMS" };
+            println!(
+                "{}: {} good backup(s), checked {}: {verdict}",
+                findings.source, findings.backups_good, findings.depth
+            );
+            findings.problems.iter().for_each(|problem| println!("  {problem}"));
+        }
+    }
+    match all.iter().map(|findings| findings.problems.len()).sum::<usize>() {
+        0 => Ok(ExitCode::SUCCESS),
+        count => {
+            let message = format!("{count} problem(s) in the repository");
+            Err(Failure::new(
+                Exit::Integrity,
+                message,
+                "what is damaged cannot be restored; take a new backup, then look for the cause",
+            )
+            .into())
+        }
+    }
+}
+
+fn interrupted() -> Failure {
+    Failure::new(Exit::Interrupted, "stopped by a signal", "nothing was changed; run it again")
+}

@@ -1,0 +1,114 @@
+//! `pgproof init`: writes a commented policy and generates the keys.
+//!
+//! The private identity reads every backup, so it is written apart and must leave this host. Nothing that exists
+//! is overwritten.
+
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use pgproof_policies::policy::{Connection, Policy, Template, template};
+use pgproof_repository::keys::{Recipients, generate_identity};
+use pgproof_repository::signature;
+
+use super::print_json;
+use crate::cli;
+use crate::failure::{Exit, Failure};
+
+pub(crate) fn run(policy: &Path, args: cli::Init, json: bool) -> anyhow::Result<ExitCode> {
+    let folder = keys_folder(policy, args.keys.as_deref());
+    let [identity_path, signing_path, signers_path] =
+        ["identity.txt", "signing_key", "trusted_signers"].map(|name| folder.join(name));
+    refuse_existing(&[policy, &identity_path, &signing_path, &signers_path])?;
+    if args.recipient.is_empty() && args.single_recipient_waiver.is_none() {
+        return Err(one_recipient().into());
+    }
+
+    let (identity, recipient) = generate_identity();
+    let mut recipients = vec![recipient.clone()];
+    recipients.extend(args.recipient.iter().cloned());
+    Recipients::parse(&recipients).context("a recipient cannot be used")?;
+    let (signing_key, public_line) = signature::generate(&format!("pgproof agent on {}", super::host_name()));
+    let text = template(&Template {
+        location: args.location.clone(),
+        source: args.source.clone(),
+        connection: Connection::Uri(args.connection.clone()),
+        recipients: recipients.clone(),
+        single_recipient_waiver: args.single_recipient_waiver.clone(),
+        signing_key: signing_path.clone(),
+        trusted_signers: signers_path.clone(),
+        identity_file: Some(identity_path.clone()),
+    });
+    // What is wrong in the arguments is found before anything is written.
+    Policy::parse(&text, &policy.display().to_string()).context("the arguments do not make a policy")?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+    write_new(&identity_path, secret(&identity).as_bytes())?;
+    write_new(&signing_path, secret(&signing_key).as_bytes())?;
+    write_new(&signers_path, format!("agent {public_line}\n").as_bytes())?;
+    write_new(policy, text.as_bytes())?;
+
+    if json {
+        print_json(&serde_json::json!({
+            "policy": policy, "identity": identity_path, "signing_key": signing_path,
+            "trusted_signers": signers_path, "recipient": recipient,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("wrote {}", policy.display());
+    println!("wrote {} (signs backups; stays here)", signing_path.display());
+    println!("wrote {} (whose signatures are believed)", signers_path.display());
+    println!("wrote {} (reads every backup)", identity_path.display());
+    println!();
+    println!("MOVE {} TO A SAFE PLACE AND DELETE IT HERE.", identity_path.display());
+    println!(
+        "A host that backs up needs no identity; without it nobody can restore. Its public key is {recipient}"
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn keys_folder(policy: &Path, keys: Option<&Path>) -> PathBuf {
+    let beside = || policy.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = keys.unwrap_or_else(beside);
+    // The policy may be read from another folder later.
+    std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned())
+}
+
+fn refuse_existing(paths: &[&Path]) -> anyhow::Result<()> {
+    match paths.iter().find(|path| path.exists()) {
+        None => Ok(()),
+        Some(path) => {
+            let message = format!("{} exists already", path.display());
+            Err(Failure::new(
+                Exit::Usage,
+                message,
+                "nothing is overwritten; move it away, or name another --policy and --keys",
+            )
+            .into())
+        }
+    }
+}
+
+fn one_recipient() -> Failure {
+    Failure::new(
+        Exit::Usage,
+        "only one key could decrypt the backups, and whoever loses it loses them all",
+        "name a second one, kept elsewhere, with --recipient (age-keygen makes one), or accept the risk with --single-recipient-waiver REASON",
+    )
+}
+
+fn secret(secret: &secrecy::SecretString) -> &str {
+    use secrecy::ExposeSecret;
+    secret.expose_secret()
+}
+
+/// A new file that only its owner reads; an existing one is an error.
+fn write_new(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let write = || {
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().with_context(|| format!("{} cannot be written", path.display()))
+}

@@ -1,0 +1,50 @@
+//! One file a command: each opens what it needs, decides, prints, acts.
+
+pub(crate) mod backup;
+pub(crate) mod check;
+pub(crate) mod hold;
+pub(crate) mod init;
+pub(crate) mod list;
+pub(crate) mod policy;
+pub(crate) mod prune;
+pub(crate) mod restore;
+pub(crate) mod show;
+
+use std::path::Path;
+
+use pgproof_repository::access::LoadedPolicy;
+use pgproof_repository::catalog::{self, Marker};
+use pgproof_repository::store::SharedStore;
+
+use crate::failure::{Exit, Failure};
+
+/// The policy and the repository it names, which must exist.
+struct Opened {
+    loaded: LoadedPolicy,
+    store: SharedStore,
+    marker: Marker,
+}
+
+async fn open(policy: &Path) -> anyhow::Result<Opened> {
+    let loaded = LoadedPolicy::read(policy)?;
+    let store = loaded.open_store().await?;
+    let marker = catalog::find_marker(&*store).await?.ok_or_else(|| {
+        let message = format!("there is no repository at {}", store.location());
+        Failure::new(
+            Exit::NothingFound,
+            message,
+            "the first `pgproof backup` makes one; is `repository.location` right?",
+        )
+    })?;
+    Ok(Opened { loaded, store, marker })
+}
+
+fn print_json(document: &impl serde::Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(document)?);
+    Ok(())
+}
+
+/// This host's name, for records that people read.
+pub(crate) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

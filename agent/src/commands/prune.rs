@@ -1,0 +1,151 @@
+//! `pgproof prune`: prints the plan, with a reason for every backup; with `--yes` carries out exactly it.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use pgproof_policies::retention::{self, Candidate, Decision, Plan};
+use pgproof_repository::catalog::{self, Entry, Standing};
+use pgproof_repository::layout;
+use pgproof_repository::lease::Lease;
+use pgproof_repository::manifest::ManifestError;
+use pgproof_repository::prune::{Outcome, Pruner};
+use serde_json::json;
+
+use super::list::chain;
+use super::{host_name, open, print_json};
+use crate::backup::lease;
+use crate::failure::{Exit, Failure};
+use crate::{cli, plain};
+
+/// A clock that is further off than this would expire the wrong backups.
+const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_mins(5);
+
+pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::Result<ExitCode> {
+    let opened = open(policy).await?;
+    let source = opened.loaded.source(&args.source)?;
+    let signers = opened.loaded.trusted_signers()?;
+    let now = Timestamp::now();
+    refuse_skewed_clock(opened.store.clock().await?, now)?;
+    let zone = match &opened.loaded.policy.zone {
+        Some(name) => TimeZone::get(name)?,
+        None => TimeZone::UTC,
+    };
+    let entries = catalog::list(&opened.store, &source.name, &signers).await?;
+    let plan = retention::plan(&candidates(&entries), &source.retention, &zone, now);
+    if !args.yes {
+        print_plan(&plan, &entries, json)?;
+        if !json && plan.expired().next().is_some() {
+            println!("nothing was removed; `pgproof prune {} --yes` carries this out", source.name);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    let signing_key = opened.loaded.signing_key()?;
+    let holder = lease::this_process();
+    let key = layout::prune_lease(&source.name);
+    let lease = Lease::acquire(opened.store.clone(), key, holder, now, lease::is_dead).await?;
+    let expired: Vec<&Entry> =
+        plan.expired().filter_map(|id| entries.iter().find(|entry| entry.id.as_str() == id)).collect();
+    let host = host_name();
+    let pruner =
+        Pruner { store: &opened.store, source: &source.name, signing_key: &signing_key, host: &host };
+    let outcome = pruner.carry_out(&expired, &entries, now).await;
+    lease.release().await.context("removed, but the lease could not be released")?;
+    print_outcome(&plan, &entries, &outcome, json)?;
+    match outcome.failures.len() {
+        0 => Ok(ExitCode::SUCCESS),
+        count => {
+            let message = format!("{count} backup(s) could not be removed wholly");
+            Err(Failure::new(Exit::Failed, message, "run prune again; it goes on where this one stopped")
+                .into())
+        }
+    }
+}
+
+fn refuse_skewed_clock(store: Option<Timestamp>, now: Timestamp) -> anyhow::Result<()> {
+    let Some(store) = store else { return Ok(()) };
+    let skew = now.duration_since(store).abs();
+    if skew <= CLOCK_SKEW_MAX {
+        return Ok(());
+    }
+    let message = format!("this host's clock is {} away from the store's", plain::duration(skew));
+    Err(Failure::new(Exit::Failed, message, "set the clock right before anything is removed").into())
+}
+
+fn candidates(entries: &[Entry]) -> Vec<Candidate> {
+    let listed =
+        entries.iter().filter(|entry| !matches!(entry.standing, Standing::Incomplete | Standing::Pruned));
+    listed
+        .map(|entry| Candidate {
+            id: entry.id.to_string(),
+            snapshot_at: entry.whole().map_or_else(|| entry.id.started_at(), |signed| signed.snapshot_at()),
+            standing: match &entry.standing {
+                Standing::Whole(_) => retention::Standing::Good { proved: entry.reports > 0 },
+                Standing::Unsigned => retention::Standing::Unsigned,
+                Standing::Quarantined(ManifestError::Newer { .. }) => retention::Standing::Newer,
+                Standing::Quarantined(error) => retention::Standing::Unreadable { why: chain(error) },
+                Standing::Incomplete | Standing::Pruned => retention::Standing::Failed,
+            },
+            held: entry.held.then(|| "pgproof release gives it back".to_owned()),
+        })
+        .collect()
+}
+
+fn print_plan(plan: &Plan, entries: &[Entry], json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(&plan_document(plan));
+    }
+    for line in &plan.lines {
+        println!("{}  {}  {}", line.id, plain::time(line.snapshot_at), decision(&line.decision));
+    }
+    for entry in
+        entries.iter().filter(|entry| matches!(entry.standing, Standing::Incomplete | Standing::Pruned))
+    {
+        println!("{}  no manifest: swept 24 hours after its start", entry.id);
+    }
+    Ok(())
+}
+
+fn print_outcome(plan: &Plan, entries: &[Entry], outcome: &Outcome, json: bool) -> anyhow::Result<()> {
+    let failures: Vec<_> =
+        outcome.failures.iter().map(|f| json!({ "id": f.id, "error": chain(&f.error) })).collect();
+    if json {
+        return print_json(&json!({
+            "plan": plan_document(plan),
+            "removed": outcome.removed,
+            "swept": outcome.swept,
+            "aborted_uploads": outcome.aborted_uploads,
+            "failures": failures,
+        }));
+    }
+    print_plan(plan, entries, false)?;
+    let (removed, swept) = (outcome.removed.len(), outcome.swept.len());
+    println!("removed {removed}, swept {swept}, aborted {} upload(s)", outcome.aborted_uploads);
+    for failure in &outcome.failures {
+        println!("not removed: {}: {}", failure.id, chain(&failure.error));
+    }
+    Ok(())
+}
+
+fn plan_document(plan: &Plan) -> serde_json::Value {
+    let line = |line: &retention::PlanLine| {
+        let (keep, reasons) = match &line.decision {
+            Decision::Keep(reasons) => (true, reasons.iter().map(ToString::to_string).collect()),
+            Decision::Expire => (false, Vec::new()),
+        };
+        json!({ "id": line.id, "snapshot_at": line.snapshot_at, "keep": keep, "reasons": reasons })
+    };
+    plan.lines.iter().map(line).collect()
+}
+
+fn decision(decision: &Decision) -> String {
+    match decision {
+        Decision::Expire => "remove".to_owned(),
+        Decision::Keep(reasons) => {
+            format!("keep: {}", reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+        }
+    }
+}

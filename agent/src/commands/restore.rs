@@ -1,0 +1,303 @@
+//! `pgproof restore`: which backup a time asks for, what will be missing, and the restore itself.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use pgproof_policies::moment;
+use pgproof_policies::policy::{Kind, PostgresSource};
+use pgproof_postgres::archive::selection::{Filter, QualifiedName};
+use pgproof_postgres::client::{self, Program, Version};
+use pgproof_postgres::connection::{ConnectionSpec, Environment};
+use pgproof_postgres::globals::{self, ApplyOptions, Globals, Outcome};
+use pgproof_postgres::restore::{Phase, Restore, RestoreReport, swap, write_archive};
+use pgproof_postgres::source;
+use pgproof_repository::catalog::{self, Entry};
+use pgproof_repository::keys::KeyPrompts;
+use pgproof_repository::manifest::SignedManifest;
+use pgproof_repository::{contents, layout};
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+
+use super::{Opened, open, print_json};
+use crate::failure::{Exit, Failure};
+use crate::progress::Progress;
+use crate::{cli, plain};
+
+pub(crate) async fn run(
+    policy: &Path,
+    args: cli::Restore,
+    json: bool,
+    cancel: CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    let opened = open(policy).await?;
+    let source = opened.loaded.source(&args.source)?;
+    let Kind::Postgres(postgres) = &source.kind;
+    let now = Timestamp::now();
+    let signed = choose(&opened, &args, now).await?;
+    let identities = opened.loaded.identities(prompts())?;
+    let inventory = contents::inventory(&opened.store, &signed, &identities).await?;
+    if args.stdout {
+        let archive = layout::archive_name(0);
+        write_archive(&opened.store, &signed, &inventory, &identities, &archive, std::io::stdout()).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    let target = target(&args, postgres)?;
+    let (tools, manifest) = (source::tools(postgres), signed.get());
+    let database = args.into.clone().unwrap_or_else(|| new_name(&signed));
+    let restore = Restore {
+        store: opened.store.clone(),
+        manifest: signed.clone(),
+        inventory,
+        identities: identities.clone(),
+        tools,
+        target: target.clone(),
+        database: database.clone(),
+        jobs: args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        selection: selection(&args)?,
+        no_owner: args.no_owner,
+        no_acl: args.no_acl,
+        serial: args.serial,
+        temp_root: std::env::temp_dir(),
+        progress: Arc::new(Watch { bar: Progress::new("restore", manifest.server.database_bytes, json) }),
+        cancel,
+    };
+    if args.dry_run {
+        println!("{}", restore.plan()?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    refuse_vulnerable(&opened, &restore).await?;
+    if args.swap {
+        confirm_swap(&manifest.server.database, args.yes)?;
+    }
+    if args.globals {
+        let text = contents::globals(&opened.store, &signed, &identities).await?;
+        apply_globals(&target, &text).await?;
+    }
+    let report = Box::pin(restore.run()).await?;
+    let renamed = match args.swap {
+        true => Some(swap(&target, &database, &manifest.server.database, now).await?),
+        false => None,
+    };
+    if json {
+        let phases: serde_json::Map<_, _> = report
+            .phases
+            .iter()
+            .map(|(phase, took)| (phase.as_str().to_owned(), took.as_secs_f64().into()))
+            .collect();
+        print_json(&serde_json::json!({
+            "backup": manifest.id, "snapshot_at": manifest.snapshot.at, "database": database,
+            "tables": report.tables, "rows": report.rows, "rows_compared": report.rows_compared,
+            "bytes_fetched": report.bytes_fetched, "phase_seconds": phases, "warnings": report.warnings,
+            "kept_as": renamed.as_ref().and_then(|renames| renames.kept.clone()),
+        }))?;
+    } else {
+        print(&report, &database);
+        if let Some(renames) = &renamed {
+            let kept = renames.kept.as_deref().unwrap_or("nothing: there was none");
+            println!("database {} is the restored one; kept beside it: {kept}", renames.current);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Someone at the terminal, where there is one.
+pub(crate) fn prompts() -> Arc<dyn KeyPrompts> {
+    Arc::new(Terminal)
+}
+
+#[derive(Debug)]
+struct Terminal;
+
+impl KeyPrompts for Terminal {
+    fn message(&self, text: &str) {
+        eprintln!("{text}");
+    }
+
+    fn passphrase(&self, description: &str) -> Option<SecretString> {
+        std::io::stdin()
+            .is_terminal()
+            .then(|| rpassword::prompt_password(format!("{description}: ")).ok())?
+            .map(Into::into)
+    }
+}
+
+async fn choose(opened: &Opened, args: &cli::Restore, now: Timestamp) -> anyhow::Result<SignedManifest> {
+    let signers = opened.loaded.trusted_signers()?;
+    let signed = match (&args.backup, &args.at) {
+        (Some(id), _) => catalog::find(&opened.store, &args.source, id, &signers).await?,
+        (None, at) => {
+            let zone = opened.loaded.policy.zone.as_deref();
+            let at = moment::parse(at.as_deref().unwrap_or("now"), zone, &TimeZone::system(), now)?;
+            let entries = catalog::list(&opened.store, &args.source, &signers).await?;
+            choose_at(&entries, at, now)?
+        }
+    };
+    if signed.get().repository != opened.marker.id {
+        let message = format!("backup {} was made for another repository", signed.get().id);
+        return Err(Failure::new(
+            Exit::Integrity,
+            message,
+            "it was copied here; restore it from where it belongs",
+        )
+        .into());
+    }
+    Ok(signed)
+}
+
+/// Says on standard error which backup it takes and what that means.
+fn choose_at(entries: &[Entry], at: Timestamp, now: Timestamp) -> anyhow::Result<SignedManifest> {
+    let Some(choice) = catalog::choose(entries, at) else {
+        let oldest = entries.iter().filter_map(Entry::whole).map(SignedManifest::snapshot_at).min();
+        let message = format!("there is no good backup from {} or before", plain::time(at));
+        let hint = match oldest {
+            Some(oldest) => format!("the oldest one shows {}", plain::time(oldest)),
+            None => "`pgproof list` shows what is there".to_owned(),
+        };
+        return Err(Failure::new(Exit::NothingFound, message, hint).into());
+    };
+    let (backup, snapshot) = (choice.backup.get(), choice.backup.snapshot_at());
+    eprintln!("asked for     {} ({})", plain::time(at), plain::age(at, now));
+    eprintln!("backup        {} shows {} ({})", backup.id, plain::time(snapshot), plain::age(snapshot, now));
+    eprintln!(
+        "missing       what was written in the {} before the time asked for",
+        plain::duration(at.duration_since(snapshot))
+    );
+    if let Some(later) = choice.later.first() {
+        let (id, snapshot) = (&later.get().id, later.snapshot_at());
+        eprintln!(
+            "next later    {id} shows {}; {} later backup(s) are not used",
+            plain::time(snapshot),
+            choice.later.len()
+        );
+    }
+    let reports = entries.iter().find(|entry| entry.id == backup.id).map_or(0, |entry| entry.reports);
+    eprintln!(
+        "drills        {}",
+        if reports > 0 { format!("{reports} report(s)") } else { "none: it was never proved".to_owned() }
+    );
+    for entry in &choice.unusable {
+        eprintln!("WARNING       {} is nearer and cannot be used; see `pgproof list`", entry.id);
+    }
+    Ok(choice.backup.clone())
+}
+
+fn target(args: &cli::Restore, postgres: &PostgresSource) -> anyhow::Result<ConnectionSpec> {
+    let environment = Environment::of_process();
+    Ok(match &args.target {
+        Some(uri) => ConnectionSpec::from_uri(uri, &environment, None)?,
+        // The source's database may be gone; `postgres` is there on every server.
+        None => source::connection(postgres, &environment)?.with_database("postgres"),
+    })
+}
+
+fn new_name(signed: &SignedManifest) -> String {
+    let at = signed.snapshot_at().strftime("%Y%m%dt%H%M%Sz");
+    let name: String = signed.get().server.database.chars().take(40).collect();
+    format!("{name}_{at}")
+}
+
+fn selection(args: &cli::Restore) -> anyhow::Result<Option<Filter>> {
+    if args.table.is_empty() && args.schema.is_empty() {
+        return Ok(None);
+    }
+    let tables: Result<Vec<QualifiedName>, _> = args.table.iter().map(|text| text.parse()).collect();
+    Ok(Some(Filter { tables: tables?, schemas: args.schema.clone() }))
+}
+
+/// Roles, memberships and tablespaces, as far as they are not there. What is there is left as it is.
+async fn apply_globals(target: &ConnectionSpec, text: &str) -> anyhow::Result<()> {
+    let session = target.connect().await?;
+    let options = ApplyOptions { change_existing_roles: false, tablespaces: true };
+    for applied in globals::apply(&session, &Globals::parse(text)?, options).await? {
+        match applied.outcome {
+            Outcome::Done => {}
+            outcome => eprintln!("globals: {:?} {}: {outcome:?}", applied.kind, applied.object),
+        }
+    }
+    Ok(())
+}
+
+/// Names a `pg_restore` that a hostile archive could take over; refuses it where the policy says so.
+async fn refuse_vulnerable(opened: &Opened, restore: &Restore) -> anyhow::Result<()> {
+    let major = Version::from_number(restore.manifest.get().server.version_number).major;
+    let tools = restore.tools.clone();
+    let found = tokio::task::spawn_blocking(move || tools.find(Program::PgRestore, major)).await??;
+    if !client::is_vulnerable_restore(found.version) {
+        return Ok(());
+    }
+    let message = format!("pg_restore {} is older than the fix of CVE-2026-116314", found.version);
+    if opened.loaded.policy.refuse_vulnerable_clients {
+        return Err(Failure::new(
+            Exit::Failed,
+            message,
+            "update the PostgreSQL client programs (15.20, 16.16, 17.12, 18.7 or later)",
+        )
+        .into());
+    }
+    eprintln!("warning: {message}; only signed archives reach it");
+    Ok(())
+}
+
+/// A swap is confirmed by typing the database's name, or by `--yes`.
+fn confirm_swap(database: &str, yes: bool) -> anyhow::Result<()> {
+    if yes {
+        return Ok(());
+    }
+    let refused = |message: String| Failure::new(Exit::Usage, message, "--yes confirms without a question");
+    if !std::io::stdin().is_terminal() {
+        return Err(refused(format!(
+            "--swap takes the place of database {database:?} and nobody is there to confirm it"
+        ))
+        .into());
+    }
+    eprint!(
+        "--swap takes the place of database {database:?}, which is kept under another name. Type its name to go on: "
+    );
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).context("no answer")?;
+    match answer.trim() == database {
+        true => Ok(()),
+        false => Err(refused("not confirmed; nothing was done".to_owned()).into()),
+    }
+}
+
+fn print(report: &RestoreReport, database: &str) {
+    println!("restored {} tables, {} rows into database {database}", report.tables, report.rows);
+    match report.rows_compared {
+        true => println!("  every row was counted and digested on its way in, and is what was dumped"),
+        false => println!("  rows were not compared on this path"),
+    }
+    for (phase, took) in &report.phases {
+        println!("  {:<12}{:.1} s", phase.as_str(), took.as_secs_f64());
+    }
+    for warning in &report.warnings {
+        println!("  warning     {warning}");
+    }
+}
+
+/// Shows a restore's progress.
+#[derive(Debug)]
+struct Watch {
+    bar: Progress,
+}
+
+impl pgproof_postgres::restore::Progress for Watch {
+    fn phase(&self, phase: Phase) {
+        self.bar.at(phase.as_str());
+    }
+
+    fn bytes(&self, done: u64, total: u64) {
+        self.bar.reach(done, total);
+    }
+
+    fn note(&self, text: &str) {
+        tracing::info!("{text}");
+    }
+}

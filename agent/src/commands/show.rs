@@ -1,0 +1,88 @@
+//! `pgproof show`: one backup in detail.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+use pgproof_repository::inventory::Inventory;
+use pgproof_repository::manifest::SignedManifest;
+use pgproof_repository::manifest::v1::Previous;
+use pgproof_repository::{catalog, contents};
+
+use super::{open, print_json};
+use crate::{cli, plain};
+
+pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::Result<ExitCode> {
+    let opened = open(policy).await?;
+    let signers = opened.loaded.trusted_signers()?;
+    let signed = catalog::find(&opened.store, &args.source, &args.backup, &signers).await?;
+    let inventory = match args.inventory {
+        true => {
+            let identities = opened.loaded.identities(super::restore::prompts())?;
+            Some(contents::inventory(&opened.store, &signed, &identities).await?)
+        }
+        false => None,
+    };
+    if json {
+        let document = serde_json::json!({
+            "manifest": signed.get(), "manifest_sha256": signed.sha256(),
+            "signer": { "principal": signed.signer().principal, "fingerprint": signed.signer().fingerprint },
+            "inventory": inventory,
+        });
+        print_json(&document)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    print(&signed);
+    if let Some(inventory) = inventory {
+        print_tables(&inventory);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(signed: &SignedManifest) {
+    let manifest = signed.get();
+    println!("backup      {}", manifest.id);
+    println!("source      {} (database {} on {})", manifest.source, manifest.server.database, manifest.host);
+    let (at, now) = (manifest.snapshot.at, Timestamp::now());
+    println!("snapshot    {} ({})", plain::time(at), plain::age(at, now));
+    println!("took        {}", plain::duration(manifest.finished_at.duration_since(manifest.started_at)));
+    println!(
+        "server      PostgreSQL {}, {}, {}",
+        manifest.server.version, manifest.server.encoding, manifest.server.collate
+    );
+    println!("programs    pgproof {}, pg_dump {}", manifest.programs.pgproof, manifest.programs.pg_dump);
+    println!("signed by   {} ({})", signed.signer().principal, signed.signer().fingerprint);
+    match &manifest.previous {
+        Previous::None => println!("previous    none, it is the first"),
+        Previous::Known { id, .. } => println!("previous    {id}"),
+        Previous::Unknown { reason } => println!("previous    unknown: {reason}"),
+    }
+    println!("contents    {} tables, {} rows", manifest.archive.table_count, manifest.archive.row_count);
+    if let Some(reason) = &manifest.archive.not_indexed_because {
+        println!("not indexed {reason}");
+    }
+    for object in &manifest.objects {
+        let (plain, stored) = (plain::bytes(object.plaintext.bytes), plain::bytes(object.ciphertext.bytes));
+        println!("object      {} ({plain} as {stored})", object.name);
+    }
+    for recipient in &manifest.recipients {
+        println!("recipient   {recipient}");
+    }
+    for (key, value) in &manifest.tags {
+        println!("tag         {key}={value}");
+    }
+    for warning in &manifest.warnings {
+        println!("warning     {warning}");
+    }
+    println!("by hand     {}", manifest.restore);
+}
+
+fn print_tables(inventory: &Inventory) {
+    for table in inventory.archives.iter().flat_map(|archive| &archive.tables) {
+        let size = plain::bytes(table.end - table.start);
+        println!(
+            "table       {}.{}: {} rows, {size}, digest {}",
+            table.schema, table.name, table.rows, table.digest
+        );
+    }
+}

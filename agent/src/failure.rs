@@ -1,0 +1,105 @@
+//! How a failure is told: one line that chains its causes, a hint, and one of a few exit codes.
+
+use std::process::ExitCode;
+
+use pgproof_policies::moment::MomentError;
+use pgproof_policies::policy::PolicyProblems;
+use pgproof_repository::catalog::CatalogError;
+use pgproof_repository::lease::LeaseError;
+use pgproof_repository::manifest::ManifestError;
+use pgproof_repository::store::StoreError;
+
+/// Exit codes, documented in the README.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Something failed; nothing half-done counts.
+    Failed = 1,
+    /// The command line or the policy is wrong (clap's own code, too).
+    Usage = 2,
+    /// There is no such backup, or none at that time.
+    NothingFound = 3,
+    /// Bytes, signatures or digests are not what was signed.
+    Integrity = 4,
+    /// Another process is at work on this source.
+    Busy = 5,
+    /// Stopped by a signal.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// A failure that knows its exit code and hint. Everything else is [`Exit::Failed`].
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Failure {
+    pub message: String,
+    pub exit: Exit,
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { message: message.into(), exit, hint: Some(hint.into()) }
+    }
+}
+
+/// Prints the chain and the hint to standard error and returns the exit code.
+pub(crate) fn report(error: &anyhow::Error, json: bool) -> Exit {
+    let (message, hint, exit) = (format!("{error:#}"), hint(error), exit(error));
+    if json {
+        let document = serde_json::json!({ "error": message, "hint": hint, "exit": exit as u8 });
+        eprintln!("{document}");
+        return exit;
+    }
+    eprintln!("error: {message}");
+    if let Some(hint) = hint {
+        eprintln!("hint: {hint}");
+    }
+    exit
+}
+
+fn exit(error: &anyhow::Error) -> Exit {
+    error.chain().find_map(exit_of).unwrap_or(Exit::Failed)
+}
+
+fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    if let Some(failure) = cause.downcast_ref::<Failure>() {
+        return Some(failure.exit);
+    }
+    if cause.is::<PolicyProblems>() || cause.is::<MomentError>() {
+        return Some(Exit::Usage);
+    }
+    if cause.is::<ManifestError>() {
+        return Some(Exit::Integrity);
+    }
+    match (cause.downcast_ref::<CatalogError>(), cause.downcast_ref::<LeaseError>()) {
+        (Some(CatalogError::NoSuchBackup { .. }), _) => Some(Exit::NothingFound),
+        (Some(CatalogError::Unsigned { .. }), _) => Some(Exit::Integrity),
+        (_, Some(LeaseError::Held { .. })) => Some(Exit::Busy),
+        _ => None,
+    }
+}
+
+fn hint(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(hint_of)
+}
+
+fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(failure) = cause.downcast_ref::<Failure>() {
+        return failure.hint.clone();
+    }
+    if let Some(error) = cause.downcast_ref::<StoreError>() {
+        return error.hint().map(str::to_owned);
+    }
+    if let Some(error) = cause.downcast_ref::<ManifestError>() {
+        return error.hint().map(str::to_owned);
+    }
+    if let Some(LeaseError::Held { .. }) = cause.downcast_ref::<LeaseError>() {
+        return Some("wait until it ends; if that host is gone, the lease runs out by itself".to_owned());
+    }
+    None
+}

@@ -1,0 +1,49 @@
+//! Values as people read them.
+
+use jiff::{SignedDuration, Timestamp};
+
+/// `1.4 GiB`.
+pub(crate) fn bytes(count: u64) -> String {
+    indicatif::BinaryBytes(count).to_string()
+}
+
+/// `2026-11-24 02:00:00 UTC`.
+pub(crate) fn time(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// The two largest units of a duration: `3 d 4 h`, `12 min 5 s`.
+pub(crate) fn duration(duration: SignedDuration) -> String {
+    let seconds = duration.as_secs().max(0);
+    let units = [("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)];
+    let first = units.iter().position(|(_, size)| seconds >= *size).unwrap_or(units.len() - 1);
+    let (unit, size) = units[first];
+    let head = format!("{} {unit}", seconds / size);
+    match units.get(first + 1) {
+        Some((unit, next)) if seconds % size >= *next => format!("{head} {} {unit}", seconds % size / next),
+        _ => head,
+    }
+}
+
+/// How long ago, or ahead.
+pub(crate) fn age(at: Timestamp, now: Timestamp) -> String {
+    let age = now.duration_since(at);
+    match age.is_negative() {
+        true => format!("{} ahead", duration(age.abs())),
+        false => format!("{} ago", duration(age)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_keep_their_two_largest_units() {
+        let told = |seconds| duration(SignedDuration::from_secs(seconds));
+        assert_eq!(told(0), "0 s");
+        assert_eq!(told(65), "1 min 5 s");
+        assert_eq!(told(3_600), "1 h");
+        assert_eq!(told(90_061), "1 d 1 h");
+    }
+}

@@ -1,0 +1,29 @@
+//! SIGINT and SIGTERM become one cancellation: stop taking work, kill children, abort uploads, exit.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// How long blocked threads may take to end once everything was cancelled.
+pub(crate) const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A token that is cancelled by the first SIGINT, SIGTERM or SIGHUP. A second one ends the process as usual.
+pub(crate) fn cancel_on_signal() -> anyhow::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
+        .map(signal)
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        let any = futures::future::select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv())));
+        any.await;
+        eprintln!("stopping: the signal is being carried out; a second one ends at once");
+        cancelled.cancel();
+        let again = futures::future::select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv())));
+        again.await;
+        std::process::exit(130);
+    });
+    Ok(token)
+}
