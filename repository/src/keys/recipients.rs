@@ -21,7 +21,7 @@ pub struct Recipients {
 enum Key {
     X25519(age::x25519::Recipient),
     Tag(age::tag::Recipient),
-    TagPq(age::tagpq::Recipient),
+    TagPq(Box<age::tagpq::Recipient>),
     Ssh(age::ssh::Recipient),
     Plugin(age::plugin::Recipient),
 }
@@ -80,7 +80,7 @@ impl Recipients {
             match key {
                 Key::X25519(key) => recipients.push(Box::new(key)),
                 Key::Tag(key) => recipients.push(Box::new(key)),
-                Key::TagPq(key) => recipients.push(Box::new(key)),
+                Key::TagPq(key) => recipients.push(key),
                 Key::Ssh(key) => recipients.push(Box::new(key)),
                 Key::Plugin(key) => plugins.push(key),
             }
@@ -117,7 +117,7 @@ impl Key {
         }
         let age = text.parse().map(Self::X25519);
         let age = age.or_else(|_| text.parse().map(Self::Tag));
-        let age = age.or_else(|_| text.parse().map(Self::TagPq));
+        let age = age.or_else(|_| text.parse().map(|key| Self::TagPq(Box::new(key))));
         let age = age.or_else(|_| text.parse().map(Self::Plugin));
         age.map_err(|_| format!("{:?} is no recipient", shortened(text)))
     }

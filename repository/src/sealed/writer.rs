@@ -30,8 +30,11 @@ const PARTS_WAITING: usize = 1;
 /// A block, and what to find out about it on a worker.
 pub struct SealJob<T> {
     pub bytes: Vec<u8>,
-    pub inspect: Box<dyn FnOnce(&[u8]) -> T + Send>,
+    pub inspect: Inspect<T>,
 }
+
+/// Looks at a block's plaintext, on a worker thread.
+pub type Inspect<T> = Box<dyn FnOnce(&[u8]) -> T + Send>;
 
 impl<T> SealJob<T> {
     pub fn new(bytes: Vec<u8>, inspect: impl FnOnce(&[u8]) -> T + Send + 'static) -> Self {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use ssh_key::public::KeyData;
-use ssh_key::{Algorithm, HashAlg, PublicKey, SshSig};
+use ssh_key::{Algorithm, HashAlg, LineEnding, PublicKey, SshSig};
 
 use super::{SIGNATURE_BYTES_MAX, SignatureError, Signer};
 
@@ -102,12 +102,22 @@ fn parse_signature(text: &str) -> Result<SshSig, SignatureError> {
         let source = ssh_key::Error::Version { number: signature.version() };
         return Err(SignatureError::Malformed { source });
     }
+    if !is_canonical(&signature, text) {
+        return Err(SignatureError::Malformed { source: ssh_key::Error::FormatEncoding });
+    }
     match (signature.public_key().algorithm(), signature.algorithm()) {
         (Algorithm::Ed25519, Algorithm::Ed25519) => Ok(signature),
         (Algorithm::Ed25519, other) | (other, _) => {
             Err(SignatureError::Algorithm { algorithm: other.to_string() })
         }
     }
+}
+
+/// Whether writing the signature again gives `text`. The decoder overlooks wrong lengths that `ssh-keygen` refuses, and
+/// both programs must judge alike.
+fn is_canonical(signature: &SshSig, text: &str) -> bool {
+    let printed = |text: &str| text.split_ascii_whitespace().collect::<String>();
+    signature.to_pem(LineEnding::LF).is_ok_and(|canonical| printed(&canonical) == printed(text))
 }
 
 /// The line that lets its key sign this at that time; else what the nearest one lacks.
