@@ -118,8 +118,9 @@ impl PartPlan {
     }
 
     fn level_bytes(&self, number: u32) -> u64 {
-        let step =
-            (LEVEL_GROWTH - 1) * self.first_bytes * u64::from(number - 1) / u64::from(self.level_parts);
+        let rising_parts = self.level_parts.div_ceil(2);
+        let risen = u64::from((number - 1).min(rising_parts));
+        let step = (LEVEL_GROWTH - 1) * self.first_bytes * risen / u64::from(rising_parts);
         self.fit((self.first_bytes + step) / PART_GRAIN_BYTES * PART_GRAIN_BYTES)
     }
 

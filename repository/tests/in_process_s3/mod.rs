@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use pgproof_repository::store::s3::{S3Settings, S3Store};
@@ -14,30 +14,30 @@ use s3s::service::S3ServiceBuilder;
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 
-pub const BUCKET: &str = "backups";
+pub(crate) const BUCKET: &str = "backups";
 const ACCESS_KEY: &str = "test-access";
 const SECRET_KEY: &str = "test-secret";
 
 /// Stops with the test's runtime.
-pub struct Server {
+pub(crate) struct Server {
     _folder: tempfile::TempDir,
     endpoint: String,
 }
 
 impl Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join(BUCKET)).unwrap();
         let endpoint = serve(folder.path()).await;
         Self { _folder: folder, endpoint }
     }
 
-    pub fn settings(&self) -> S3Settings {
+    pub(crate) fn settings(&self) -> S3Settings {
         settings(&self.endpoint)
     }
 }
 
-pub fn settings(endpoint: &str) -> S3Settings {
+pub(crate) fn settings(endpoint: &str) -> S3Settings {
     S3Settings {
         endpoint: Some(endpoint.to_owned()),
         region: Some("us-east-1".to_owned()),
@@ -46,7 +46,7 @@ pub fn settings(endpoint: &str) -> S3Settings {
     }
 }
 
-pub async fn connect(settings: S3Settings) -> S3Store {
+pub(crate) async fn connect(settings: S3Settings) -> S3Store {
     S3Store::connect_with_keys(settings, ACCESS_KEY, &SECRET_KEY.into()).await.unwrap()
 }
 
@@ -70,7 +70,7 @@ async fn serve(folder: &Path) -> String {
                         true => Some(conditional.lock().await),
                         false => None,
                     };
-                    service.call(request).await
+                    service.call(request.map(s3s::Body::from)).await
                 }
             });
             tokio::spawn(async move {

@@ -1,6 +1,7 @@
 //! Multipart uploads.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use aws_sdk_s3::primitives::ByteStream;
@@ -19,6 +20,8 @@ pub(super) struct S3Upload {
     shared: Arc<Shared>,
     key: ObjectKey,
     id: String,
+    /// Some stores answer a second abort with "access denied": for them the upload has no owner any more.
+    aborted: AtomicBool,
 }
 
 impl S3Upload {
@@ -33,7 +36,7 @@ impl S3Upload {
         let started = request.send().await.map_err(|e| call.failed(e))?;
         let id = started.upload_id().filter(|id| !id.is_empty()).map(ToOwned::to_owned);
         let id = id.ok_or_else(|| call.refused("the store gave no upload id"))?;
-        Ok(Self { shared, key: key.clone(), id })
+        Ok(Self { shared, key: key.clone(), id, aborted: AtomicBool::new(false) })
     }
 
     /// After an answer that leaves open whether an earlier completion took effect: is the object there, and ours?
@@ -115,7 +118,11 @@ impl Upload for S3Upload {
     }
 
     async fn abort(self: Arc<Self>) -> Result<(), StoreError> {
-        abort(&self.shared, &self.key, &self.id).await
+        if !self.aborted.load(Ordering::Relaxed) {
+            abort(&self.shared, &self.key, &self.id).await?;
+            self.aborted.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 }
 
