@@ -1,0 +1,133 @@
+//! What single stores and wrappers do beyond what every store must.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use pgproof_repository::ids::{KeyPrefix, ObjectKey};
+use pgproof_repository::store::counting::CountingStore;
+use pgproof_repository::store::directory::DirectoryStore;
+use pgproof_repository::store::faulty::{Fault, FaultyStore, Rule};
+use pgproof_repository::store::memory::MemoryStore;
+use pgproof_repository::store::operation::Operation;
+use pgproof_repository::store::retry::{RetryPolicy, RetryStore};
+use pgproof_repository::store::{PutCondition, Store, StoreError};
+
+#[tokio::test]
+async fn files_and_folders_are_the_owners_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = DirectoryStore::open(folder.path().join("repository")).unwrap();
+    put(&store, "app/backups/manifest", b"x").await;
+    let upload = store.start_upload(&key("app/backups/data")).await.unwrap();
+    let part = upload.put_part(1, Bytes::from_static(b"data")).await.unwrap();
+    upload.complete(vec![part]).await.unwrap();
+    let mode = |path: &str| {
+        let path = folder.path().join("repository").join(path);
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    };
+    assert_eq!([mode(""), mode("app"), mode("app/backups")], [0o700; 3]);
+    assert_eq!([mode("app/backups/manifest"), mode("app/backups/data")], [0o600; 2]);
+}
+
+#[tokio::test]
+async fn nothing_outside_the_folder_or_hidden_in_it_is_reached() {
+    let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(outside.path().join("secret"), "s").unwrap();
+    let store = DirectoryStore::open(folder.path()).unwrap();
+    symlink(outside.path(), folder.path().join("way")).unwrap();
+    symlink(outside.path().join("secret"), folder.path().join("file")).unwrap();
+    for name in ["way/secret", "file", ".tmp/lock"] {
+        assert!(store.get(&key(name), 10).await.is_err(), "{name}");
+        let written = store.put(&key(name), Bytes::from_static(b"x"), PutCondition::IfAbsent).await;
+        assert!(written.is_err(), "{name}");
+    }
+    store.start_upload(&key("pending")).await.unwrap();
+    let listed: Vec<_> = store.list(&KeyPrefix::everything(), None).try_collect().await.unwrap();
+    assert!(listed.is_empty(), "{listed:?}");
+    assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn a_pending_upload_is_found_by_the_next_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let before = DirectoryStore::open(folder.path()).unwrap();
+    let upload = before.start_upload(&key("app/data")).await.unwrap();
+    upload.put_part(1, Bytes::from_static(b"half")).await.unwrap();
+    drop((upload, before));
+    let after = DirectoryStore::open(folder.path()).unwrap();
+    let pending = after.list_uploads(&KeyPrefix::everything()).await.unwrap();
+    assert_eq!(pending[0].key, key("app/data"));
+    after.abort_upload(&pending[0]).await.unwrap();
+    assert_eq!(after.list_uploads(&KeyPrefix::everything()).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_missing_parent_is_no_such_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = DirectoryStore::open(folder.path().join("missing/repository")).unwrap_err();
+    assert!(matches!(error, StoreError::NoSuchPlace { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn ranges_read_what_they_name_and_no_more() {
+    let memory = MemoryStore::new();
+    put(&memory, "a", &[7; 100_000]).await;
+    let store = CountingStore::new(Arc::new(memory));
+    store.get_range(&key("a"), 500..1_500).await.unwrap();
+    let count = store.counters().of(Operation::GetRange);
+    assert_eq!((count.requests, count.bytes, store.counters().bytes_read()), (1, 1_000, 1_000));
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_goes_on_where_it_broke() {
+    let memory = MemoryStore::new();
+    let body: Vec<u8> = (0..200_000u32).map(|i| (i % 251) as u8).collect();
+    put(&memory, "a", &body).await;
+    let counting = CountingStore::new(Arc::new(memory));
+    let cuts = Rule::on(Operation::GetStream, Fault::Cut { bytes: 70_000 }).times(2);
+    let faulty = FaultyStore::scripted(Arc::new(counting.clone()), vec![cuts]);
+    let store = RetryStore::with_policy(Arc::new(faulty), quick(Duration::from_secs(60)));
+    let pieces = store.get_stream(&key("a"), 0..200_000).await.unwrap();
+    let pieces: Vec<Bytes> = pieces.try_collect().await.unwrap();
+    assert_eq!(pieces.concat(), body);
+    assert_eq!((store.retries(), counting.counters().of(Operation::GetStream).requests), (2, 3));
+}
+
+#[tokio::test]
+async fn patience_ends_and_a_refusal_is_not_repeated() {
+    let faulty = FaultyStore::scripted(Arc::new(MemoryStore::new()), vec![Rule::always(Fault::FailBefore)]);
+    let store = RetryStore::with_policy(Arc::new(faulty.clone()), quick(Duration::from_millis(50)));
+    let error = store.head(&key("a")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+    assert!(store.retries() > 1);
+    faulty.script(vec![Rule::always(Fault::Deny)]);
+    let before = store.retries();
+    assert!(matches!(store.head(&key("a")).await.unwrap_err(), StoreError::Denied { .. }));
+    assert_eq!(store.retries(), before);
+}
+
+#[tokio::test]
+async fn a_lost_answer_does_not_hide_another_writer() {
+    let memory = MemoryStore::new();
+    put(&memory, "a", b"theirs").await;
+    let lost = Rule::on(Operation::Put, Fault::FailBefore);
+    let faulty = FaultyStore::scripted(Arc::new(memory), vec![lost]);
+    let store = RetryStore::with_policy(Arc::new(faulty), quick(Duration::from_secs(60)));
+    let error = store.put(&key("a"), Bytes::from_static(b"mine"), PutCondition::IfAbsent).await.unwrap_err();
+    assert!(matches!(error, StoreError::AlreadyExists { .. }), "{error:?}");
+}
+
+fn quick(total: Duration) -> RetryPolicy {
+    let wait = Duration::from_millis(2);
+    RetryPolicy { total, first_wait: wait, longest_wait: wait }
+}
+
+async fn put(store: &dyn Store, name: &str, body: &[u8]) {
+    store.put(&key(name), Bytes::copy_from_slice(body), PutCondition::IfAbsent).await.unwrap();
+}
+
+fn key(text: &str) -> ObjectKey {
+    text.parse().unwrap()
+}
