@@ -13,6 +13,7 @@ mod load;
 mod object;
 mod phases;
 mod plan;
+mod prepared;
 mod sections;
 mod serial;
 mod swap;
@@ -144,31 +145,41 @@ impl RestoreReport {
 impl Restore {
     /// What would be done. Touches nothing.
     pub fn plan(&self) -> Result<Plan, RestoreError> {
-        phases::Prepared::new(self).map(|prepared| prepared.plan(self))
+        prepared::Prepared::new(self).map(|prepared| prepared.plan(self))
     }
 
     /// Does it. After a failure or a cancellation nothing is left behind: programs are killed, sessions closed, and a
     /// database that this made is dropped again.
     pub async fn run(&self) -> Result<RestoreReport, RestoreError> {
         let mut clock = PhaseClock::new(self.progress.clone());
-        let filled = tokio::select! {
-            filled = Box::pin(phases::run(self, &mut clock)) => filled,
-            () = self.cancel.cancelled() => Err(RestoreError::Cancelled),
-        };
-        match filled {
+        clock.enter(Phase::Prepare);
+        let ready = self.unless_cancelled(phases::prepare(self)).await?;
+        // Not to be broken off: it would be unknown whether there is a database to drop.
+        let made = target::create(&self.target, &self.database, &self.manifest.get().server).await?;
+        match self.unless_cancelled(phases::fill(self, &mut clock, ready)).await {
             Ok(mut report) => {
                 report.phases = clock.finish();
                 Ok(report)
             }
             Err(error) => {
-                self.clean_up(&clock).await;
+                self.clean_up(made).await;
                 Err(error)
             }
         }
     }
 
-    async fn clean_up(&self, clock: &PhaseClock) {
-        if clock.made != Some(Made::Here) {
+    async fn unless_cancelled<T>(
+        &self,
+        work: impl Future<Output = Result<T, RestoreError>>,
+    ) -> Result<T, RestoreError> {
+        tokio::select! {
+            done = Box::pin(work) => done,
+            () = self.cancel.cancelled() => Err(RestoreError::Cancelled),
+        }
+    }
+
+    async fn clean_up(&self, made: Made) {
+        if made != Made::Here {
             return;
         }
         match target::remove(&self.target, &self.database).await {
@@ -181,18 +192,17 @@ impl Restore {
     }
 }
 
-/// Measures the phases, and remembers what a failure must undo.
+/// Measures the phases.
 #[derive(Debug)]
 pub(crate) struct PhaseClock {
     progress: Arc<dyn Progress>,
     done: Vec<(Phase, Duration)>,
     current: Option<(Phase, Instant)>,
-    pub(crate) made: Option<Made>,
 }
 
 impl PhaseClock {
     fn new(progress: Arc<dyn Progress>) -> Self {
-        Self { progress, done: Vec::new(), current: None, made: None }
+        Self { progress, done: Vec::new(), current: None }
     }
 
     pub(crate) fn enter(&mut self, phase: Phase) {

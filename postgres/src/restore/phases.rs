@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use pgproof_repository::inventory::Table;
-use pgproof_repository::manifest::v1::{Object, Role};
+use pgproof_repository::manifest::v1::Object;
 use tokio::runtime::Handle;
 
 use super::blobs::{Stream, run_with_stream};
@@ -17,7 +17,8 @@ use super::frames::FrameMap;
 use super::head::{self, Workspace, dump_major, read_head};
 use super::load::{LoadArchive, Loader, TableDone, TableTask};
 use super::object::ArchiveObject;
-use super::plan::{Mode, Plan, Unit, check_disjoint, fetched_bytes, is_empty, units};
+use super::plan::{Mode, Unit, fetched_bytes, is_empty, units};
+use super::prepared::Prepared;
 use super::sections::{Input, PgRestore, Run, Section};
 use super::target::{self, open};
 use super::{Phase, PhaseClock, Restore, RestoreReport, serial};
@@ -31,107 +32,6 @@ use crate::quoting::{CopyTarget, qualified};
 /// Memory for index builds over all connections together, in MiB. A server with more set for one build keeps that.
 const MAINTENANCE_MIB: i64 = 512;
 
-/// What follows from manifest and inventory alone.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    pub(crate) objects: Vec<Object>,
-    pub(crate) maps: Vec<FrameMap>,
-    pub(crate) mode: Mode,
-}
-
-impl Prepared {
-    pub(crate) fn new(restore: &Restore) -> Result<Self, RestoreError> {
-        check_disjoint(&restore.inventory)?;
-        let manifest = restore.manifest.get();
-        let objects: Vec<Object> =
-            manifest.objects.iter().filter(|object| object.role == Role::Archive).cloned().collect();
-        if objects.is_empty() {
-            return Err(RestoreError::Inventory { why: "the manifest names no archive".to_owned() });
-        }
-        let maps = objects.iter().map(|object| map_of(restore, object)).collect::<Result<Vec<_>, _>>()?;
-        let mode = match (&manifest.archive.not_indexed_because, restore.serial) {
-            _ if !manifest.archive.indexed => {
-                let reason = manifest.archive.not_indexed_because.clone();
-                Mode::Serial { reason: reason.unwrap_or_else(|| "the archive is not indexed".to_owned()) }
-            }
-            (_, true) => Mode::Serial { reason: "it was asked for".to_owned() },
-            (_, false) => Mode::Parallel,
-        };
-        if restore.selection.is_some() && !manifest.archive.indexed {
-            return Err(RestoreError::SelectionWithoutIndex);
-        }
-        Ok(Self { objects, maps, mode })
-    }
-
-    /// The plan by the inventory's names; which tables a selection brings along is known with the archive's head.
-    pub(crate) fn plan(&self, restore: &Restore) -> Plan {
-        let manifest = restore.manifest.get();
-        let named = |_: usize, table: &Table| match &restore.selection {
-            None => true,
-            Some(filter) => {
-                filter.schemas.contains(&table.schema)
-                    || filter.tables.iter().any(|t| t.schema == table.schema && t.name == table.name)
-            }
-        };
-        let wanted: Vec<&Table> =
-            restore.inventory.archives.iter().flat_map(|a| a.tables.iter()).filter(|t| named(0, t)).collect();
-        let units = match self.mode {
-            Mode::Parallel => units(&restore.inventory, &self.maps, &named, restore.jobs.max(1)),
-            Mode::Serial { .. } => Vec::new(),
-        };
-        let (plain_bytes, fetched) = match self.mode {
-            Mode::Parallel => (units.iter().map(|unit| unit.bytes).sum(), fetched_bytes(&units, &self.maps)),
-            Mode::Serial { .. } => (
-                self.objects.iter().map(|object| object.plaintext.bytes).sum(),
-                self.objects.iter().map(|object| object.ciphertext.bytes).sum(),
-            ),
-        };
-        Plan {
-            database: restore.database.clone(),
-            source: manifest.source.to_string(),
-            backup: manifest.id.to_string(),
-            snapshot_at: restore.manifest.snapshot_at(),
-            tables: wanted.len(),
-            rows: wanted.iter().map(|table| table.rows).sum(),
-            plain_bytes,
-            fetched_bytes: fetched,
-            pieces: units.len(),
-            jobs: restore.jobs.max(1),
-            large_objects: restore.selection.is_none()
-                && restore.inventory.archives.iter().any(|archive| !archive.blobs.is_empty()),
-            selected: restore.selection.as_ref().map(describe),
-            mode: self.mode.clone(),
-        }
-    }
-}
-
-/// The archive of the inventory that describes `object`; it may be missing where nothing is indexed.
-fn map_of(restore: &Restore, object: &Object) -> Result<FrameMap, RestoreError> {
-    let described = restore.inventory.archives.iter().find(|archive| archive.object == object.name);
-    match described {
-        // Frames without an index of tables still authenticate the stream, piece by piece.
-        Some(archive) if archive.head_bytes > 0 || !archive.frames.is_empty() => {
-            let map = FrameMap::new(archive)?;
-            if map.plain_bytes() != object.plaintext.bytes {
-                return Err(RestoreError::Inventory {
-                    why: format!("the frames are not all of {}", object.name),
-                });
-            }
-            Ok(map)
-        }
-        _ if restore.manifest.get().archive.indexed => {
-            Err(RestoreError::Inventory { why: format!("{} is not in it", object.name) })
-        }
-        _ => Ok(FrameMap::default()),
-    }
-}
-
-fn describe(filter: &crate::archive::selection::Filter) -> String {
-    let tables = filter.tables.iter().map(ToString::to_string);
-    let schemas = filter.schemas.iter().map(|schema| format!("schema {schema}"));
-    tables.chain(schemas).collect::<Vec<_>>().join(", ")
-}
-
 /// An archive with its contents.
 #[derive(Debug)]
 pub(crate) struct OpenArchive {
@@ -140,21 +40,38 @@ pub(crate) struct OpenArchive {
     pub(crate) toc: Option<Toc>,
 }
 
-/// All of the restore, from the first read to ANALYZE.
-pub(crate) async fn run(restore: &Restore, clock: &mut PhaseClock) -> Result<RestoreReport, RestoreError> {
-    clock.enter(Phase::Prepare);
+/// All that was found out before the database is made.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    prepared: Prepared,
+    archives: Vec<OpenArchive>,
+    selection: Option<Selection>,
+    program: PgRestore,
+    report: RestoreReport,
+}
+
+/// Reads the archives' heads and looks whether backup, programs and target fit together. Changes nothing.
+pub(crate) async fn prepare(restore: &Restore) -> Result<Ready, RestoreError> {
     let prepared = Prepared::new(restore)?;
     let archives = open_archives(restore, &prepared).await?;
     let mut report = RestoreReport::default();
     let selection = choose(restore, &archives[0])?;
-    let maintenance = open(&restore.target).await?;
     let mut flags = flags(restore);
     if let (Some(toc), Some(selection)) = (&archives[0].toc, &selection) {
-        check_target(restore, &maintenance, toc, selection, &mut flags, &mut report).await?;
+        let session = open(&restore.target).await?;
+        check_target(restore, &session, toc, selection, &mut flags, &mut report).await?;
     }
     let program = pg_restore(restore, &archives, flags, &mut report).await?;
-    clock.made =
-        Some(target::create(&restore.target, &restore.database, &restore.manifest.get().server).await?);
+    Ok(Ready { prepared, archives, selection, program, report })
+}
+
+/// Fills the new database, from its definitions to ANALYZE.
+pub(crate) async fn fill(
+    restore: &Restore,
+    clock: &mut PhaseClock,
+    ready: Ready,
+) -> Result<RestoreReport, RestoreError> {
+    let Ready { prepared, archives, selection, program, mut report } = ready;
     let workspace = Workspace::create(&restore.temp_root)?;
     match (&prepared.mode, selection) {
         (Mode::Parallel, Some(selection)) => {
@@ -174,6 +91,7 @@ pub(crate) async fn run(restore: &Restore, clock: &mut PhaseClock) -> Result<Res
         }
     }
     clock.enter(Phase::Analyze);
+    let maintenance = open(&restore.target).await?;
     let facts = &restore.inventory.facts;
     report.warnings.extend(target::apply_properties(&maintenance, &restore.database, facts).await);
     analyze(restore).await?;
@@ -197,7 +115,7 @@ async fn parallel(
     };
     clock.enter(Phase::PreData);
     let pre_data = list("pre-data.list", &selection.pre_data)?;
-    section(program, Section::PreData, pre_data.as_ref(), 1, Vec::new(), &head).await?;
+    section(program, Section::PreData, pre_data.as_deref(), 1, Vec::new(), &head).await?;
 
     clock.enter(Phase::Load);
     load(restore, archives, selection, program, report).await?;
@@ -211,7 +129,7 @@ async fn parallel(
     clock.enter(Phase::PostData);
     let post_data = list("post-data.list", &selection.post_data)?;
     let settings = build_settings(restore).await?;
-    section(program, Section::PostData, post_data.as_ref(), restore.jobs.max(1), settings, &head).await?;
+    section(program, Section::PostData, post_data.as_deref(), restore.jobs.max(1), settings, &head).await?;
     let lost = selection.foreign_keys_left_out.len();
     if lost > 0 {
         report.warnings.push(format!("{lost} foreign keys to tables that were not chosen were left out"));
@@ -222,12 +140,12 @@ async fn parallel(
 async fn section(
     program: &PgRestore,
     section: Section,
-    list: Option<&PathBuf>,
+    list: Option<&Path>,
     jobs: usize,
     settings: Vec<(String, String)>,
-    head: &PathBuf,
+    head: &Path,
 ) -> Result<(), RestoreError> {
-    let run = Run { section, list: list.map(PathBuf::as_path), jobs, settings };
+    let run = Run { section, list, jobs, settings };
     program.run(run, Input::File(head)).await
 }
 
@@ -461,8 +379,8 @@ async fn other_data(
     main: &OpenArchive,
     selection: &Selection,
     program: &PgRestore,
-    head: &PathBuf,
-    list: &PathBuf,
+    head: &Path,
+    list: &Path,
 ) -> Result<(), RestoreError> {
     let described = restore.inventory.archives.iter().find(|archive| archive.object == main.object.name);
     let wanted: HashSet<i32> = selection.other_data.iter().copied().collect();
