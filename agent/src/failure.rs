@@ -4,9 +4,19 @@ use std::process::ExitCode;
 
 use pgproof_policies::moment::MomentError;
 use pgproof_policies::policy::PolicyProblems;
+use pgproof_postgres::archive::ArchiveError;
+use pgproof_postgres::client::ClientError;
+use pgproof_postgres::connection::{ConnectError, ConnectionError};
+use pgproof_postgres::dump::DumpError;
+use pgproof_postgres::restore::RestoreError;
+use pgproof_postgres::snapshot::SnapshotError;
+use pgproof_repository::access::AccessError;
 use pgproof_repository::catalog::CatalogError;
+use pgproof_repository::keys::KeyError;
 use pgproof_repository::lease::LeaseError;
 use pgproof_repository::manifest::ManifestError;
+use pgproof_repository::sealed::{ReadError, UnsealError};
+use pgproof_repository::signature::{SignatureError, TrustError};
 use pgproof_repository::store::StoreError;
 
 /// Exit codes, documented in the README.
@@ -89,17 +99,38 @@ fn hint(error: &anyhow::Error) -> Option<String> {
 }
 
 fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    /// The hint of the first of these types that the cause is.
+    macro_rules! first_hint {
+        ($($type:ty),* $(,)?) => {
+            $(if let Some(error) = cause.downcast_ref::<$type>() {
+                return error.hint().map(|hint| hint.to_string());
+            })*
+        };
+    }
     if let Some(failure) = cause.downcast_ref::<Failure>() {
         return failure.hint.clone();
-    }
-    if let Some(error) = cause.downcast_ref::<StoreError>() {
-        return error.hint().map(str::to_owned);
-    }
-    if let Some(error) = cause.downcast_ref::<ManifestError>() {
-        return error.hint().map(str::to_owned);
     }
     if let Some(LeaseError::Held { .. }) = cause.downcast_ref::<LeaseError>() {
         return Some("wait until it ends; if that host is gone, the lease runs out by itself".to_owned());
     }
+    first_hint!(
+        PolicyProblems,
+        MomentError,
+        AccessError,
+        StoreError,
+        ManifestError,
+        KeyError,
+        UnsealError,
+        TrustError,
+        SignatureError,
+        ConnectionError,
+        ConnectError,
+        ClientError,
+        DumpError,
+        ArchiveError,
+        RestoreError,
+        SnapshotError,
+        ReadError,
+    );
     None
 }

@@ -45,8 +45,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::Init(args) => commands::init::run(&policy, args, json),
         Command::Policy(PolicyCommand::Check) => commands::policy::check(&policy, json),
-        Command::Backup(args) => commands::backup::run(&policy, args, json, cancel).await,
-        Command::Restore(args) => commands::restore::run(&policy, args, json, cancel).await,
+        Command::Backup(args) => Box::pin(commands::backup::run(&policy, args, json, cancel)).await,
+        Command::Restore(args) => Box::pin(commands::restore::run(&policy, args, json, cancel)).await,
         Command::List(args) => commands::list::run(&policy, args, json).await,
         Command::Show(args) => commands::show::run(&policy, args, json).await,
         Command::Check(args) => commands::check::run(&policy, args, json, cancel).await,

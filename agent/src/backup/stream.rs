@@ -10,7 +10,7 @@ use pgproof_repository::inventory;
 use pgproof_repository::sealed::{Ciphertext, FrameRecord, Plaintext, SealError, SealJob, Sealer};
 
 /// What a worker found in one block.
-pub type BlockDigests = Result<Vec<(i32, RowDigest)>, PayloadError>;
+pub(super) type BlockDigests = Result<Vec<(i32, RowDigest)>, PayloadError>;
 
 /// An archive that went through wholly.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use pgproof_policies::names::SourceName;
 use pgproof_repository::catalog::{self, Entry, Standing};
 use serde::Serialize;
 
-use super::{open, print_json};
+use super::{open, print_json, say};
 use crate::{cli, plain};
 
 /// One line of the list. The JSON form; fields are only added.
@@ -47,7 +47,7 @@ pub(crate) async fn run(policy: &Path, args: cli::List, json: bool) -> anyhow::R
     }
     match json {
         true => print_json(&lines)?,
-        false => print(&lines, Timestamp::now()),
+        false => say(&table(&lines, Timestamp::now()))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -81,10 +81,9 @@ fn line(source: &SourceName, entry: &Entry) -> Line {
     }
 }
 
-fn print(lines: &[Line], now: Timestamp) {
+fn table(lines: &[Line], now: Timestamp) -> String {
     if lines.is_empty() {
-        println!("no backups yet");
-        return;
+        return "no backups yet".to_owned();
     }
     let mut table = Table::new();
     table.load_preset(NOTHING);
@@ -107,7 +106,7 @@ fn print(lines: &[Line], now: Timestamp) {
             notes(line),
         ]);
     }
-    println!("{table}");
+    table.to_string()
 }
 
 fn ratio(line: &Line) -> String {

@@ -10,6 +10,7 @@ pub(crate) mod prune;
 pub(crate) mod restore;
 pub(crate) mod show;
 
+use std::io::Write;
 use std::path::Path;
 
 use pgproof_repository::access::LoadedPolicy;
@@ -40,8 +41,15 @@ async fn open(policy: &Path) -> anyhow::Result<Opened> {
 }
 
 fn print_json(document: &impl serde::Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(document)?);
-    Ok(())
+    say(&serde_json::to_string_pretty(document)?)
+}
+
+/// A line, or many, for standard output. A reader that has seen enough (`| head`) is no failure.
+fn say(text: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// This host's name, for records that people read.
