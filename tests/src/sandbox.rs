@@ -69,7 +69,13 @@ impl Sandbox {
     /// The same with PostgreSQL 15, S3 and a small database of two tables, `orders` with 20,000 rows and `notes`.
     #[must_use]
     pub fn small() -> Self {
-        let sandbox = Self::new(PostgresVersion::V15, RepositoryKind::S3);
+        Self::small_in(RepositoryKind::S3)
+    }
+
+    /// The same with another repository.
+    #[must_use]
+    pub fn small_in(kind: RepositoryKind) -> Self {
+        let sandbox = Self::new(PostgresVersion::V15, kind);
         sandbox.server.create_database(SOURCE);
         sandbox.server.psql(
             SOURCE,
@@ -268,7 +274,8 @@ impl Sandbox {
         let lines = outcome.json();
         let lines = lines.as_array().expect("a list of backups");
         let mut good: Vec<_> = lines.iter().filter(|line| line["standing"] == "good").cloned().collect();
-        good.sort_by_key(|line| line["id"].to_string());
+        // Ids of one second sort by chance.
+        good.sort_by_key(|line| line["snapshot_at"].to_string());
         good
     }
 
