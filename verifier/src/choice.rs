@@ -1,0 +1,104 @@
+//! Which backup a drill takes, and what the catalog says about it.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use pgproof_policies::moment;
+use pgproof_policies::names::SourceName;
+use pgproof_repository::access::LoadedPolicy;
+use pgproof_repository::catalog::{self, Entry};
+use pgproof_repository::chain::{self, Link};
+use pgproof_repository::layout;
+use pgproof_repository::manifest::SignedManifest;
+use pgproof_repository::manifest::v1::Previous;
+use pgproof_repository::signature::TrustedSigners;
+use pgproof_repository::store::{SharedStore, StoreError};
+
+use crate::cli;
+use crate::failure::{Exit, Failure};
+use crate::report::v1::Outcome;
+
+/// A signed backup of this repository.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub signed: SignedManifest,
+    /// Whether it is the one that was asked for, or one stands aside that is nearer and cannot be used.
+    pub selection: Outcome,
+    /// Whether every backup names the one before it, back to the first.
+    pub chain: Outcome,
+}
+
+pub(crate) async fn choose(
+    store: &SharedStore,
+    loaded: &LoadedPolicy,
+    args: &cli::Drill,
+    signers: &TrustedSigners,
+    now: Timestamp,
+) -> anyhow::Result<Chosen> {
+    let at = at(loaded, args, now)?;
+    let marker = catalog::find_marker(&**store).await?.ok_or_else(|| {
+        let message = format!("there is no repository at {}", store.location());
+        Failure::new(Exit::NothingFound, message, "the first `pgproof backup` makes one")
+    })?;
+    let entries = catalog::list(store, &args.source, signers).await?;
+    let (signed, selection) = match &args.backup {
+        Some(id) => (catalog::find(store, &args.source, id, signers).await?, Outcome::Passed),
+        None => nearest(&entries, at)?,
+    };
+    if signed.get().repository != marker.id {
+        let message = format!("backup {} was made for another repository", signed.get().id);
+        return Err(Failure::new(
+            Exit::CheckFailed,
+            message,
+            "it was copied here; drill it where it belongs",
+        )
+        .into());
+    }
+    Ok(Chosen { chain: chain_outcome(store, &args.source, &entries).await, signed, selection })
+}
+
+fn at(loaded: &LoadedPolicy, args: &cli::Drill, now: Timestamp) -> anyhow::Result<Timestamp> {
+    // Without a time, the newest of all, whatever this host's clock says.
+    let Some(text) = &args.at else { return Ok(Timestamp::MAX) };
+    Ok(moment::parse(text, loaded.policy.zone.as_deref(), &TimeZone::system(), now)?)
+}
+
+fn nearest(entries: &[Entry], at: Timestamp) -> anyhow::Result<(SignedManifest, Outcome)> {
+    let Some(choice) = catalog::choose(entries, at) else {
+        let message = "there is no good backup from that time or before";
+        return Err(Failure::new(Exit::NothingFound, message, "`pgproof list` shows what is there").into());
+    };
+    let nearer: Vec<_> = choice.unusable.iter().map(|entry| entry.id.to_string()).collect();
+    let selection = match nearer.is_empty() {
+        true => Outcome::Passed,
+        false => Outcome::Degraded { reason: format!("nearer and not usable: {}", nearer.join(", ")) },
+    };
+    Ok((choice.backup.clone(), selection))
+}
+
+async fn chain_outcome(store: &SharedStore, source: &SourceName, entries: &[Entry]) -> Outcome {
+    let link = |signed: &SignedManifest| Link {
+        id: signed.get().id.clone(),
+        sha256: signed.sha256(),
+        previous: signed.get().previous.clone(),
+    };
+    let links: Vec<Link> = entries.iter().filter_map(Entry::whole).map(link).collect();
+    let mut buried = std::collections::BTreeSet::new();
+    for link in &links {
+        let Previous::Known { id, .. } = &link.previous else { continue };
+        match store.head(&layout::tombstone(source, id)).await {
+            Ok(_) => {
+                buried.insert(id.clone());
+            }
+            Err(StoreError::NotFound { .. }) => {}
+            Err(error) => return Outcome::NotRun { reason: crate::failure::chain(&error) },
+        }
+    }
+    let breaks = chain::breaks(&links, |id| buried.contains(id));
+    match breaks.is_empty() {
+        true => Outcome::Passed,
+        false => {
+            let breaks: Vec<_> = breaks.iter().map(ToString::to_string).collect();
+            Outcome::Degraded { reason: breaks.join("; ") }
+        }
+    }
+}

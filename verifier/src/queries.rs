@@ -1,0 +1,94 @@
+//! What is asked of the restored database: the policy's own checks, and whether its indexes are valid.
+
+use std::time::Duration;
+
+use pgproof_policies::policy::SqlCheck;
+use pgproof_postgres::connection::{ConnectionSpec, Session};
+use tokio_postgres::SimpleQueryMessage;
+
+use crate::failure::chain;
+use crate::report::Outcome;
+
+/// How long one check of the policy may run. Larger questions belong to a restore that somebody looks at.
+const CHECK_TIME_MAX: Duration = Duration::from_secs(300);
+/// Values in a report are for reading; what is longer is cut.
+const SHOWN_CHARS_MAX: usize = 200;
+
+/// Asks one of the policy's questions, read only and for a limited time.
+pub(crate) async fn ask(database: &ConnectionSpec, check: &SqlCheck) -> Outcome {
+    let session = match reading(database).await {
+        Ok(session) => session,
+        Err(reason) => return Outcome::NotRun { reason },
+    };
+    // Preparing refuses several statements in one, which could leave the read-only transaction.
+    if let Err(error) = session.prepare(&check.sql).await {
+        return Outcome::Failed { reason: told(&error) };
+    }
+    // The server ends it on time; this is for a server that does not answer any more.
+    let answer = tokio::time::timeout(CHECK_TIME_MAX * 2, session.simple_query(&check.sql)).await;
+    match answer {
+        Err(_) => Outcome::NotRun { reason: "the server does not answer".to_owned() },
+        Ok(Err(error)) if error.as_db_error().is_none() => Outcome::NotRun { reason: told(&error) },
+        Ok(Err(error)) => Outcome::Failed { reason: told(&error) },
+        Ok(Ok(messages)) => judge(&messages, &check.expect),
+    }
+}
+
+/// Indexes that are not valid. Some are meant to be so, such as those of partitioned tables with a partition missing.
+pub(crate) async fn invalid_indexes(database: &ConnectionSpec) -> Outcome {
+    let query = "SELECT i.indexrelid::pg_catalog.regclass::text FROM pg_catalog.pg_index i
+                  WHERE NOT i.indisvalid ORDER BY 1";
+    let session = match reading(database).await {
+        Ok(session) => session,
+        Err(reason) => return Outcome::NotRun { reason },
+    };
+    match session.query(query, &[]).await {
+        Err(error) => Outcome::NotRun { reason: told(&error) },
+        Ok(rows) if rows.is_empty() => Outcome::Passed,
+        Ok(rows) => {
+            let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+            Outcome::Degraded { reason: shown(&format!("not valid: {}", names.join(", "))) }
+        }
+    }
+}
+
+/// The server's version, as it says it.
+pub(crate) async fn server_version(server: &ConnectionSpec) -> anyhow::Result<String> {
+    let session = Box::pin(server.connect()).await?;
+    Ok(session.query_one("SELECT pg_catalog.current_setting('server_version')", &[]).await?.get(0))
+}
+
+async fn reading(database: &ConnectionSpec) -> Result<Session, String> {
+    let session = Box::pin(database.connect()).await.map_err(|error| chain(&error))?;
+    let milliseconds = CHECK_TIME_MAX.as_millis();
+    let begin = format!("SET statement_timeout = {milliseconds}; BEGIN READ ONLY");
+    session.batch_execute(&begin).await.map_err(|error| told(&error))?;
+    Ok(session)
+}
+
+fn judge(messages: &[SimpleQueryMessage], expect: &str) -> Outcome {
+    let rows: Vec<_> = messages
+        .iter()
+        .filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        })
+        .collect();
+    let failed = |reason: String| Outcome::Failed { reason };
+    match rows.as_slice() {
+        [row] if row.len() == 1 => match row.get(0) {
+            Some(value) if value == expect => Outcome::Passed,
+            Some(value) => failed(format!("answered {:?}, expected {:?}", shown(value), shown(expect))),
+            None => failed(format!("answered null, expected {:?}", shown(expect))),
+        },
+        rows => failed(format!("must answer one value, and answered {} row(s)", rows.len())),
+    }
+}
+
+fn told(error: &tokio_postgres::Error) -> String {
+    shown(&error.as_db_error().map_or_else(|| chain(error), |db| db.message().to_owned()))
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN_CHARS_MAX).collect()
+}
