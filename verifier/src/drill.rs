@@ -246,11 +246,13 @@ impl Drill {
         // Only a server that makes its writes durable needs the time that a real one needs.
         let durable = self.source.objectives.recovery_time.is_some();
         let (cluster, program) = scratch::start(postgres, dumped.major, durable).await?;
-        if client::is_vulnerable_restore(program.version) {
-            let warning = format!("pg_restore {} is older than the fix of CVE-2026-116314", program.version);
-            anyhow::ensure!(!self.refuse_vulnerable, "{warning}, and the policy refuses it");
-            self.report.warnings.push(warning);
-        }
+        // The restore itself warns; only the policy makes it a reason to stop.
+        let refused = self.refuse_vulnerable && client::is_vulnerable_restore(program.version);
+        anyhow::ensure!(
+            !refused,
+            "pg_restore {} is older than the fix of CVE-2026-116314, and the policy refuses it",
+            program.version
+        );
         let version = queries::server_version(cluster.spec()).await?;
         let outcome = match program.version.major == dumped.major {
             true => Outcome::Passed,

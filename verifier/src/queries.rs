@@ -13,6 +13,14 @@ use crate::report::Outcome;
 const CHECK_TIME_MAX: Duration = Duration::from_secs(300);
 /// Values in a report are for reading; what is longer is cut.
 const SHOWN_CHARS_MAX: usize = 200;
+/// Gives a session the search path that the database's users have; sessions of ours start with an empty one.
+const USERS_SEARCH_PATH: &str = r#"
+    SELECT pg_catalog.set_config('search_path', coalesce(
+        (SELECT pg_catalog.substr(setting, 13)
+           FROM pg_catalog.pg_db_role_setting AS own, pg_catalog.unnest(own.setconfig) AS setting
+          WHERE own.setrole = 0 AND setting LIKE 'search\_path=%' AND own.setdatabase =
+                (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())),
+        '"$user", public'), false)"#;
 
 /// Asks one of the policy's questions, read only and for a limited time.
 pub(crate) async fn ask(database: &ConnectionSpec, check: &SqlCheck) -> Outcome {
@@ -20,16 +28,18 @@ pub(crate) async fn ask(database: &ConnectionSpec, check: &SqlCheck) -> Outcome 
         Ok(session) => session,
         Err(reason) => return Outcome::NotRun { reason },
     };
+    if let Err(error) = session.batch_execute(USERS_SEARCH_PATH).await {
+        return Outcome::NotRun { reason: told(&error) };
+    }
     // Preparing refuses several statements in one, which could leave the read-only transaction.
     if let Err(error) = session.prepare(&check.sql).await {
-        return Outcome::Failed { reason: told(&error) };
+        return of_error(&error);
     }
     // The server ends it on time; this is for a server that does not answer any more.
     let answer = tokio::time::timeout(CHECK_TIME_MAX * 2, session.simple_query(&check.sql)).await;
     match answer {
         Err(_) => Outcome::NotRun { reason: "the server does not answer".to_owned() },
-        Ok(Err(error)) if error.as_db_error().is_none() => Outcome::NotRun { reason: told(&error) },
-        Ok(Err(error)) => Outcome::Failed { reason: told(&error) },
+        Ok(Err(error)) => of_error(&error),
         Ok(Ok(messages)) => judge(&messages, &check.expect),
     }
 }
@@ -82,6 +92,14 @@ fn judge(messages: &[SimpleQueryMessage], expect: &str) -> Outcome {
             None => failed(format!("answered null, expected {:?}", shown(expect))),
         },
         rows => failed(format!("must answer one value, and answered {} row(s)", rows.len())),
+    }
+}
+
+/// A question that the server refuses is answered: with no. A lost session is no answer.
+fn of_error(error: &tokio_postgres::Error) -> Outcome {
+    match error.as_db_error() {
+        Some(_) => Outcome::Failed { reason: told(error) },
+        None => Outcome::NotRun { reason: told(error) },
     }
 }
 

@@ -155,7 +155,7 @@ impl Report {
     pub(crate) fn text(&self, key: Option<&str>) -> String {
         let mut text = String::new();
         let line = |text: &mut String, name: &str, value: &str| {
-            let _ = writeln!(text, "  {name:<16}{value}");
+            let _ = writeln!(text, "  {name:<15} {value}");
         };
         let _ = writeln!(text, "{}: backup {} of {}", self.verdict, self.backup, self.source);
         let snapshot = self.snapshot_at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
