@@ -97,6 +97,13 @@ impl PostgresServer {
         command
     }
 
+    /// psql, which would otherwise speak the database's encoding.
+    fn psql_client(&self) -> Command {
+        let mut command = self.client("psql");
+        command.env("PGCLIENTENCODING", "UTF8");
+        command
+    }
+
     pub fn create_database(&self, name: &str) {
         self.psql("postgres", &format!("create database \"{name}\" template template0"));
     }
@@ -106,7 +113,7 @@ impl PostgresServer {
     /// # Panics
     /// When the SQL fails.
     pub fn psql(&self, database: &str, sql: &str) -> String {
-        let mut command = self.client("psql");
+        let mut command = self.psql_client();
         command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql]);
         text(&succeed(&mut command))
     }
@@ -116,7 +123,7 @@ impl PostgresServer {
     /// # Panics
     /// When it fails.
     pub fn psql_file(&self, database: &str, file: &Path) -> String {
-        let mut command = self.client("psql");
+        let mut command = self.psql_client();
         command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", database, "-f"]).arg(file);
         text(&succeed(&mut command))
     }
