@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::connection::{ConnectError, ConnectionSpec, Session};
 use crate::digest::{RowDigest, RowHasher, UnfinishedRow};
+use crate::dump::encoding_of_dump;
 use crate::quoting::{CopyTarget, literal, qualified};
 
 /// Settings of the reading sessions beside the pins: a row that a policy hides must fail, not be missing.
@@ -100,7 +101,7 @@ struct Task {
 /// What is the same for all tables.
 #[derive(Debug)]
 struct Context {
-    /// The database's encoding, in which it was dumped.
+    /// The encoding in which the database was dumped.
     encoding: String,
     /// Conditions of extensions' configuration tables, by quoted name: only such rows are dumped.
     conditions: BTreeMap<String, String>,
@@ -131,7 +132,7 @@ async fn encoding(session: &Session) -> Result<String, ComparisonError> {
     let query = "SELECT pg_catalog.pg_encoding_to_char(encoding)::text
                    FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()";
     let row = session.query_one(query, &[]).await.map_err(|source| server("ask for the encoding", source))?;
-    Ok(row.get(0))
+    Ok(encoding_of_dump(row.get(0)).to_owned())
 }
 
 async fn conditions(session: &Session) -> Result<BTreeMap<String, String>, ComparisonError> {

@@ -59,6 +59,8 @@ pub struct DumpOrder {
     /// Id of the exported snapshot that the dump reads.
     pub snapshot: Option<String>,
     pub scope: Scope,
+    /// In which encoding rows and names are written; see [`encoding_of_dump`]. `None` leaves it to the environment.
+    pub encoding: Option<String>,
     /// Patterns, as `pg_dump --exclude-table` takes them, of tables that are left out with all that is theirs.
     pub exclude_tables: Vec<String>,
     /// Patterns of tables whose rows are left out.
@@ -70,7 +72,16 @@ impl DumpOrder {
     pub fn everything(pg_dump: PathBuf, snapshot: Option<String>) -> Self {
         let scope = Scope::Everything { without_data_of: Vec::new() };
         let (exclude_tables, exclude_table_data) = (Vec::new(), Vec::new());
-        Self { pg_dump, snapshot, scope, exclude_tables, exclude_table_data, lock_wait: LOCK_WAIT_DEFAULT }
+        let encoding = None;
+        Self {
+            pg_dump,
+            snapshot,
+            scope,
+            encoding,
+            exclude_tables,
+            exclude_table_data,
+            lock_wait: LOCK_WAIT_DEFAULT,
+        }
     }
 
     /// The command line. Holds names of tables, and neither host nor account.
@@ -79,6 +90,7 @@ impl DumpOrder {
             vec!["--format=custom".to_owned(), "--compress=0".to_owned(), "--no-password".to_owned()];
         arguments.push(format!("--lock-wait-timeout={}", self.lock_wait.as_millis()));
         arguments.extend(self.snapshot.as_deref().map(snapshot_argument));
+        arguments.extend(self.encoding.iter().map(|encoding| format!("--encoding={encoding}")));
         arguments.extend(self.exclude_tables.iter().map(|pattern| format!("--exclude-table={pattern}")));
         arguments
             .extend(self.exclude_table_data.iter().map(|pattern| format!("--exclude-table-data={pattern}")));
@@ -114,6 +126,15 @@ impl DumpOrder {
             RunningDump { child, stdout: Some(stdout), messages: None, group, _environment: environment };
         running.messages = Some(listen(stderr).map_err(failed)?);
         Ok(running)
+    }
+}
+
+/// The encoding in which a database of `database_encoding` is dumped and compared: UTF-8, so that names can be read
+/// whatever the database's own. A database in `SQL_ASCII` holds bytes of no known encoding, which only it takes back.
+pub fn encoding_of_dump(database_encoding: &str) -> &'static str {
+    match database_encoding {
+        "SQL_ASCII" => "SQL_ASCII",
+        _ => "UTF8",
     }
 }
 

@@ -12,7 +12,7 @@ use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::{Kind, PostgresSource, Source};
 use pgproof_postgres::client::{Client, ClientTools, Program};
 use pgproof_postgres::connection::{ConnectionSpec, Environment};
-use pgproof_postgres::dump::{DumpOrder, dump_globals};
+use pgproof_postgres::dump::{DumpOrder, dump_globals, encoding_of_dump};
 use pgproof_postgres::preflight::Preflight;
 use pgproof_postgres::snapshot::{ExportedSnapshot, ServerSetting, SnapshotFacts};
 use pgproof_postgres::source;
@@ -221,6 +221,7 @@ impl Job {
     ) -> anyhow::Result<SealedArchive> {
         let (facts, postgres) = (snapshot.facts(), postgres(&self.source));
         let order = DumpOrder {
+            encoding: Some(encoding_of_dump(&facts.database.encoding).to_owned()),
             exclude_tables: postgres.exclude_tables.clone(),
             exclude_table_data: postgres.exclude_table_data.clone(),
             ..DumpOrder::everything(pg_dump.path.clone(), Some(snapshot.id().to_owned()))

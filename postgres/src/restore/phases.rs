@@ -282,13 +282,23 @@ async fn load(
     let loader = Loader {
         archives: loaded,
         target: program.target.clone(),
-        encoding: restore.manifest.get().server.encoding.replace('\'', ""),
+        encoding: archive_encoding(archives)?,
         bytes_total: units.iter().map(|unit: &Unit| unit.bytes).sum(),
         queue: Mutex::new(VecDeque::from(units)),
         progress: restore.progress.clone(),
         bytes_done: AtomicU64::new(0),
     };
     Arc::new(loader).run(restore.jobs.max(1)).await
+}
+
+/// The encoding of the archives' rows, which is not always the database's: the archive itself says it.
+fn archive_encoding(archives: &[OpenArchive]) -> Result<String, RestoreError> {
+    let entries = archives.iter().filter_map(|archive| archive.toc.as_ref()).flat_map(|toc| &toc.entries);
+    let set = entries.filter(|entry| entry.desc == "ENCODING").find_map(|entry| entry.defn.as_deref());
+    let named = set.and_then(|defn| defn.trim().strip_prefix("SET client_encoding = '")?.strip_suffix("';"));
+    let plain = |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let why = "the archive does not say in which encoding its rows are".to_owned();
+    named.filter(plain).map(str::to_owned).ok_or(RestoreError::Inventory { why })
 }
 
 /// Archive and dump id of every table that a selection fills; further archives name their tables by their own ids.
