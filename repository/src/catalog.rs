@@ -10,9 +10,11 @@ use jiff::Timestamp;
 use pgproof_policies::names::SourceName;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{BackupId, KeyPrefix, RepositoryId};
+use crate::ids::{BackupId, KeyPrefix, ObjectKey, RepositoryId};
 use crate::layout;
 use crate::manifest::{MANIFEST_BYTES_MAX, ManifestError, SIGNATURE_BYTES_MAX, SignedManifest};
+use crate::records::{self, RecordError};
+use crate::report::{Proofs, Report};
 use crate::signature::TrustedSigners;
 use crate::store::{PutCondition, SharedStore, Store, StoreError};
 
@@ -76,8 +78,8 @@ pub struct Entry {
     pub standing: Standing,
     /// Why retention may not touch it.
     pub held: bool,
-    /// Whether a drill proved it (a report lies in the repository; the verifier's signature is checked by who relies on it).
-    pub reports: usize,
+    /// What drills found of it.
+    pub proofs: Proofs,
 }
 
 #[derive(Debug)]
@@ -111,17 +113,18 @@ pub async fn list(
     let ids = ids_below(store, &layout::backups(source)).await?;
     let held = ids_below(store, &layout::holds(source)).await?;
     let pruned = record_ids(store, &layout::tombstones(source)).await?;
-    let reports = report_counts(store, source).await?;
-    let entries = stream::iter(ids).map(|id| {
-        let (held, reports) = (held.contains(&id), reports.get(&id).copied().unwrap_or(0));
-        let pruned = pruned.contains(&id);
-        async move {
-            let standing = match pruned {
-                true => Standing::Pruned,
-                false => standing(store, source, &id, signers).await?,
-            };
-            Ok::<_, CatalogError>(Entry { id, standing, held, reports })
-        }
+    let reports = report_keys(store, source).await?;
+    let (held, pruned, reports) = (&held, &pruned, &reports);
+    let entries = stream::iter(ids).map(|id| async move {
+        let standing = match pruned.contains(&id) {
+            true => Standing::Pruned,
+            false => standing(store, source, &id, signers).await?,
+        };
+        let proofs = match &standing {
+            Standing::Whole(signed) => proofs(store, signed, reports.get(&id), signers).await?,
+            _ => Proofs::default(),
+        };
+        Ok::<_, CatalogError>(Entry { held: held.contains(&id), id, standing, proofs })
     });
     entries.buffered(FETCHES_IN_FLIGHT).try_collect().await
 }
@@ -238,21 +241,40 @@ async fn record_ids(store: &SharedStore, prefix: &KeyPrefix) -> Result<Vec<Backu
     Ok(ids.filter_map(|id| id.parse().ok()).collect())
 }
 
-async fn report_counts(
+async fn report_keys(
     store: &SharedStore,
     source: &SourceName,
-) -> Result<BTreeMap<BackupId, usize>, CatalogError> {
+) -> Result<BTreeMap<BackupId, Vec<ObjectKey>>, CatalogError> {
     let prefix = layout::verifications(source);
     let objects: Vec<_> =
         store.list(&prefix, None).try_collect().await.map_err(|source| CatalogError::Store { source })?;
-    let mut counts = BTreeMap::new();
-    for meta in &objects {
+    let mut keys: BTreeMap<BackupId, Vec<ObjectKey>> = BTreeMap::new();
+    for meta in objects {
         let path = meta.key.as_str().strip_prefix(prefix.as_str()).filter(|path| path.ends_with(".json"));
         if let Some(id) = path.and_then(|path| path.split('/').next()?.parse::<BackupId>().ok()) {
-            *counts.entry(id).or_default() += 1;
+            keys.entry(id).or_default().push(meta.key);
         }
     }
-    Ok(counts)
+    Ok(keys)
+}
+
+async fn proofs(
+    store: &SharedStore,
+    signed: &SignedManifest,
+    keys: Option<&Vec<ObjectKey>>,
+    signers: &TrustedSigners,
+) -> Result<Proofs, CatalogError> {
+    let mut proofs = Proofs::default();
+    for key in keys.into_iter().flatten() {
+        match records::get::<Report>(&**store, key, signers).await {
+            Ok((report, _)) => proofs.count(&report, &signed.get().id, signed.sha256()),
+            Err(RecordError::Store { source }) if !matches!(source, StoreError::NotFound { .. }) => {
+                return Err(CatalogError::Store { source });
+            }
+            Err(_) => proofs.without_weight += 1,
+        }
+    }
+    Ok(proofs)
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -18,6 +18,7 @@ pub mod lifecycle;
 pub mod manifest;
 pub mod prune;
 pub mod records;
+pub mod report;
 pub mod sealed;
 pub mod signature;
 pub mod store;

@@ -15,7 +15,7 @@ use pgproof_repository::store::{SharedStore, StoreError};
 
 use crate::cli;
 use crate::failure::{Exit, Failure};
-use crate::report::v1::Outcome;
+use pgproof_repository::report::v1::Outcome;
 
 /// A signed backup of this repository.
 #[derive(Debug)]

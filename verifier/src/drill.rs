@@ -28,8 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::choice::{self, Chosen};
 use crate::failure::{Exit, causes, chain};
-use crate::report::{self, Outcome, Report, Verdict, v1};
 use crate::{cli, queries, scratch};
+use pgproof_repository::report::{self, Outcome, Report, Verdict, v1};
 
 /// The name of the restored database: no name that a new cluster has already.
 const DATABASE: &str = "drill";
@@ -390,19 +390,6 @@ impl Drill {
 
     fn phase(&mut self, name: &str, seconds: f64) {
         self.report.phases.push(v1::Phase { name: name.to_owned(), seconds });
-    }
-}
-
-impl Outcome {
-    /// The same, with what it is about.
-    fn about(self, what: &str) -> Self {
-        let told = |reason: String| format!("{what}: {reason}");
-        match self {
-            Self::Passed => Self::Passed,
-            Self::Failed { reason } => Self::Failed { reason: told(reason) },
-            Self::Degraded { reason } => Self::Degraded { reason: told(reason) },
-            Self::NotRun { reason } => Self::NotRun { reason: told(reason) },
-        }
     }
 }
 

@@ -5,7 +5,6 @@ mod cli;
 mod drill;
 mod failure;
 mod queries;
-mod report;
 mod scratch;
 
 use std::process::ExitCode;

@@ -7,7 +7,7 @@ use pgproof_postgres::connection::{ConnectionSpec, Session};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::failure::chain;
-use crate::report::Outcome;
+use pgproof_repository::report::Outcome;
 
 /// How long one check of the policy may run. Larger questions belong to a restore that somebody looks at.
 const CHECK_TIME_MAX: Duration = Duration::from_secs(300);

@@ -10,7 +10,7 @@ use pgproof_postgres::cluster::{self, Cluster, ClusterOptions};
 use pgproof_postgres::globals::{self, ApplyOptions, Globals, Outcome as Became};
 
 use crate::failure::{Exit, Failure};
-use crate::report::Outcome;
+use pgproof_repository::report::Outcome;
 
 /// Where distributions put the servers' programs, one folder a major version.
 const USUAL_PARENT: &str = "/usr/lib/postgresql";

@@ -30,7 +30,10 @@ struct Line {
     tags: std::collections::BTreeMap<String, String>,
     reason: Option<String>,
     held: bool,
-    reports: usize,
+    /// When a drill last proved it.
+    proved_at: Option<Timestamp>,
+    /// When a drill last found it bad.
+    failed_at: Option<Timestamp>,
 }
 
 pub(crate) async fn run(policy: &Path, args: cli::List, json: bool) -> anyhow::Result<ExitCode> {
@@ -77,7 +80,8 @@ fn line(source: &SourceName, entry: &Entry) -> Line {
         tags: manifest.map(|m| m.tags.clone()).unwrap_or_default(),
         reason: manifest.and_then(|m| m.reason.clone()),
         held: entry.held,
-        reports: entry.reports,
+        proved_at: entry.proofs.proved_at,
+        failed_at: entry.proofs.failed_at,
     }
 }
 
@@ -121,8 +125,10 @@ fn notes(line: &Line) -> String {
     if line.held {
         notes.push("held".to_owned());
     }
-    if line.reports > 0 {
-        notes.push(format!("{} drill report(s)", line.reports));
+    if line.failed_at.is_some() && line.failed_at >= line.proved_at {
+        notes.push("A DRILL FOUND IT BAD".to_owned());
+    } else if let Some(at) = line.proved_at {
+        notes.push(format!("proved {}", plain::time(at)));
     }
     notes.extend(line.reason.clone());
     notes.extend(line.tags.iter().map(|(key, value)| format!("{key}={value}")));

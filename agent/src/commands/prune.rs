@@ -83,7 +83,8 @@ fn candidates(entries: &[Entry]) -> Vec<Candidate> {
             id: entry.id.to_string(),
             snapshot_at: entry.whole().map_or_else(|| entry.id.started_at(), |signed| signed.snapshot_at()),
             standing: match &entry.standing {
-                Standing::Whole(_) => retention::Standing::Good { proved: entry.reports > 0 },
+                Standing::Whole(_) if entry.proofs.is_refuted() => retention::Standing::Failed,
+                Standing::Whole(_) => retention::Standing::Good { proved: entry.proofs.is_proved() },
                 Standing::Unsigned => retention::Standing::Unsigned,
                 Standing::Quarantined(ManifestError::Newer { .. }) => retention::Standing::Newer,
                 Standing::Quarantined(error) => retention::Standing::Unreadable { why: chain(error) },

@@ -19,6 +19,7 @@ use pgproof_postgres::source;
 use pgproof_repository::catalog::{self, Entry};
 use pgproof_repository::keys::KeyPrompts;
 use pgproof_repository::manifest::SignedManifest;
+use pgproof_repository::report::Proofs;
 use pgproof_repository::{contents, layout};
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
@@ -176,15 +177,20 @@ fn choose_at(entries: &[Entry], at: Timestamp, now: Timestamp) -> anyhow::Result
             choice.later.len()
         );
     }
-    let reports = entries.iter().find(|entry| entry.id == backup.id).map_or(0, |entry| entry.reports);
-    eprintln!(
-        "drills        {}",
-        if reports > 0 { format!("{reports} report(s)") } else { "none: it was never proved".to_owned() }
-    );
+    let proofs = entries.iter().find(|entry| entry.id == backup.id).map(|entry| &entry.proofs);
+    eprintln!("drills        {}", told(proofs));
     for entry in &choice.unusable {
         eprintln!("WARNING       {} is nearer and cannot be used; see `pgproof list`", entry.id);
     }
     Ok(choice.backup.clone())
+}
+
+fn told(proofs: Option<&Proofs>) -> String {
+    match proofs {
+        Some(proofs) if proofs.is_refuted() => "THE LAST ONE FOUND THIS BACKUP BAD".to_owned(),
+        Some(Proofs { proved_at: Some(at), .. }) => format!("proved {}", plain::time(*at)),
+        _ => "none: it was never proved".to_owned(),
+    }
 }
 
 fn target(args: &cli::Restore, postgres: &PostgresSource) -> anyhow::Result<ConnectionSpec> {

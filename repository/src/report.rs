@@ -1,27 +1,31 @@
-//! What a drill found: a signed document with fixed fields, and the same as text.
+//! Reports of drills: signed, with fixed fields, and the only ground on which a backup counts as proved.
+//!
+//! A drill enters its checks and concludes; [`Proofs`] is what all reports of a backup say together.
 
 use std::fmt::{self, Write};
 
 use jiff::{SignedDuration, Timestamp};
 
-pub(crate) use v1::{Outcome, Report, Verdict};
+pub use v1::{Outcome, Report, Verdict};
+
+use crate::ids::{BackupId, ManifestSha256};
 
 /// Version 1 of the stored report. Fields are only ever added, with a default; anything else is a version 2.
-pub(crate) mod v1 {
+pub mod v1 {
     use std::collections::BTreeMap;
 
+    use crate::ids::{BackupId, ManifestSha256, RepositoryId};
+    use crate::records::Record;
+    use crate::signature::namespace;
     use jiff::Timestamp;
     use pgproof_policies::names::SourceName;
-    use pgproof_repository::ids::{BackupId, ManifestSha256, RepositoryId};
-    use pgproof_repository::records::Record;
-    use pgproof_repository::signature::namespace;
     use serde::{Deserialize, Serialize};
 
-    pub(crate) const FORMAT: &str = "pgproof-report";
-    pub(crate) const VERSION: u32 = 1;
+    pub const FORMAT: &str = "pgproof-report";
+    pub const VERSION: u32 = 1;
 
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-    pub(crate) struct Report {
+    pub struct Report {
         pub format: String,
         pub version: u32,
         pub verdict: Verdict,
@@ -53,7 +57,7 @@ pub(crate) mod v1 {
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(rename_all = "snake_case")]
-    pub(crate) enum Verdict {
+    pub enum Verdict {
         /// Every check passed.
         Passed,
         /// It restores, and something about the proof is weaker than it should be.
@@ -64,7 +68,7 @@ pub(crate) mod v1 {
     }
 
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-    pub(crate) struct Check {
+    pub struct Check {
         pub name: String,
         /// Whether there is no proof without it.
         pub required: bool,
@@ -77,7 +81,7 @@ pub(crate) mod v1 {
 
     #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(tag = "outcome", rename_all = "snake_case")]
-    pub(crate) enum Outcome {
+    pub enum Outcome {
         Passed,
         Failed { reason: String },
         Degraded { reason: String },
@@ -85,7 +89,7 @@ pub(crate) mod v1 {
     }
 
     #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-    pub(crate) struct Table {
+    pub struct Table {
         pub schema: String,
         pub name: String,
         pub expected: Rows,
@@ -97,20 +101,20 @@ pub(crate) mod v1 {
     }
 
     #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-    pub(crate) struct Rows {
+    pub struct Rows {
         pub rows: u64,
         /// 32 hexadecimal digits: the sum modulo 2^128 of XXH3-128 over the rows.
         pub digest: String,
     }
 
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-    pub(crate) struct Phase {
+    pub struct Phase {
         pub name: String,
         pub seconds: f64,
     }
 
     #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-    pub(crate) struct Signer {
+    pub struct Signer {
         pub principal: String,
         pub fingerprint: String,
     }
@@ -126,7 +130,7 @@ pub(crate) mod v1 {
 
 impl Report {
     /// Enters what became of a check, in place of what stood there before.
-    pub(crate) fn enter(&mut self, name: &str, required: bool, outcome: Outcome, detail: Option<String>) {
+    pub fn enter(&mut self, name: &str, required: bool, outcome: Outcome, detail: Option<String>) {
         let check = v1::Check { name: name.to_owned(), required, outcome, detail };
         match self.checks.iter_mut().find(|known| known.name == name) {
             Some(known) => *known = check,
@@ -135,7 +139,7 @@ impl Report {
     }
 
     /// Every failed check counts; a check that was not made counts when there is no proof without it.
-    pub(crate) fn conclude(&mut self, now: Timestamp) {
+    pub fn conclude(&mut self, now: Timestamp) {
         let any = |wanted: fn(&v1::Check) -> bool| self.checks.iter().any(wanted);
         self.verdict = if any(|check| matches!(check.outcome, Outcome::Failed { .. })) {
             Verdict::Failed
@@ -152,7 +156,7 @@ impl Report {
     }
 
     /// The report as people read it: the verdict first.
-    pub(crate) fn text(&self, key: Option<&str>) -> String {
+    pub fn text(&self, key: Option<&str>) -> String {
         let mut text = String::new();
         let line = |text: &mut String, name: &str, value: &str| {
             let _ = writeln!(text, "  {name:<15} {value}");
@@ -190,13 +194,65 @@ impl Report {
     }
 }
 
+/// What the reports of one backup say together. Only reports that are well signed and name exactly this manifest count.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proofs {
+    /// When a drill last restored it and found it right.
+    pub proved_at: Option<Timestamp>,
+    /// When a drill last found it bad.
+    pub failed_at: Option<Timestamp>,
+    /// Reports that prove nothing: of drills that could not run, unreadable, badly signed, or of another manifest.
+    pub without_weight: usize,
+}
+
+impl Proofs {
+    /// Takes one report into account.
+    pub fn count(&mut self, report: &Report, backup: &BackupId, manifest: ManifestSha256) {
+        if report.backup != *backup || report.manifest_sha256 != manifest {
+            self.without_weight += 1;
+            return;
+        }
+        match report.verdict {
+            Verdict::Passed | Verdict::Degraded => {
+                self.proved_at = self.proved_at.max(Some(report.finished_at))
+            }
+            Verdict::Failed => self.failed_at = self.failed_at.max(Some(report.finished_at)),
+            Verdict::NotRun => self.without_weight += 1,
+        }
+    }
+
+    /// Whether the last drill that came to a verdict found it good.
+    pub fn is_proved(&self) -> bool {
+        self.proved_at.is_some() && self.proved_at > self.failed_at
+    }
+
+    /// Whether the last drill that came to a verdict found it bad.
+    pub fn is_refuted(&self) -> bool {
+        self.failed_at.is_some() && self.failed_at >= self.proved_at
+    }
+}
+
 /// The check of a recovery time against its objective.
-pub(crate) fn against_objective(seconds: f64, objective: SignedDuration) -> Outcome {
+pub fn against_objective(seconds: f64, objective: SignedDuration) -> Outcome {
     if seconds <= objective.as_secs_f64() {
         return Outcome::Passed;
     }
     let reason = format!("took {seconds:.1} s, the objective is {:.0} s", objective.as_secs_f64());
     Outcome::Degraded { reason }
+}
+
+impl Outcome {
+    /// The same, with what it is about.
+    #[must_use]
+    pub fn about(self, what: &str) -> Self {
+        let told = |reason: String| format!("{what}: {reason}");
+        match self {
+            Self::Passed => Self::Passed,
+            Self::Failed { reason } => Self::Failed { reason: told(reason) },
+            Self::Degraded { reason } => Self::Degraded { reason: told(reason) },
+            Self::NotRun { reason } => Self::NotRun { reason: told(reason) },
+        }
+    }
 }
 
 impl fmt::Display for Verdict {
@@ -242,6 +298,30 @@ mod tests {
         }
         report.conclude(Timestamp::UNIX_EPOCH);
         report
+    }
+
+    #[test]
+    fn the_last_verdict_counts_and_only_of_this_manifest() {
+        let passed = report(&[(true, Outcome::Passed)]);
+        let failed = report(&[(true, Outcome::Failed { reason: "why".to_owned() })]);
+        let at = |report: &Report, second| Report {
+            finished_at: Timestamp::from_second(second).unwrap(),
+            ..report.clone()
+        };
+        let (id, manifest) = (passed.backup.clone(), passed.manifest_sha256);
+        let proofs = |reports: &[Report]| {
+            let mut proofs = Proofs::default();
+            reports.iter().for_each(|report| proofs.count(report, &id, manifest));
+            proofs
+        };
+        assert!(!proofs(&[]).is_proved() && !proofs(&[]).is_refuted());
+        assert!(proofs(&[at(&failed, 1), at(&passed, 2)]).is_proved());
+        assert!(proofs(&[at(&passed, 1), at(&failed, 2)]).is_refuted());
+        assert!(!proofs(&[at(&passed, 1), at(&failed, 2)]).is_proved());
+        let other = Report { manifest_sha256: ManifestSha256::of(b"another"), ..at(&passed, 1) };
+        assert_eq!(proofs(&[other]), Proofs { without_weight: 1, ..Proofs::default() });
+        let not_run = report(&[]);
+        assert_eq!(proofs(&[not_run]).without_weight, 1);
     }
 
     #[test]
