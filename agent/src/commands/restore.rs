@@ -155,9 +155,9 @@ async fn choose(opened: &Opened, args: &cli::Restore, now: Timestamp) -> anyhow:
 fn choose_at(entries: &[Entry], at: Timestamp, now: Timestamp) -> anyhow::Result<SignedManifest> {
     let Some(choice) = catalog::choose(entries, at) else {
         let oldest = entries.iter().filter_map(Entry::whole).map(SignedManifest::snapshot_at).min();
-        let message = format!("there is no good backup from {} or before", plain::time(at));
+        let message = format!("there is no good backup from {at} or before");
         let hint = match oldest {
-            Some(oldest) => format!("the oldest one shows {}", plain::time(oldest)),
+            Some(oldest) => format!("the oldest one shows {oldest}"),
             None => "`pgproof list` shows what is there".to_owned(),
         };
         return Err(Failure::new(Exit::NothingFound, message, hint).into());
