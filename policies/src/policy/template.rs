@@ -30,7 +30,7 @@ pub fn template(about: &Template) -> String {
 fn repository(about: &Template) -> String {
     let mut text = format!(
         "# Policy of pgproof: what is backed up, where to, when, and how long it is kept.\n\
-         # After an edit, `pgproof doctor` says whether all of it holds.\n\
+         # After an edit, `pgproof policy check` says whether all of it holds.\n\
          \n\
          # Zone of the schedules below, of calendar days and months, and of `--at`. Without it: UTC.\n\
          # zone = \"Europe/Berlin\"\n\
