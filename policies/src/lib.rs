@@ -3,6 +3,7 @@
 //! - [`Policy`]: what is backed up, where to, when, and for how long it is kept. A `Policy` that exists was
 //!   checked as a whole; a file with mistakes yields all of them at once as [`PolicyProblems`].
 //! - [`retention::plan`]: which backups stay and which go, each with its reasons.
+//! - [`objective::shortfalls`]: what the policy promises and its schedules cannot keep.
 //! - [`moment::parse`]: the instant an operator means by `--at`.
 //!
 //! Everything here is a function of values. There is no file, no clock and no network in this crate: text,
@@ -10,6 +11,7 @@
 
 pub mod moment;
 pub mod names;
+pub mod objective;
 pub mod policy;
 pub mod retention;
 pub mod schedule;

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use jiff::Timestamp;
+use pgproof_policies::objective;
 use pgproof_repository::access::LoadedPolicy;
 
 use super::print_json;
@@ -18,11 +20,15 @@ pub(crate) fn check(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
         loaded.trusted_signers()?;
     }
     let sources: Vec<_> = loaded.policy.sources.keys().map(ToString::to_string).collect();
-    match json {
-        true => {
-            print_json(&serde_json::json!({ "policy": path, "sha256": loaded.sha256, "sources": sources }))?
-        }
-        false => println!("{} is sound: {} source(s): {}", path.display(), sources.len(), sources.join(", ")),
+    let shortfalls: Vec<_> =
+        objective::shortfalls(&loaded.policy, Timestamp::now()).iter().map(ToString::to_string).collect();
+    if json {
+        print_json(&serde_json::json!({
+            "policy": path, "sha256": loaded.sha256, "sources": sources, "shortfalls": shortfalls,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
     }
+    println!("{} is sound: {} source(s): {}", path.display(), sources.len(), sources.join(", "));
+    shortfalls.iter().for_each(|shortfall| println!("warning: {shortfall}"));
     Ok(ExitCode::SUCCESS)
 }
