@@ -12,7 +12,7 @@ use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::{Kind, PostgresSource, Source};
 use pgproof_postgres::client::{Client, ClientTools, Program};
 use pgproof_postgres::connection::{ConnectionSpec, Environment};
-use pgproof_postgres::dump::{DumpOrder, dump_globals, encoding_of_dump};
+use pgproof_postgres::dump::{DumpOrder, DumpedGlobals, dump_globals, encoding_of_dump};
 use pgproof_postgres::preflight::Preflight;
 use pgproof_postgres::snapshot::{ExportedSnapshot, ServerSetting, SnapshotFacts};
 use pgproof_postgres::source;
@@ -22,7 +22,7 @@ use pgproof_repository::ids::{BackupId, RepositoryId};
 use pgproof_repository::inventory::{self, Inventory};
 use pgproof_repository::keys::Recipients;
 use pgproof_repository::lease::Lease;
-use pgproof_repository::lifecycle::{Committed, Started, upload_parts};
+use pgproof_repository::lifecycle::{Committed, PartsUploaded, Started, upload_parts};
 use pgproof_repository::manifest::v1;
 use pgproof_repository::records::{self, Run, RunOutcome};
 use pgproof_repository::sealed::{Sealer, seal_bytes};
@@ -141,18 +141,25 @@ impl Job {
         let facts = snapshot.facts().clone();
         let facts = &facts;
         let mut warnings = self.preflight(&snapshot).await?;
-        let previous = self.previous().await;
 
         let dump_program = self.find(Program::PgDump, facts).await?;
         let mut started = Started::new(self.store.clone(), self.source.name.clone(), id.clone());
-        let archive = self.dump_archive(&mut started, &snapshot, &dump_program).await?;
+        let (archive, parts) = self.dump_archive(&started, &snapshot, &dump_program).await?;
         if let Found::Uncut { reason } = &archive.found {
             warnings.push(format!("the archive is not indexed and will be restored serially: {reason}"));
         }
-        warnings.extend(self.dump_globals(&mut started, facts).await?);
+        // A store may need long to put the parts together.
+        let completing = started.complete_upload(parts, archive_object(&archive));
+        let (completed, globals, previous) =
+            tokio::join!(completing, self.dump_globals(facts), self.previous());
+        completed?;
+        let globals = globals?;
+        self.put(&mut started, layout::GLOBALS, v1::Role::Globals, globals.text.as_bytes()).await?;
+        warnings.extend(globals.degraded.into_iter().chain(globals.warnings));
         let settings = snapshot.server_settings().await?;
         let inventory = inventory_of(&archive, facts, &settings)?;
-        self.put_inventory(&mut started, &inventory).await?;
+        let inventory_bytes = serde_json::to_vec(&inventory)?;
+        self.put(&mut started, layout::INVENTORY, v1::Role::Inventory, &inventory_bytes).await?;
         snapshot.close().await?;
         self.stop_if_cancelled()?;
 
@@ -215,10 +222,10 @@ impl Job {
 
     async fn dump_archive(
         &self,
-        started: &mut Started,
+        started: &Started,
         snapshot: &ExportedSnapshot,
         pg_dump: &Client,
-    ) -> anyhow::Result<SealedArchive> {
+    ) -> anyhow::Result<(SealedArchive, PartsUploaded)> {
         let (facts, postgres) = (snapshot.facts(), postgres(&self.source));
         let order = DumpOrder {
             encoding: Some(encoding_of_dump(&facts.database.encoding).to_owned()),
@@ -232,9 +239,8 @@ impl Job {
         let part_bytes = move |number| plan.part_bytes(number);
         let (sealer, parts) =
             Sealer::start(&self.recipients, self.source.compression_level, self.workers(), part_bytes)?;
-        let name = layout::archive_name(0);
-        let upload =
-            tokio::spawn(upload_parts(self.store.clone(), started.key(&name), parts, UPLOADS_IN_FLIGHT));
+        let key = started.key(&layout::archive_name(0));
+        let upload = tokio::spawn(upload_parts(self.store.clone(), key, parts, UPLOADS_IN_FLIGHT));
 
         let beat = watchdog::Beat::default();
         let (progress, beating) = (self.progress(facts), beat.clone());
@@ -270,12 +276,7 @@ impl Job {
             (None, Ok(_), Ok(sealed)) => Ok(sealed),
         };
         match (uploaded, whole) {
-            (Ok(parts), Ok(sealed)) => {
-                let (plaintext, ciphertext) = (sealed.plaintext, sealed.ciphertext);
-                let object = v1::Object { name, role: v1::Role::Archive, plaintext, ciphertext };
-                started.complete_upload(parts, object).await?;
-                Ok(sealed)
-            }
+            (Ok(parts), Ok(sealed)) => Ok((sealed, parts)),
             (Ok(parts), Err(error)) => {
                 if let Err(error) = parts.abort().await {
                     tracing::warn!(error = %error, "upload could not be aborted; the next run will");
@@ -301,26 +302,23 @@ impl Job {
         }
     }
 
-    /// Roles, memberships, tablespaces. Returns what had to be left out.
-    async fn dump_globals(
-        &self,
-        started: &mut Started,
-        facts: &SnapshotFacts,
-    ) -> anyhow::Result<Vec<String>> {
+    /// Roles, memberships, tablespaces, and what had to be left out.
+    async fn dump_globals(&self, facts: &SnapshotFacts) -> anyhow::Result<DumpedGlobals> {
         let pg_dumpall = self.find(Program::PgDumpall, facts).await?;
         let connection = self.connection.clone();
-        let dumped =
-            tokio::task::spawn_blocking(move || dump_globals(&pg_dumpall.path, &connection)).await??;
-        let sealed = seal_bytes(&self.recipients, self.source.compression_level, dumped.text.as_bytes())?;
-        started.put_sealed(layout::GLOBALS, v1::Role::Globals, sealed).await?;
-        Ok(dumped.degraded.into_iter().chain(dumped.warnings).collect())
+        Ok(tokio::task::spawn_blocking(move || dump_globals(&pg_dumpall.path, &connection)).await??)
     }
 
-    async fn put_inventory(&self, started: &mut Started, inventory: &Inventory) -> anyhow::Result<()> {
-        let bytes = serde_json::to_vec(inventory)?;
-        let sealed = seal_bytes(&self.recipients, self.source.compression_level, &bytes)?;
-        started.put_sealed(layout::INVENTORY, v1::Role::Inventory, sealed).await?;
-        Ok(())
+    /// Seals and puts a small object.
+    async fn put(
+        &self,
+        started: &mut Started,
+        name: &str,
+        role: v1::Role,
+        plain: &[u8],
+    ) -> anyhow::Result<()> {
+        let sealed = seal_bytes(&self.recipients, self.source.compression_level, plain)?;
+        Ok(started.put_sealed(name, role, sealed).await?)
     }
 
     /// The newest backup before this one. That it cannot be read is written down and stops nothing.
@@ -389,6 +387,11 @@ fn no_progress(after: SignedDuration) -> Failure {
 fn postgres(source: &Source) -> &PostgresSource {
     let Kind::Postgres(postgres) = &source.kind;
     postgres
+}
+
+fn archive_object(archive: &SealedArchive) -> v1::Object {
+    let (plaintext, ciphertext) = (archive.plaintext, archive.ciphertext);
+    v1::Object { name: layout::archive_name(0), role: v1::Role::Archive, plaintext, ciphertext }
 }
 
 fn inventory_of(

@@ -101,10 +101,16 @@ pub(crate) fn units(
     jobs: usize,
 ) -> Vec<Unit> {
     let mut units = Vec::new();
+    let loaded = |archive: usize, table: &Table| wanted(archive, table) && !is_empty(table);
+    let all = inventory.archives.iter().enumerate();
+    let bytes: u64 = all
+        .flat_map(|(archive, described)| described.tables.iter().filter(move |table| loaded(archive, table)))
+        .map(|table| table.end - table.start)
+        .sum();
+    let share = bytes / jobs.max(1) as u64;
     for (archive, map) in maps.iter().enumerate() {
         let tables = &inventory.archives[archive].tables;
-        let mut order: Vec<usize> =
-            (0..tables.len()).filter(|&i| wanted(archive, &tables[i]) && !is_empty(&tables[i])).collect();
+        let mut order: Vec<usize> = (0..tables.len()).filter(|&i| loaded(archive, &tables[i])).collect();
         order.sort_by_key(|&i| tables[i].start);
         let mut small = SmallTables::new(archive);
         for index in order {
@@ -113,7 +119,7 @@ pub(crate) fn units(
             if frames.len() == 1 {
                 small.add(index, table, frames.start, &mut units);
             } else {
-                units.extend(pieces(archive, index, table, map, jobs));
+                units.extend(pieces(archive, index, table, map, jobs, share));
             }
         }
         small.flush(&mut units);
@@ -127,11 +133,20 @@ pub(crate) fn is_empty(table: &Table) -> bool {
     table.rows == 0 && table.end - table.start <= EMPTY_TABLE_BYTES_MAX
 }
 
-/// A large table's pieces: they begin where a frame begins with a row.
-fn pieces(archive: usize, index: usize, table: &Table, map: &FrameMap, jobs: usize) -> Vec<Unit> {
+/// A large table's pieces: they begin where a frame begins with a row. A table that is no more than one connection's
+/// `share` of all bytes stays whole: two connections that extend one table wait for each other, and only a whole table
+/// can be written as already frozen.
+fn pieces(
+    archive: usize,
+    index: usize,
+    table: &Table,
+    map: &FrameMap,
+    jobs: usize,
+    share: u64,
+) -> Vec<Unit> {
     let bytes = table.end - table.start;
     let pieces = (jobs as u64 * PIECES_PER_JOB).max(1);
-    let goal = if jobs > 1 { (bytes / pieces).max(PIECE_BYTES_MIN) } else { u64::MAX };
+    let goal = if bytes > share { (bytes / pieces).max(PIECE_BYTES_MIN) } else { u64::MAX };
     let frames = map.overlapping(&(table.start..table.end));
     let mut cuts = vec![table.start];
     for at in frames.skip(1) {
