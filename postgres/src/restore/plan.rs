@@ -136,14 +136,7 @@ pub(crate) fn is_empty(table: &Table) -> bool {
 /// A large table's pieces: they begin where a frame begins with a row. A table that is no more than one connection's
 /// `share` of all bytes stays whole: two connections that extend one table wait for each other, and only a whole table
 /// can be written as already frozen.
-fn pieces(
-    archive: usize,
-    index: usize,
-    table: &Table,
-    map: &FrameMap,
-    jobs: usize,
-    share: u64,
-) -> Vec<Unit> {
+fn pieces(archive: usize, index: usize, table: &Table, map: &FrameMap, jobs: usize, share: u64) -> Vec<Unit> {
     let bytes = table.end - table.start;
     let pieces = (jobs as u64 * PIECES_PER_JOB).max(1);
     let goal = if bytes > share { (bytes / pieces).max(PIECE_BYTES_MIN) } else { u64::MAX };
