@@ -83,7 +83,9 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if cause.is::<PolicyProblems>() || cause.is::<MomentError>() {
         return Some(Exit::Usage);
     }
-    if cause.is::<ManifestError>() {
+    if cause.is::<ManifestError>()
+        || matches!(cause.downcast_ref::<StoreError>(), Some(StoreError::Damaged { .. }))
+    {
         return Some(Exit::Integrity);
     }
     match (cause.downcast_ref::<CatalogError>(), cause.downcast_ref::<LeaseError>()) {

@@ -91,7 +91,8 @@ pub enum Standing {
     Unsigned,
     /// Objects without a manifest: a run that goes on, or the litter of one that died.
     Incomplete,
-    /// A tombstone lies there; what is left of it is being removed.
+    /// The manifest was removed, and a tombstone lies there: what is left is being removed. A tombstone alone makes
+    /// nothing of a whole backup: anybody who can put objects could put one.
     Pruned,
 }
 
@@ -116,9 +117,9 @@ pub async fn list(
     let reports = report_keys(store, source).await?;
     let (held, pruned, reports) = (&held, &pruned, &reports);
     let entries = stream::iter(ids).map(|id| async move {
-        let standing = match pruned.contains(&id) {
-            true => Standing::Pruned,
-            false => standing(store, source, &id, signers).await?,
+        let standing = match standing(store, source, &id, signers).await? {
+            Standing::Incomplete if pruned.contains(&id) => Standing::Pruned,
+            found => found,
         };
         let proofs = match &standing {
             Standing::Whole(signed) => proofs(store, signed, reports.get(&id), signers).await?,
@@ -129,20 +130,30 @@ pub async fn list(
     entries.buffered(FETCHES_IN_FLIGHT).try_collect().await
 }
 
-/// The newest folder that has a manifest, whatever that is worth. Reads only as many as it must.
+/// The newest folder that has a manifest, whatever that is worth. Reads only as many as it must: ids sort by the second
+/// of their start, and of those that share one the signed times decide.
 pub async fn newest(
     store: &SharedStore,
     source: &SourceName,
     signers: &TrustedSigners,
 ) -> Result<Option<(BackupId, Standing)>, CatalogError> {
     let ids = ids_below(store, &layout::backups(source)).await?;
+    let finished_at = |standing: &Standing| match standing {
+        Standing::Whole(signed) => Some(signed.get().finished_at),
+        _ => None,
+    };
+    let mut newest: Option<(BackupId, Standing)> = None;
     for id in ids.into_iter().rev() {
+        if newest.as_ref().is_some_and(|(known, _)| known.started_at() != id.started_at()) {
+            break;
+        }
         match standing(store, source, &id, signers).await? {
             Standing::Incomplete | Standing::Pruned => {}
-            found => return Ok(Some((id, found))),
+            found if newest.as_ref().is_some_and(|(_, known)| finished_at(known) > finished_at(&found)) => {}
+            found => newest = Some((id, found)),
         }
     }
-    Ok(None)
+    Ok(newest)
 }
 
 /// One backup, whose absence is an error.
@@ -174,10 +185,14 @@ pub struct Choice<'a> {
 pub fn choose(entries: &[Entry], at: Timestamp) -> Option<Choice<'_>> {
     let whole = || entries.iter().filter_map(Entry::whole);
     let backup =
-        whole().filter(|m| m.snapshot_at() <= at).max_by_key(|m| (m.snapshot_at(), m.get().id.clone()))?;
+        whole().filter(|m| m.snapshot_at() <= at).max_by_key(|m| (m.snapshot_at(), m.get().finished_at))?;
     let mut later: Vec<_> = whole().filter(|m| m.snapshot_at() > at).collect();
     later.sort_by_key(|m| m.snapshot_at());
-    let nearer = |entry: &&Entry| entry.id > backup.get().id && entry.id.started_at() <= at;
+    // Nothing unusable has a time of its own that can be believed, but for that in its name.
+    let since = backup.get().id.started_at();
+    let nearer = |entry: &&Entry| {
+        entry.id != backup.get().id && entry.id.started_at() >= since && entry.id.started_at() <= at
+    };
     let unusable = entries
         .iter()
         .filter(nearer)
@@ -195,11 +210,17 @@ async fn standing(
     let manifest = match store.get(&layout::manifest(source, id), MANIFEST_BYTES_MAX).await {
         Ok((bytes, _)) => bytes,
         Err(StoreError::NotFound { .. }) => return Ok(Standing::Incomplete),
+        Err(source @ StoreError::Damaged { .. }) => {
+            return Ok(Standing::Quarantined(ManifestError::Damaged { source }));
+        }
         Err(source) => return Err(CatalogError::Store { source }),
     };
     let signature = match store.get(&layout::manifest_signature(source, id), SIGNATURE_BYTES_MAX).await {
         Ok((bytes, _)) => bytes,
         Err(StoreError::NotFound { .. }) => return Ok(Standing::Unsigned),
+        Err(source @ StoreError::Damaged { .. }) => {
+            return Ok(Standing::Quarantined(ManifestError::Damaged { source }));
+        }
         Err(source) => return Err(CatalogError::Store { source }),
     };
     let checked = SignedManifest::check(&manifest, &String::from_utf8_lossy(&signature), signers);
@@ -268,9 +289,7 @@ async fn proofs(
     for key in keys.into_iter().flatten() {
         match records::get::<Report>(&**store, key, signers).await {
             Ok((report, _)) => proofs.count(&report, &signed.get().id, signed.sha256()),
-            Err(RecordError::Store { source }) if !matches!(source, StoreError::NotFound { .. }) => {
-                return Err(CatalogError::Store { source });
-            }
+            Err(source) if source.is_of_the_store() => return Err(CatalogError::Report { source }),
             Err(_) => proofs.without_weight += 1,
         }
     }
@@ -284,6 +303,11 @@ pub enum CatalogError {
     Store {
         #[source]
         source: StoreError,
+    },
+    #[error("a report of a drill cannot be fetched")]
+    Report {
+        #[source]
+        source: RecordError,
     },
     #[error("repository.json cannot be read")]
     Marker {

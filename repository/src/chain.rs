@@ -1,9 +1,14 @@
 //! The chain of manifests: each names the one before by its hash, so that one removed, replaced or slipped in shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{BackupId, ManifestSha256};
+use crate::layout;
+use crate::manifest::SignedManifest;
 use crate::manifest::v1::Previous;
+use crate::records::{self, RecordError, Tombstone};
+use crate::signature::TrustedSigners;
+use crate::store::SharedStore;
 
 /// What one backup says of itself and of the one before.
 #[derive(Debug, Clone)]
@@ -41,7 +46,41 @@ impl std::fmt::Display for Break {
     }
 }
 
-/// Every break of the chain among `links` (oldest first), where `buried` tells the backups that were pruned on purpose.
+/// Every break of the chain among a source's whole backups. Only a well-signed tombstone explains one that is gone.
+pub async fn breaks_among(
+    store: &SharedStore,
+    whole: &[&SignedManifest],
+    signers: &TrustedSigners,
+) -> Result<Vec<Break>, RecordError> {
+    let mut whole = whole.to_vec();
+    whole.sort_by_key(|signed| signed.get().finished_at);
+    let here: BTreeSet<_> = whole.iter().map(|signed| &signed.get().id).collect();
+    let mut buried = BTreeSet::new();
+    for signed in &whole {
+        let manifest = signed.get();
+        let Previous::Known { id, .. } = &manifest.previous else { continue };
+        if here.contains(id) {
+            continue;
+        }
+        let key = layout::tombstone(&manifest.source, id);
+        match records::get::<Tombstone>(&**store, &key, signers).await {
+            Ok((tombstone, _)) if tombstone.id == *id && tombstone.source == manifest.source => {
+                buried.insert(id.clone());
+            }
+            Err(error) if error.is_of_the_store() => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    let link = |signed: &&SignedManifest| Link {
+        id: signed.get().id.clone(),
+        sha256: signed.sha256(),
+        previous: signed.get().previous.clone(),
+    };
+    let links: Vec<Link> = whole.iter().map(link).collect();
+    Ok(breaks(&links, |id| buried.contains(id)))
+}
+
+/// Every break of the chain among `links`, oldest first, where `buried` tells the backups that were pruned on purpose.
 pub fn breaks(links: &[Link], buried: impl Fn(&BackupId) -> bool) -> Vec<Break> {
     let by_id: BTreeMap<_, _> = links.iter().map(|link| (&link.id, link.sha256)).collect();
     let first = links.first().map(|link| &link.id);

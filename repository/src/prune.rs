@@ -12,7 +12,7 @@ use crate::catalog::{Entry, Standing};
 use crate::ids::{BackupId, ObjectKey};
 use crate::layout;
 use crate::records::{self, RecordError, Tombstone};
-use crate::signature::SigningKey;
+use crate::signature::{SigningKey, TrustedSigners};
 use crate::store::{SharedStore, Store, StoreError};
 
 /// Litter younger than this may belong to a run that goes on: longer than any dump should take.
@@ -40,6 +40,7 @@ pub struct Pruner<'a> {
     pub store: &'a SharedStore,
     pub source: &'a SourceName,
     pub signing_key: &'a SigningKey,
+    pub signers: &'a TrustedSigners,
     pub host: &'a str,
 }
 
@@ -83,11 +84,24 @@ impl Pruner<'_> {
             host: self.host.to_owned(),
             snapshot_at: signed.snapshot_at(),
         };
-        let key = layout::tombstone(self.source, &entry.id);
-        records::put(&**self.store, &key, &tombstone, self.signing_key)
-            .await
-            .map_err(|source| PruneError::Tombstone { source })?;
+        self.bury(&tombstone).await?;
         self.remove_objects(&entry.id).await
+    }
+
+    /// Puts the tombstone, unless a prune that broke off has put one. What else lies in its place gives way to it: half
+    /// a record, or one that nobody trusted has signed.
+    async fn bury(&self, tombstone: &Tombstone) -> Result<(), PruneError> {
+        let key = layout::tombstone(self.source, &tombstone.id);
+        match records::get::<Tombstone>(&**self.store, &key, self.signers).await {
+            Ok((known, _)) if known.id == tombstone.id && known.source == tombstone.source => return Ok(()),
+            Err(source) if source.is_of_the_store() => return Err(PruneError::Tombstone { source }),
+            Ok(_) | Err(_) => {}
+        }
+        for litter in [&key, &layout::signature_of(&key)] {
+            self.store.delete(litter).await.map_err(|source| PruneError::Store { source })?;
+        }
+        let put = records::put(&**self.store, &key, tombstone, self.signing_key).await;
+        put.map_err(|source| PruneError::Tombstone { source })
     }
 
     async fn is_held(&self, id: &BackupId) -> Result<bool, PruneError> {

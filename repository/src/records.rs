@@ -121,6 +121,19 @@ pub async fn get<R: Record>(
     Ok((record, signer))
 }
 
+impl RecordError {
+    /// Whether the store failed, so that nothing is known of the record. One that is absent or damaged is known to be.
+    pub fn is_of_the_store(&self) -> bool {
+        let absent_or_damaged = |source: &StoreError| {
+            matches!(
+                source,
+                StoreError::NotFound { .. } | StoreError::Damaged { .. } | StoreError::TooLarge { .. }
+            )
+        };
+        matches!(self, Self::Store { source } if !absent_or_damaged(source))
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {

@@ -28,7 +28,7 @@ type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 /// What happens to a request that a [`Rule`] is about.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// Answered by an error of the server; the request never arrives. 503 says `SlowDown`.
+    /// Answered by an error of the server; the request never arrives. 503 says `SlowDown`, 403 `AccessDenied`.
     Status(u16),
     /// Answered by "200 OK" and an error document, as S3 may do for a completed upload; the request never arrives.
     ErrorDocument,
@@ -300,7 +300,12 @@ async fn carry(
 
 fn refusal(code: u16, seen: &mut Seen) -> Response<Body> {
     let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    error_document(status, if code == 503 { "SlowDown" } else { "InternalError" }, seen)
+    let name = match code {
+        403 => "AccessDenied",
+        503 => "SlowDown",
+        _ => "InternalError",
+    };
+    error_document(status, name, seen)
 }
 
 fn error_document(status: StatusCode, code: &str, seen: &mut Seen) -> Response<Body> {

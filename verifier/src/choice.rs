@@ -3,15 +3,12 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use pgproof_policies::moment;
-use pgproof_policies::names::SourceName;
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::catalog::{self, Entry};
-use pgproof_repository::chain::{self, Link};
-use pgproof_repository::layout;
+use pgproof_repository::chain;
 use pgproof_repository::manifest::SignedManifest;
-use pgproof_repository::manifest::v1::Previous;
 use pgproof_repository::signature::TrustedSigners;
-use pgproof_repository::store::{SharedStore, StoreError};
+use pgproof_repository::store::SharedStore;
 
 use crate::cli;
 use crate::failure::{Exit, Failure};
@@ -53,7 +50,7 @@ pub(crate) async fn choose(
         )
         .into());
     }
-    Ok(Chosen { chain: chain_outcome(store, &args.source, &entries).await, signed, selection })
+    Ok(Chosen { chain: chain_outcome(store, &entries, signers).await, signed, selection })
 }
 
 fn at(loaded: &LoadedPolicy, args: &cli::Drill, now: Timestamp) -> anyhow::Result<Timestamp> {
@@ -75,28 +72,12 @@ fn nearest(entries: &[Entry], at: Timestamp) -> anyhow::Result<(SignedManifest, 
     Ok((choice.backup.clone(), selection))
 }
 
-async fn chain_outcome(store: &SharedStore, source: &SourceName, entries: &[Entry]) -> Outcome {
-    let link = |signed: &SignedManifest| Link {
-        id: signed.get().id.clone(),
-        sha256: signed.sha256(),
-        previous: signed.get().previous.clone(),
-    };
-    let links: Vec<Link> = entries.iter().filter_map(Entry::whole).map(link).collect();
-    let mut buried = std::collections::BTreeSet::new();
-    for link in &links {
-        let Previous::Known { id, .. } = &link.previous else { continue };
-        match store.head(&layout::tombstone(source, id)).await {
-            Ok(_) => {
-                buried.insert(id.clone());
-            }
-            Err(StoreError::NotFound { .. }) => {}
-            Err(error) => return Outcome::NotRun { reason: crate::failure::chain(&error) },
-        }
-    }
-    let breaks = chain::breaks(&links, |id| buried.contains(id));
-    match breaks.is_empty() {
-        true => Outcome::Passed,
-        false => {
+async fn chain_outcome(store: &SharedStore, entries: &[Entry], signers: &TrustedSigners) -> Outcome {
+    let whole: Vec<_> = entries.iter().filter_map(Entry::whole).collect();
+    match chain::breaks_among(store, &whole, signers).await {
+        Err(error) => Outcome::NotRun { reason: crate::failure::chain(&error) },
+        Ok(breaks) if breaks.is_empty() => Outcome::Passed,
+        Ok(breaks) => {
             let breaks: Vec<_> = breaks.iter().map(ToString::to_string).collect();
             Outcome::Degraded { reason: breaks.join("; ") }
         }

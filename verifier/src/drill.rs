@@ -398,9 +398,13 @@ fn of_reading(error: &(dyn Error + 'static)) -> Outcome {
     let store = causes(error).find_map(|cause| cause.downcast_ref::<StoreError>());
     let reason = chain(error);
     match store {
-        None | Some(StoreError::NotFound { .. } | StoreError::Short { .. } | StoreError::TooLarge { .. }) => {
-            Outcome::Failed { reason }
-        }
+        None
+        | Some(
+            StoreError::NotFound { .. }
+            | StoreError::Short { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::TooLarge { .. },
+        ) => Outcome::Failed { reason },
         Some(_) => Outcome::NotRun { reason },
     }
 }

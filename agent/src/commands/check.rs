@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use pgproof_policies::names::SourceName;
 use pgproof_repository::catalog::{self, Entry, Standing};
-use pgproof_repository::chain::{self, Link};
+use pgproof_repository::chain;
+use pgproof_repository::contents;
 use pgproof_repository::keys::Identities;
 use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::manifest::v1::Object;
+use pgproof_repository::signature::TrustedSigners;
 use pgproof_repository::store::SharedStore;
-use pgproof_repository::{contents, layout};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -49,7 +50,7 @@ pub(crate) async fn run(
     let mut all = Vec::new();
     for source in sources {
         let entries = catalog::list(&opened.store, &source, &signers).await?;
-        let check = check_source(&opened.store, source, &entries, &depth);
+        let check = check_source(&opened.store, source, &entries, &signers, &depth);
         let findings = tokio::select! {
             findings = check => findings,
             () = cancel.cancelled() => return Err(interrupted().into()),
@@ -78,6 +79,7 @@ async fn check_source(
     store: &SharedStore,
     source: SourceName,
     entries: &[Entry],
+    signers: &TrustedSigners,
     depth: &Depth<'_>,
 ) -> Findings {
     let mut problems: Vec<String> = entries.iter().filter_map(standing_problem).collect();
@@ -89,7 +91,10 @@ async fn check_source(
             }
         }
     }
-    problems.extend(chain_problems(store, &source, &good).await);
+    match chain::breaks_among(store, &good, signers).await {
+        Ok(breaks) => problems.extend(breaks.iter().map(ToString::to_string)),
+        Err(error) => problems.push(format!("the chain could not be checked: {}", error_chain(&error))),
+    }
     Findings { source, backups_good: good.len(), depth: depth.name(), problems }
 }
 
@@ -99,24 +104,6 @@ fn standing_problem(entry: &Entry) -> Option<String> {
         Standing::Unsigned => Some(format!("{}: the manifest has no signature", entry.id)),
         Standing::Whole(_) | Standing::Incomplete | Standing::Pruned => None,
     }
-}
-
-async fn chain_problems(store: &SharedStore, source: &SourceName, good: &[&SignedManifest]) -> Vec<String> {
-    let link = |signed: &&SignedManifest| Link {
-        id: signed.get().id.clone(),
-        sha256: signed.sha256(),
-        previous: signed.get().previous.clone(),
-    };
-    let links: Vec<Link> = good.iter().map(link).collect();
-    let mut buried = std::collections::BTreeSet::new();
-    for link in &links {
-        if let pgproof_repository::manifest::v1::Previous::Known { id, .. } = &link.previous
-            && store.head(&layout::tombstone(source, id)).await.is_ok()
-        {
-            buried.insert(id.clone());
-        }
-    }
-    chain::breaks(&links, |id| buried.contains(id)).iter().map(ToString::to_string).collect()
 }
 
 async fn check_object(

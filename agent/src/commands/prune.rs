@@ -50,8 +50,13 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
     let expired: Vec<&Entry> =
         plan.expired().filter_map(|id| entries.iter().find(|entry| entry.id.as_str() == id)).collect();
     let host = host_name();
-    let pruner =
-        Pruner { store: &opened.store, source: &source.name, signing_key: &signing_key, host: &host };
+    let pruner = Pruner {
+        store: &opened.store,
+        source: &source.name,
+        signing_key: &signing_key,
+        signers: &signers,
+        host: &host,
+    };
     let outcome = pruner.carry_out(&expired, &entries, now).await;
     lease.release().await.context("removed, but the lease could not be released")?;
     print_outcome(&plan, &entries, &outcome, json)?;

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::ids::ManifestSha256;
 use crate::signature::{SignatureError, Signer, TrustedSigners};
+use crate::store::StoreError;
 
 /// Largest manifest that is read. One describes a handful of objects in a few KiB; more than this is not one of ours.
 pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;
@@ -81,6 +82,11 @@ pub enum ManifestError {
         #[source]
         source: serde_json::Error,
     },
+    #[error("manifest cannot be fetched whole")]
+    Damaged {
+        #[source]
+        source: StoreError,
+    },
     #[error("format is {format:?}, not a pgproof manifest")]
     NotAManifest { format: String },
     #[error("manifest has version {version}; this program reads up to version {}", v1::VERSION)]
@@ -98,6 +104,7 @@ pub enum ManifestError {
 impl ManifestError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::Damaged { source } => source.hint(),
             Self::Newer { .. } => Some("use a pgproof at least as new as the one that wrote this backup"),
             Self::BadlySigned { .. } => Some(
                 "if the signer is yours, add its public key to `keys.trusted_signers`; otherwise treat the backup as forged",

@@ -151,6 +151,14 @@ pub enum StoreError {
     TooLarge { key: String, bytes: u64, bytes_max: u64 },
     #[error("{operation} of {key}: got {got} bytes of {expected}")]
     Short { operation: &'static str, key: String, got: u64, expected: u64 },
+    /// All bytes came, and they do not have the checksum that the store holds for them.
+    #[error("{operation} of {key}: the stored bytes are damaged")]
+    Damaged {
+        operation: &'static str,
+        key: String,
+        #[source]
+        source: Source,
+    },
     #[error("{operation} of {key} is not permitted")]
     Denied {
         operation: &'static str,
@@ -216,6 +224,9 @@ impl StoreError {
             Self::NoSuchPlace { .. } => {
                 Some("create the bucket or folder, or correct `repository.location` in the policy")
             }
+            Self::Damaged { .. } => Some(
+                "bring the object back from another copy or version of the bucket, or use another backup",
+            ),
             Self::NoSpace { .. } => Some("free space where the repository lies, then run again"),
             Self::Unreachable { .. } => Some("check the network and the endpoint, then run again"),
             _ => None,

@@ -21,6 +21,9 @@ use super::part_plan::PartLimits;
 use super::{ObjectMeta, Part, PendingUpload, PutCondition, SharedStore, Store, StoreError, Upload, Version};
 use crate::ids::{KeyPrefix, ObjectKey};
 
+/// Tries at bytes that came damaged. The damage may have happened on the way; what comes so twice lies there so.
+const DAMAGED_TRIES_MAX: u32 = 2;
+
 /// How long and how often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
@@ -99,19 +102,23 @@ struct Patience {
     wait: Duration,
     /// Set by the first failure.
     deadline: Option<Instant>,
+    damaged: u32,
 }
 
 impl Patience {
     fn new(retries: Retries, operation: Operation, key: String) -> Self {
         let wait = retries.policy.first_wait;
-        Self { retries, operation, key, wait, deadline: None }
+        Self { retries, operation, key, wait, deadline: None, damaged: 0 }
     }
 
     /// Returns when it is time to try again; gives the error back where that makes no sense, or not any more.
     async fn wait_after(&mut self, error: StoreError) -> Result<(), StoreError> {
         let now = Instant::now();
         let deadline = *self.deadline.get_or_insert(now + self.retries.policy.total);
-        if !error.is_transient() || now >= deadline {
+        let is_damaged = matches!(error, StoreError::Damaged { .. });
+        self.damaged += u32::from(is_damaged);
+        let is_worth_it = error.is_transient() || (is_damaged && self.damaged < DAMAGED_TRIES_MAX);
+        if !is_worth_it || now >= deadline {
             return Err(error);
         }
         // Half to all of the wait, so that many clients do not come back at one moment.

@@ -478,7 +478,7 @@ fn body(
                 Err(call.short(got, expected))
             }
             // All bytes came and are not what the store says they are: a checksum that does not match.
-            Ok(Some(Err(error))) => Err(call.unreachable(error)),
+            Ok(Some(Err(error))) => Err(call.damaged(error)),
         }
     })
     .boxed()

@@ -102,6 +102,7 @@ fn upload_that_is_refused_for_good_is_a_clean_failure() {
     let outcome = sandbox.run(&["backup", SOURCE]);
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("error: "), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("hint: check the credentials"), "{}", outcome.stderr);
     sandbox.proxy.clear();
     assert!(sandbox.objects_named("manifest.json").is_empty());
     assert!(sandbox.good_ids().is_empty());

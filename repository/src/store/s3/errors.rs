@@ -108,6 +108,10 @@ impl Call {
         }
     }
 
+    pub(super) fn damaged(&self, source: impl Into<Source>) -> StoreError {
+        StoreError::Damaged { operation: self.operation.name(), key: self.key.clone(), source: source.into() }
+    }
+
     pub(super) fn short(&self, got: u64, expected: u64) -> StoreError {
         StoreError::Short { operation: self.operation.name(), key: self.key.clone(), got, expected }
     }
