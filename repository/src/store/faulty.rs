@@ -28,6 +28,8 @@ pub enum Fault {
     Hang,
     /// The server says no.
     Deny,
+    /// All bytes come, with a checksum that they do not have.
+    Damage,
     /// A body ends after so many bytes.
     Cut { bytes: u64 },
     /// A body whose byte at this place (or its last) is another one; nothing says so.
@@ -172,6 +174,10 @@ impl Faults {
             Some(Fault::Deny) => {
                 Err(StoreError::Denied { operation: name, key, source: "scripted: access denied".into() })
             }
+            Some(Fault::Damage) => {
+                call.await?;
+                Err(StoreError::Damaged { operation: name, key, source: "scripted: other bytes".into() })
+            }
             Some(fault @ (Fault::Cut { .. } | Fault::Corrupt { .. })) => damage(call.await?, fault),
         }
     }
@@ -243,7 +249,7 @@ impl Store for FaultyStore {
         let (name, key) = (Operation::List.name(), prefix.to_string());
         let found = self.inner.list(prefix, start_after);
         match self.faults.decide(Operation::List, prefix.as_str()) {
-            None | Some(Fault::Corrupt { .. }) => found,
+            None | Some(Fault::Corrupt { .. } | Fault::Damage) => found,
             Some(Fault::Hang) => stream::pending().boxed(),
             Some(Fault::Deny) => {
                 let source = "scripted: access denied".into();

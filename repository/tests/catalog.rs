@@ -1,0 +1,209 @@
+//! What the catalog, the chain and prune make of what lies in a repository, whoever put it there.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use pgproof_policies::names::SourceName;
+use pgproof_repository::catalog::{self, Entry, Standing};
+use pgproof_repository::chain::{self, Break};
+use pgproof_repository::ids::{BackupId, ManifestSha256, ObjectKey};
+use pgproof_repository::layout;
+use pgproof_repository::manifest::v1::{Manifest, Previous};
+use pgproof_repository::manifest::{self, SignedManifest};
+use pgproof_repository::prune::Pruner;
+use pgproof_repository::records::{self, Tombstone};
+use pgproof_repository::signature::{SigningKey, TrustedSigners, generate};
+use pgproof_repository::store::faulty::{Fault, FaultyStore, Rule};
+use pgproof_repository::store::memory::MemoryStore;
+use pgproof_repository::store::operation::Operation;
+use pgproof_repository::store::{PutCondition, SharedStore, StoreError};
+
+const GOLDEN: &[u8] = include_bytes!("../fixtures/manifest.v1.json");
+const NOW: &str = "2026-12-24T00:00:00Z";
+
+#[tokio::test]
+async fn of_backups_in_the_same_second_the_signed_times_decide() {
+    // Whichever way the random ends of the ids fall.
+    for (first, second) in [("aaaaaa", "zzzzzz"), ("zzzzzz", "aaaaaa")] {
+        let repository = Repository::new();
+        let older = repository.put(&format!("20261124T020000Z-{first}"), "02:00:00.1", Previous::None).await;
+        let previous = Previous::Known { id: older.0.clone(), manifest_sha256: older.1 };
+        let newer = repository.put(&format!("20261124T020000Z-{second}"), "02:00:00.9", previous).await;
+        let newest = catalog::newest(&repository.store, &source(), &repository.signers).await.unwrap();
+        assert_eq!(newest.unwrap().0, newer.0);
+        let entries = repository.list().await;
+        let chosen = catalog::choose(&entries, Timestamp::MAX).unwrap();
+        assert_eq!(chosen.backup.get().id, newer.0);
+        assert_eq!(repository.breaks().await, []);
+    }
+}
+
+#[tokio::test]
+async fn damaged_objects_quarantine_their_backup_alone() {
+    for damaged in ["manifest.json", "manifest.json.sig"] {
+        let repository = Repository::new();
+        let (bad, _) = repository.put("20261124T020000Z-aaaaaa", "02:00:01", Previous::None).await;
+        let (good, _) = repository.put("20261125T020000Z-bbbbbb", "02:00:01", Previous::None).await;
+        let key = layout::backup_object(&source(), &bad, damaged).unwrap();
+        let rule = Rule::on(Operation::Get, Fault::Damage).keyed(key.as_str()).times(9);
+        // `manifest.json` is the beginning of its signature's name, too.
+        let store: SharedStore = Arc::new(FaultyStore::scripted(repository.store.clone(), vec![rule]));
+        let entries = catalog::list(&store, &source(), &repository.signers).await.unwrap();
+        assert!(matches!(entries[0].standing, Standing::Quarantined(_)), "{damaged}: {:?}", entries[0]);
+        assert_eq!(entries[1].whole().unwrap().get().id, good);
+    }
+}
+
+#[tokio::test]
+async fn tombstones_that_the_pruner_did_not_sign_remove_nothing() {
+    let repository = Repository::new();
+    let (id, _) = repository.put("20261124T020000Z-aaaaaa", "02:00:01", Previous::None).await;
+    let stranger = signing_key();
+    for key in [&stranger, &repository.key] {
+        // Even a well-signed one is no deletion: with an agent's key, an intruder could sign it.
+        repository.tombstone(&id, key).await;
+        let entries = repository.list().await;
+        assert!(entries[0].whole().is_some(), "{:?}", entries[0]);
+        repository.prune(&[], &entries).await;
+        assert!(repository.list().await[0].whole().is_some());
+        repository.store.delete(&layout::tombstone(&source(), &id)).await.unwrap();
+        repository.store.delete(&layout::signature_of(&layout::tombstone(&source(), &id))).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_hole_in_the_chain_is_explained_only_by_a_trusted_tombstone() {
+    let repository = Repository::new();
+    let (first, sha256) = repository.put("20261124T020000Z-aaaaaa", "02:00:01", Previous::None).await;
+    let previous = Previous::Known { id: first.clone(), manifest_sha256: sha256 };
+    let (second, _) = repository.put("20261125T020000Z-bbbbbb", "02:00:01", previous).await;
+    assert_eq!(repository.breaks().await, []);
+    repository.store.delete(&layout::manifest(&source(), &first)).await.unwrap();
+    let hole = [Break::Vanished { id: second, previous: first.clone() }];
+    assert_eq!(repository.breaks().await, hole);
+    repository.tombstone(&first, &signing_key()).await;
+    assert_eq!(repository.breaks().await, hole, "a stranger's tombstone explains nothing");
+}
+
+#[tokio::test]
+async fn pruned_backups_leave_a_chain_without_holes_and_nothing_else() {
+    let repository = Repository::new();
+    let (first, sha256) = repository.put("20261124T020000Z-aaaaaa", "02:00:01", Previous::None).await;
+    let previous = Previous::Known { id: first.clone(), manifest_sha256: sha256 };
+    repository.put("20261125T020000Z-bbbbbb", "02:00:01", previous).await;
+    // Litter in the tombstone's place, by a stranger: it must not stop the pruner.
+    repository.tombstone(&first, &signing_key()).await;
+    let entries = repository.list().await;
+    let outcome = repository.prune(&[&entries[0]], &entries).await;
+    assert!(outcome.failures.is_empty(), "{:?}", outcome.failures);
+    assert_eq!(outcome.removed, [first]);
+    let entries = repository.list().await;
+    assert_eq!(entries.len(), 1);
+    assert_eq!(repository.breaks().await, []);
+}
+
+#[tokio::test]
+async fn a_delete_that_failed_is_finished_by_the_next_prune() {
+    let repository = Repository::new();
+    let (first, _) = repository.put("20261124T020000Z-aaaaaa", "02:00:01", Previous::None).await;
+    repository.put("20261125T020000Z-bbbbbb", "02:00:01", Previous::None).await;
+    let data = layout::backup_object(&source(), &first, &layout::archive_name(0)).unwrap();
+    repository.store.put(&data, Bytes::from_static(b"sealed"), PutCondition::IfAbsent).await.unwrap();
+    let entries = repository.list().await;
+    let rule = Rule::on(Operation::Delete, Fault::Deny).keyed("data.000");
+    let faulty: SharedStore = Arc::new(FaultyStore::scripted(repository.store.clone(), vec![rule]));
+    let outcome = repository.prune_in(&faulty, &[&entries[0]], &entries).await;
+    assert_eq!(outcome.failures.len(), 1, "{outcome:?}");
+    let entries = repository.list().await;
+    assert!(matches!(entries[0].standing, Standing::Pruned), "{:?}", entries[0]);
+    let outcome = repository.prune(&[], &entries).await;
+    assert_eq!(outcome.swept, [first]);
+    assert!(matches!(repository.store.head(&data).await, Err(StoreError::NotFound { .. })));
+}
+
+#[tokio::test]
+async fn a_hold_that_is_newer_than_the_plan_still_holds() {
+    let repository = Repository::new();
+    let (id, _) = repository.put("20261124T020000Z-aaaaaa", "02:00:01", Previous::None).await;
+    let entries = repository.list().await;
+    repository.raw(&layout::hold(&source(), &id), b"{}").await;
+    let outcome = repository.prune(&[&entries[0]], &entries).await;
+    assert_eq!((outcome.removed.len(), outcome.failures.len()), (0, 1));
+    assert!(repository.list().await[0].whole().is_some());
+}
+
+/// A repository in memory whose one key is trusted.
+struct Repository {
+    store: SharedStore,
+    key: SigningKey,
+    signers: TrustedSigners,
+}
+
+impl Repository {
+    fn new() -> Self {
+        let key = signing_key();
+        let signers = TrustedSigners::parse(&format!("host {}\n", key.public_line())).unwrap();
+        Self { store: Arc::new(MemoryStore::new()), key, signers }
+    }
+
+    /// Puts a signed manifest that says it was finished at `time` of its id's day.
+    async fn put(&self, id: &str, time: &str, previous: Previous) -> (BackupId, ManifestSha256) {
+        let id: BackupId = id.parse().unwrap();
+        let day = id.started_at().strftime("%Y-%m-%d");
+        let at: Timestamp = format!("{day}T{time}Z").parse().unwrap();
+        let mut made: Manifest = manifest::parse(GOLDEN).unwrap();
+        (made.id, made.previous, made.finished_at) = (id.clone(), previous, at);
+        made.snapshot.at = id.started_at();
+        let bytes = made.to_bytes();
+        let signature = self.key.sign(manifest::NAMESPACE, &bytes).unwrap();
+        SignedManifest::check(&bytes, &signature, &self.signers).unwrap();
+        self.raw(&layout::manifest_signature(&source(), &id), signature.as_bytes()).await;
+        self.raw(&layout::manifest(&source(), &id), &bytes).await;
+        (id, ManifestSha256::of(&bytes))
+    }
+
+    async fn raw(&self, key: &ObjectKey, bytes: &[u8]) {
+        self.store.put(key, Bytes::copy_from_slice(bytes), PutCondition::IfAbsent).await.unwrap();
+    }
+
+    async fn tombstone(&self, id: &BackupId, key: &SigningKey) {
+        let (at, host) = (NOW.parse().unwrap(), "elsewhere".to_owned());
+        let tombstone = Tombstone { version: 1, source: source(), id: id.clone(), at, host, snapshot_at: at };
+        records::put(&*self.store, &layout::tombstone(&source(), id), &tombstone, key).await.unwrap();
+    }
+
+    async fn list(&self) -> Vec<Entry> {
+        catalog::list(&self.store, &source(), &self.signers).await.unwrap()
+    }
+
+    async fn breaks(&self) -> Vec<Break> {
+        let entries = self.list().await;
+        let whole: Vec<_> = entries.iter().filter_map(Entry::whole).collect();
+        chain::breaks_among(&self.store, &whole, &self.signers).await.unwrap()
+    }
+
+    async fn prune(&self, expired: &[&Entry], entries: &[Entry]) -> pgproof_repository::prune::Outcome {
+        self.prune_in(&self.store, expired, entries).await
+    }
+
+    async fn prune_in(
+        &self,
+        store: &SharedStore,
+        expired: &[&Entry],
+        entries: &[Entry],
+    ) -> pgproof_repository::prune::Outcome {
+        let (source, signing_key, signers) = (&source(), &self.key, &self.signers);
+        let pruner = Pruner { store, source, signing_key, signers, host: "here" };
+        pruner.carry_out(expired, entries, NOW.parse().unwrap()).await
+    }
+}
+
+fn signing_key() -> SigningKey {
+    SigningKey::parse(&generate("a test").0, Path::new("a test")).unwrap()
+}
+
+fn source() -> SourceName {
+    "app".parse().unwrap()
+}
