@@ -33,6 +33,12 @@ impl LoadedPolicy {
         Ok(Self { policy, path: path.to_owned(), sha256 })
     }
 
+    /// The same with the verifier's own keys and credentials.
+    #[must_use]
+    pub fn for_verifier(self) -> Self {
+        Self { policy: self.policy.for_verifier(), ..self }
+    }
+
     pub fn source(&self, name: &SourceName) -> Result<&Source, AccessError> {
         let known = || self.policy.sources.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let unknown = || AccessError::NoSuchSource { name: name.clone(), known: known() };

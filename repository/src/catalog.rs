@@ -13,8 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{BackupId, KeyPrefix, ObjectKey, RepositoryId};
 use crate::layout;
 use crate::manifest::{MANIFEST_BYTES_MAX, ManifestError, SIGNATURE_BYTES_MAX, SignedManifest};
-use crate::records::{self, RecordError};
-use crate::report::{Proofs, Report};
+use crate::report::{Proofs, chain};
 use crate::signature::TrustedSigners;
 use crate::store::{PutCondition, SharedStore, Store, StoreError};
 
@@ -266,15 +265,10 @@ async fn report_keys(
     store: &SharedStore,
     source: &SourceName,
 ) -> Result<BTreeMap<BackupId, Vec<ObjectKey>>, CatalogError> {
-    let prefix = layout::verifications(source);
-    let objects: Vec<_> =
-        store.list(&prefix, None).try_collect().await.map_err(|source| CatalogError::Store { source })?;
+    let found = chain::keys(store, source).await.map_err(|source| CatalogError::Report { source })?;
     let mut keys: BTreeMap<BackupId, Vec<ObjectKey>> = BTreeMap::new();
-    for meta in objects {
-        let path = meta.key.as_str().strip_prefix(prefix.as_str()).filter(|path| path.ends_with(".json"));
-        if let Some(id) = path.and_then(|path| path.split('/').next()?.parse::<BackupId>().ok()) {
-            keys.entry(id).or_default().push(meta.key);
-        }
+    for (id, key) in found {
+        keys.entry(id).or_default().push(key);
     }
     Ok(keys)
 }
@@ -287,10 +281,10 @@ async fn proofs(
 ) -> Result<Proofs, CatalogError> {
     let mut proofs = Proofs::default();
     for key in keys.into_iter().flatten() {
-        match records::get::<Report>(&**store, key, signers).await {
-            Ok((report, _)) => proofs.count(&report, &signed.get().id, signed.sha256()),
-            Err(source) if source.is_of_the_store() => return Err(CatalogError::Report { source }),
-            Err(_) => proofs.without_weight += 1,
+        let found = chain::fetch(store, key.clone(), signers).await;
+        match found.map_err(|source| CatalogError::Report { source })?.signed() {
+            Some(report) => proofs.count(report.get(), &signed.get().id, signed.sha256()),
+            None => proofs.without_weight += 1,
         }
     }
     Ok(proofs)
@@ -307,7 +301,7 @@ pub enum CatalogError {
     #[error("a report of a drill cannot be fetched")]
     Report {
         #[source]
-        source: RecordError,
+        source: StoreError,
     },
     #[error("repository.json cannot be read")]
     Marker {

@@ -225,6 +225,10 @@ sha256_newtype!(
     /// SHA-256 of a manifest's bytes: the link of the chain.
     ManifestSha256
 );
+sha256_newtype!(
+    /// SHA-256 of a report's bytes: the link of the chain of reports.
+    ReportSha256
+);
 
 /// A name that does not have its form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

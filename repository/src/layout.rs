@@ -96,6 +96,11 @@ pub fn prune_lease(source: &SourceName) -> ObjectKey {
     key(format!("leases/prune.{source}.json"))
 }
 
+/// The lease on drills of a source: two at once would break the chain of their reports.
+pub fn drill_lease(source: &SourceName) -> ObjectKey {
+    key(format!("leases/drill.{source}.json"))
+}
+
 fn key(text: String) -> ObjectKey {
     text.parse().expect("made of checked names")
 }

@@ -1,11 +1,10 @@
 //! `pgproof-verifier`: restores backups somewhere else, with other keys, and signs what it found.
 
-mod choice;
 mod cli;
+mod commands;
 mod drill;
 mod failure;
-mod queries;
-mod scratch;
+mod verifier;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -46,7 +45,7 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let cancel = cancel_on_signal()?;
     match cli.command {
-        Command::Drill(args) => Box::pin(drill::run(&cli.policy, args, cli.json, cancel)).await,
+        Command::Drill(args) => Box::pin(commands::drill::run(&cli.policy, args, cli.json, cancel)).await,
     }
 }
 

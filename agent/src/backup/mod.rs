@@ -1,12 +1,11 @@
 //! One backup, from lease to manifest: the sequence at the top, its steps below.
 
-pub(crate) mod lease;
 mod stream;
 mod watchdog;
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::{Kind, PostgresSource, Source};
@@ -21,7 +20,7 @@ use pgproof_repository::catalog::{self, Marker, Standing};
 use pgproof_repository::ids::{BackupId, RepositoryId};
 use pgproof_repository::inventory::{self, Inventory};
 use pgproof_repository::keys::Recipients;
-use pgproof_repository::lease::Lease;
+use pgproof_repository::lease::{Lease, host_name};
 use pgproof_repository::lifecycle::{Committed, PartsUploaded, Started, upload_parts};
 use pgproof_repository::manifest::v1;
 use pgproof_repository::records::{self, Run, RunOutcome};
@@ -33,7 +32,6 @@ use pgproof_repository::{layout, prune};
 use tokio_util::sync::CancellationToken;
 
 use self::stream::{Found, SealedArchive, StreamError};
-use crate::commands::host_name;
 use crate::failure::{Exit, Failure};
 use crate::progress::Progress;
 
@@ -109,13 +107,10 @@ impl Job {
         let new_id = RepositoryId::generate(&mut rand::rng());
         let marker = catalog::ensure_marker(&*self.store, new_id, started_at).await?;
         let key = layout::backup_lease(&self.source.name);
-        let lease =
-            Lease::acquire(self.store.clone(), key, lease::this_process(), started_at, lease::is_dead)
-                .await?;
-        let renewal = lease::keep(lease);
+        let renewal = Lease::take(self.store.clone(), key, started_at).await?.keep();
         let outcome = tokio::select! {
             outcome = self.back_up(&marker, &id, started_at) => outcome,
-            lost = renewal.lost() => Err(lost.context("the lease on this source was lost")),
+            lost = renewal.lost() => Err(anyhow!(lost).context("the lease on this source was lost")),
         };
         let outcome = match self.cancel.is_cancelled() {
             true if outcome.is_err() => Err(interrupted().into()),

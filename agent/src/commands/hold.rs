@@ -4,12 +4,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
+use pgproof_repository::lease::host_name;
 use pgproof_repository::records::{self, Hold};
 use pgproof_repository::signature::SigningKey;
 use pgproof_repository::store::{SharedStore, StoreError};
 use pgproof_repository::{catalog, layout};
 
-use super::{host_name, open, print_json};
+use super::{open, print_json};
 use crate::cli;
 use crate::failure::{Exit, Failure};
 

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use pgproof_policies::policy::{Connection, Policy, Template, template};
 use pgproof_repository::keys::{Recipients, generate_identity};
+use pgproof_repository::lease::host_name;
 use pgproof_repository::signature;
 
 use super::print_json;
@@ -30,7 +31,7 @@ pub(crate) fn run(policy: &Path, args: cli::Init, json: bool) -> anyhow::Result<
     let mut recipients = vec![recipient.clone()];
     recipients.extend(args.recipient.iter().cloned());
     Recipients::parse(&recipients).context("a recipient cannot be used")?;
-    let (signing_key, public_line) = signature::generate(&format!("pgproof agent on {}", super::host_name()));
+    let (signing_key, public_line) = signature::generate(&format!("pgproof agent on {}", host_name()));
     let text = template(&Template {
         location: args.location.clone(),
         source: args.source.clone(),

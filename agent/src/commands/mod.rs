@@ -51,8 +51,3 @@ fn say(text: &str) -> anyhow::Result<()> {
         _ => Ok(()),
     }
 }
-
-/// This host's name, for records that people read.
-pub(crate) fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}

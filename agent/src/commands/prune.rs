@@ -9,14 +9,13 @@ use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::retention::{self, Candidate, Decision, Plan};
 use pgproof_repository::catalog::{self, Entry, Standing};
 use pgproof_repository::layout;
-use pgproof_repository::lease::Lease;
+use pgproof_repository::lease::{Lease, host_name};
 use pgproof_repository::manifest::ManifestError;
 use pgproof_repository::prune::{Outcome, Pruner};
 use serde_json::json;
 
 use super::list::chain;
-use super::{host_name, open, print_json};
-use crate::backup::lease;
+use super::{open, print_json};
 use crate::failure::{Exit, Failure};
 use crate::{cli, plain};
 
@@ -44,9 +43,7 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
     }
 
     let signing_key = opened.loaded.signing_key()?;
-    let holder = lease::this_process();
-    let key = layout::prune_lease(&source.name);
-    let lease = Lease::acquire(opened.store.clone(), key, holder, now, lease::is_dead).await?;
+    let lease = Lease::take(opened.store.clone(), layout::prune_lease(&source.name), now).await?;
     let expired: Vec<&Entry> =
         plan.expired().filter_map(|id| entries.iter().find(|entry| entry.id.as_str() == id)).collect();
     let host = host_name();

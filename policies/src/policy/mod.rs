@@ -18,9 +18,11 @@ mod template;
 #[cfg(test)]
 mod tests;
 mod values;
+mod verification;
 
 pub use problems::{PolicyProblems, Problem};
 pub use template::{Template, template};
+pub use verification::{Exception, Expectation, SCRATCH_PREFIX_DEFAULT, Scratch, SqlCheck, Verification};
 
 use raw::{Report, Table};
 
@@ -54,6 +56,19 @@ pub struct Policy {
     pub zone: Option<String>,
     pub sources: BTreeMap<SourceName, Source>,
     pub refuse_vulnerable_clients: bool,
+    /// What `[verifier]` says; present where the verifier runs.
+    pub verifier: Option<Verifier>,
+}
+
+/// The verifier's own keys, credentials and places. What it leaves out is taken from `[keys]` and `[repository]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verifier {
+    pub identity_files: Vec<PathBuf>,
+    pub signing_key: Option<PathBuf>,
+    /// Profile of the shared credentials file: one that reads the bucket and puts reports, and cannot put backups.
+    pub profile: Option<String>,
+    /// Every report is written here, too.
+    pub report_directory: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -139,20 +154,6 @@ pub struct Objectives {
     pub recovery_time: Option<SignedDuration>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verification {
-    pub schedule: String,
-    pub checks: Vec<SqlCheck>,
-}
-
-/// A query on the restored database and the text its only value must have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SqlCheck {
-    pub name: String,
-    pub sql: String,
-    pub expect: String,
-}
-
 impl Policy {
     /// Reads and checks the text of a policy file. `file` is what problems call it.
     ///
@@ -176,6 +177,20 @@ impl Policy {
         }
         let policy = read(Table::top(document.get_ref()), &mut report);
         report.conclude(policy)
+    }
+
+    /// The policy as the verifier has it: with its own keys and credentials in place of the agent's.
+    #[must_use]
+    pub fn for_verifier(mut self) -> Self {
+        let Some(verifier) = self.verifier.clone() else { return self };
+        if !verifier.identity_files.is_empty() {
+            self.identity_files = verifier.identity_files;
+        }
+        self.signing_key = verifier.signing_key.or(self.signing_key);
+        if let (Some(own), Location::S3 { profile, .. }) = (verifier.profile, &mut self.repository.location) {
+            *profile = Some(own);
+        }
+        self
     }
 
     /// The zone of schedules and calendar periods.
@@ -209,6 +224,7 @@ fn read(mut top: Table<'_>, report: &mut Report<'_>) -> Option<Policy> {
     let sources = required(&mut top, "sources", report)
         .map(|table| source::read_all(table, &clients.directories, report))
         .unwrap_or_default();
+    let verifier = top.table("verifier", report).map(|table| verifier(table, report));
     top.finish(report);
     let (repository, keys) = (repository?, keys?);
     Some(Policy {
@@ -221,6 +237,7 @@ fn read(mut top: Table<'_>, report: &mut Report<'_>) -> Option<Policy> {
         zone,
         sources,
         refuse_vulnerable_clients: clients.refuse_vulnerable,
+        verifier,
     })
 }
 
@@ -279,6 +296,17 @@ fn clients(mut table: Table<'_>, report: &mut Report<'_>) -> Clients {
     };
     table.finish(report);
     clients
+}
+
+fn verifier(mut table: Table<'_>, report: &mut Report<'_>) -> Verifier {
+    let verifier = Verifier {
+        identity_files: paths(&mut table, "identity_files", report),
+        signing_key: table.path("signing_key", report),
+        profile: table.text("profile", report).map(|field| field.value),
+        report_directory: table.path("report_directory", report),
+    };
+    table.finish(report);
+    verifier
 }
 
 fn paths(table: &mut Table<'_>, key: &'static str, report: &mut Report<'_>) -> Vec<PathBuf> {

@@ -175,6 +175,17 @@ impl<'a> Table<'a> {
         number.map(|field| field.value)
     }
 
+    /// A number with or without a fraction.
+    pub(super) fn decimal(&mut self, key: &'static str, report: &mut Report<'_>) -> Option<f64> {
+        let number = self.typed(key, "must be a number", report, |value| {
+            let integer = || value.as_integer().and_then(|n| i64::from_str_radix(n.as_str(), n.radix()).ok());
+            let float = || value.as_float().and_then(|n| n.as_str().parse::<f64>().ok());
+            // Whole numbers of this size are exact.
+            integer().map(|number| number as f64).or_else(float).filter(|number| number.is_finite())
+        });
+        number.map(|field| field.value)
+    }
+
     /// A list of texts; the default for an absent key is the empty list.
     pub(super) fn texts(&mut self, key: &'static str, report: &mut Report<'_>) -> Vec<Field<String>> {
         let path = self.path_of(key);

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
     COMPRESSION_LEVEL_DEFAULT, Connection, JOBS_DEFAULT, Kind, NO_PROGRESS_TIMEOUT_DEFAULT, Objectives,
-    PostgresSource, Source, SqlCheck, Verification,
+    PostgresSource, Source, Verification,
     raw::{Report, Table},
-    values,
+    values, verification,
 };
 use crate::{names::SourceName, retention::Retention};
 
@@ -87,7 +87,8 @@ fn read(mut table: Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) 
     let schedule = table.schedule("schedule", report);
     let objectives = table.table("objectives", report).map(|table| objectives(table, report));
     let verification_is_there = table.has("verification");
-    let verification = table.table("verification", report).and_then(|table| verification(table, report));
+    let verification =
+        table.table("verification", report).and_then(|table| verification::read(table, report));
     if !table.has("retention") {
         table.missing("retention", RETENTION, report);
     }
@@ -130,7 +131,7 @@ fn postgres(
     })
 }
 
-fn connection(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<Connection> {
+pub(super) fn connection(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<Connection> {
     let present: Vec<&str> = CONNECTION_KEYS.into_iter().filter(|key| table.has(key)).collect();
     match present[..] {
         [] => {
@@ -197,37 +198,4 @@ fn retention(mut table: Table<'_>, verification_is_there: bool, report: &mut Rep
     }
     table.finish(report);
     retention
-}
-
-fn verification(mut table: Table<'_>, report: &mut Report<'_>) -> Option<Verification> {
-    if !table.has("schedule") {
-        table.missing("schedule", values::SCHEDULE, report);
-    }
-    let schedule = table.schedule("schedule", report);
-    let mut checks: Vec<SqlCheck> = Vec::new();
-    for table in table.tables("checks", report) {
-        let offset = table.offset();
-        let path = table.path_of("name");
-        let Some(check) = sql_check(table, report) else { continue };
-        if checks.iter().any(|known| known.name == check.name) {
-            report.add(offset, &path, "must be a name of its own", Some(format!("{:?} again", check.name)));
-        }
-        checks.push(check);
-    }
-    table.finish(report);
-    Some(Verification { schedule: schedule?, checks })
-}
-
-fn sql_check(mut table: Table<'_>, report: &mut Report<'_>) -> Option<SqlCheck> {
-    let mut text = |key, constraint| {
-        if !table.has(key) {
-            table.missing(key, constraint, report);
-        }
-        table.text(key, report).map(|field| field.value)
-    };
-    let name = text("name", "must say what is checked");
-    let sql = text("sql", "must be a query with one value");
-    let expect = text("expect", "must be the text of the value that is right");
-    table.finish(report);
-    Some(SqlCheck { name: name?, sql: sql?, expect: expect? })
 }

@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::SignedDuration;
 
@@ -84,7 +84,7 @@ fn the_nightly_policy_says_what_it_says() {
     let verification = app.verification.unwrap();
     assert_eq!(verification.schedule, "0 4 * * 0");
     assert_eq!(verification.checks.len(), 1);
-    assert_eq!(verification.checks[0].expect, "t");
+    assert_eq!(verification.checks[0].expect, Expectation::Equals("t".to_owned()));
 }
 
 #[test]
@@ -135,7 +135,7 @@ pgproof.toml:13: sources.app.connection: must be a connection URI, unless `servi
 pgproof.toml:13: sources.app.kind: must be "postgres", got nothing
 pgproof.toml:13: sources.app.retention: must say how many backups are kept, such as `{ daily = 30, monthly = 12 }`, or `{ keep_all = true }`, got nothing
 pgproof.toml:13: sources.app.verification.schedule: must be five cron fields (minute, hour, day, month, weekday) that come true some day, got nothing
-pgproof.toml:14: sources.app.verification.checks[0].expect: must be the text of the value that is right, got nothing
+pgproof.toml:14: sources.app.verification.checks[0].expect: must be the text of the value that is right, unless `at_least` or `at_most` is there, got nothing
 pgproof.toml:15: clints: is no known key, did you mean `clients`?"#;
     assert_eq!(problems(text), expected);
 }
@@ -275,6 +275,49 @@ fn checks_have_names_of_their_own() {
     let check = "{ name = \"orders exist\", sql = \"select true\", expect = \"t\" }";
     let text = problems_with("checks = [", &format!("checks = [{check}, "));
     assert!(text.contains("checks[1].name: must be a name of its own, got \"orders exist\" again"), "{text}");
+}
+
+#[test]
+fn expectations_are_a_text_or_a_range() {
+    let between = |at_least, at_most| Expectation::Between { at_least, at_most };
+    assert!(Expectation::Equals("t".to_owned()).is_met_by("t"));
+    assert!(!Expectation::Equals("1".to_owned()).is_met_by("1.0"));
+    assert!(between(Some(1.0), None).is_met_by("12"));
+    assert!(!between(Some(1.0), Some(2.5)).is_met_by("2.6"));
+    assert!(!between(None, None).is_met_by("many"));
+    let text = problems_with("expect = \"t\"", "expect = \"t\", at_least = 3");
+    assert!(text.contains("checks[0].expect: must be left out beside"), "{text}");
+    let text = problems_with("expect = \"t\"", "at_least = 3, at_most = 2");
+    assert!(text.contains("checks[0].at_most: must not be below"), "{text}");
+}
+
+#[test]
+fn no_exception_stands_in_for_the_proof_itself() {
+    let exception = |check: &str| {
+        format!(
+            "exceptions = [{{ check = \"{check}\", reason = \"r\", until = \"2027-03-31\" }}]\nchecks = ["
+        )
+    };
+    let text = problems_with("checks = [", &exception("tables"));
+    assert!(text.contains("exceptions[0].check: must be none of signature"), "{text}");
+    let policy = parsed(&NIGHTLY.replacen("checks = [", &exception("collations"), 1));
+    let found = source(&policy, "app").verification.unwrap().exceptions;
+    assert_eq!(found[0].until, jiff::civil::date(2027, 3, 31));
+}
+
+#[test]
+fn the_verifier_has_keys_and_credentials_of_its_own() {
+    let section =
+        "[verifier]\nidentity_files = [\"/v/identity\"]\nsigning_key = \"/v/key\"\nprofile = \"verifier\"\n";
+    let policy = parsed(&format!("{NIGHTLY}\n{section}"));
+    let own = policy.clone().for_verifier();
+    assert_eq!(own.signing_key.as_deref(), Some("/v/key".as_ref()));
+    assert_eq!(own.identity_files, [PathBuf::from("/v/identity")]);
+    let profile = |policy: &Policy| match &policy.repository.location {
+        Location::S3 { profile, .. } => profile.clone(),
+        Location::Directory { .. } => None,
+    };
+    assert_eq!((profile(&policy), profile(&own)), (None, Some("verifier".to_owned())));
 }
 
 #[test]

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use pgproof_policies::policy::SqlCheck;
+use pgproof_policies::policy::{Expectation, SqlCheck};
 use pgproof_postgres::connection::{ConnectionSpec, Session};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::failure::chain;
 use pgproof_repository::report::Outcome;
 
-/// How long one check of the policy may run. Larger questions belong to a restore that somebody looks at.
-const CHECK_TIME_MAX: Duration = Duration::from_secs(300);
+/// How long a question of the verifier's own may take.
+const OWN_TIME_MAX: Duration = Duration::from_secs(300);
 /// Values in a report are for reading; what is longer is cut.
 const SHOWN_CHARS_MAX: usize = 200;
 /// Gives a session the search path that the database's users have; sessions of ours start with an empty one.
@@ -24,7 +24,8 @@ const USERS_SEARCH_PATH: &str = r#"
 
 /// Asks one of the policy's questions, read only and for a limited time.
 pub(crate) async fn ask(database: &ConnectionSpec, check: &SqlCheck) -> Outcome {
-    let session = match reading(database).await {
+    let time_limit = Duration::try_from(check.time_limit).unwrap_or(OWN_TIME_MAX);
+    let session = match reading(database, time_limit).await {
         Ok(session) => session,
         Err(reason) => return Outcome::NotRun { reason },
     };
@@ -36,7 +37,7 @@ pub(crate) async fn ask(database: &ConnectionSpec, check: &SqlCheck) -> Outcome 
         return of_error(&error);
     }
     // The server ends it on time; this is for a server that does not answer any more.
-    let answer = tokio::time::timeout(CHECK_TIME_MAX * 2, session.simple_query(&check.sql)).await;
+    let answer = tokio::time::timeout(time_limit * 2, session.simple_query(&check.sql)).await;
     match answer {
         Err(_) => Outcome::NotRun { reason: "the server does not answer".to_owned() },
         Ok(Err(error)) => of_error(&error),
@@ -48,7 +49,7 @@ pub(crate) async fn ask(database: &ConnectionSpec, check: &SqlCheck) -> Outcome 
 pub(crate) async fn invalid_indexes(database: &ConnectionSpec) -> Outcome {
     let query = "SELECT i.indexrelid::pg_catalog.regclass::text FROM pg_catalog.pg_index i
                   WHERE NOT i.indisvalid ORDER BY 1";
-    let session = match reading(database).await {
+    let session = match reading(database, OWN_TIME_MAX).await {
         Ok(session) => session,
         Err(reason) => return Outcome::NotRun { reason },
     };
@@ -68,15 +69,15 @@ pub(crate) async fn server_version(server: &ConnectionSpec) -> anyhow::Result<St
     Ok(session.query_one("SELECT pg_catalog.current_setting('server_version')", &[]).await?.get(0))
 }
 
-async fn reading(database: &ConnectionSpec) -> Result<Session, String> {
+async fn reading(database: &ConnectionSpec, time_limit: Duration) -> Result<Session, String> {
     let session = Box::pin(database.connect()).await.map_err(|error| chain(&error))?;
-    let milliseconds = CHECK_TIME_MAX.as_millis();
+    let milliseconds = time_limit.as_millis();
     let begin = format!("SET statement_timeout = {milliseconds}; BEGIN READ ONLY");
     session.batch_execute(&begin).await.map_err(|error| told(&error))?;
     Ok(session)
 }
 
-fn judge(messages: &[SimpleQueryMessage], expect: &str) -> Outcome {
+fn judge(messages: &[SimpleQueryMessage], expect: &Expectation) -> Outcome {
     let rows: Vec<_> = messages
         .iter()
         .filter_map(|message| match message {
@@ -87,9 +88,11 @@ fn judge(messages: &[SimpleQueryMessage], expect: &str) -> Outcome {
     let failed = |reason: String| Outcome::Failed { reason };
     match rows.as_slice() {
         [row] if row.len() == 1 => match row.get(0) {
-            Some(value) if value == expect => Outcome::Passed,
-            Some(value) => failed(format!("answered {:?}, expected {:?}", shown(value), shown(expect))),
-            None => failed(format!("answered null, expected {:?}", shown(expect))),
+            Some(value) if expect.is_met_by(value) => Outcome::Passed,
+            Some(value) => {
+                failed(format!("answered {:?}, expected {}", shown(value), shown(&expect.to_string())))
+            }
+            None => failed(format!("answered null, expected {}", shown(&expect.to_string()))),
         },
         rows => failed(format!("must answer one value, and answered {} row(s)", rows.len())),
     }

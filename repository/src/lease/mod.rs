@@ -3,11 +3,17 @@
 //! A lease is an object created only if absent and renewed only if unchanged, with a time to live. A holder that
 //! crashed delays the next run by at most that time; on the same host a dead holder's lease is taken over at once.
 
+mod holder;
+mod renewal;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+
+pub use holder::{Holder, host_name};
+pub use renewal::Renewal;
 
 use crate::ids::ObjectKey;
 use crate::store::{PutCondition, SharedStore, StoreError, Version};
@@ -18,15 +24,6 @@ pub const LEASE_TTL: SignedDuration = SignedDuration::from_secs(180);
 pub const LEASE_RENEWAL: Duration = Duration::from_secs(30);
 /// A lease holds four short fields.
 const LEASE_BYTES_MAX: u64 = 64 << 10;
-
-/// Who holds a lease.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
-    pub host: String,
-    /// Tells a rebooted host's process ids from today's (`/proc/sys/kernel/random/boot_id`).
-    pub boot: String,
-    pub pid: u32,
-}
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Stored {
@@ -47,6 +44,11 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Takes the lease for this process if it is free, released, run out, or its holder died on this host.
+    pub async fn take(store: SharedStore, key: ObjectKey, now: Timestamp) -> Result<Self, LeaseError> {
+        Self::acquire(store, key, Holder::this_process(), now, Holder::is_dead).await
+    }
+
     /// Takes the lease if it is free, released, run out, or `is_dead` says that its holder is.
     pub async fn acquire(
         store: SharedStore,
@@ -82,6 +84,11 @@ impl Lease {
         self.version =
             put(&self.store, &self.key, &self.stored, PutCondition::IfVersion(self.version.clone())).await?;
         Ok(())
+    }
+
+    /// Renews the lease until it is released or lost.
+    pub fn keep(self) -> Renewal {
+        Renewal::of(self)
     }
 
     /// Until when the lease holds without another renewal.

@@ -3,21 +3,33 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use pgproof_policies::moment;
+use pgproof_policies::names::SourceName;
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::catalog::{self, Entry};
 use pgproof_repository::chain;
+use pgproof_repository::ids::BackupId;
 use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::signature::TrustedSigners;
 use pgproof_repository::store::SharedStore;
 
-use crate::cli;
 use crate::failure::{Exit, Failure};
-use pgproof_repository::report::v1::Outcome;
+use crate::verifier::Verifier;
+use pgproof_repository::report::{Outcome, v1};
+
+/// Which backup is asked for.
+#[derive(Debug, Clone)]
+pub(crate) enum Pick {
+    /// The newest from this time or before.
+    At(String),
+    Backup(BackupId),
+    Newest,
+}
 
 /// A signed backup of this repository.
 #[derive(Debug)]
 pub(crate) struct Chosen {
     pub signed: SignedManifest,
+    pub choice: v1::Choice,
     /// Whether it is the one that was asked for, or one stands aside that is nearer and cannot be used.
     pub selection: Outcome,
     /// Whether every backup names the one before it, back to the first.
@@ -25,21 +37,17 @@ pub(crate) struct Chosen {
 }
 
 pub(crate) async fn choose(
-    store: &SharedStore,
-    loaded: &LoadedPolicy,
-    args: &cli::Drill,
-    signers: &TrustedSigners,
+    verifier: &Verifier,
+    source: &SourceName,
+    pick: &Pick,
+    entries: &[Entry],
     now: Timestamp,
 ) -> anyhow::Result<Chosen> {
-    let at = at(loaded, args, now)?;
-    let marker = catalog::find_marker(&**store).await?.ok_or_else(|| {
-        let message = format!("there is no repository at {}", store.location());
-        Failure::new(Exit::NothingFound, message, "the first `pgproof backup` makes one")
-    })?;
-    let entries = catalog::list(store, &args.source, signers).await?;
-    let (signed, selection) = match &args.backup {
-        Some(id) => (catalog::find(store, &args.source, id, signers).await?, Outcome::Passed),
-        None => nearest(&entries, at)?,
+    let Verifier { store, signers, marker, .. } = verifier;
+    let at = at(&verifier.loaded, pick, now)?;
+    let (signed, selection) = match pick {
+        Pick::Backup(id) => (catalog::find(store, source, id, signers).await?, Outcome::Passed),
+        Pick::At(_) | Pick::Newest => nearest(entries, at)?,
     };
     if signed.get().repository != marker.id {
         let message = format!("backup {} was made for another repository", signed.get().id);
@@ -50,12 +58,19 @@ pub(crate) async fn choose(
         )
         .into());
     }
-    Ok(Chosen { chain: chain_outcome(store, &entries, signers).await, signed, selection })
+    let (rule, asked) = match pick {
+        Pick::Backup(id) => ("backup", Some(id.to_string())),
+        Pick::At(at) => ("at", Some(at.clone())),
+        Pick::Newest => ("newest", None),
+    };
+    let candidates = entries.iter().filter_map(Entry::whole).count() as u64;
+    let choice = v1::Choice { rule: rule.to_owned(), asked, candidates };
+    Ok(Chosen { chain: chain_outcome(store, entries, signers).await, signed, selection, choice })
 }
 
-fn at(loaded: &LoadedPolicy, args: &cli::Drill, now: Timestamp) -> anyhow::Result<Timestamp> {
+fn at(loaded: &LoadedPolicy, pick: &Pick, now: Timestamp) -> anyhow::Result<Timestamp> {
     // Without a time, the newest of all, whatever this host's clock says.
-    let Some(text) = &args.at else { return Ok(Timestamp::MAX) };
+    let Pick::At(text) = pick else { return Ok(Timestamp::MAX) };
     Ok(moment::parse(text, loaded.policy.zone.as_deref(), &TimeZone::system(), now)?)
 }
 

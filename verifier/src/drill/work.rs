@@ -1,15 +1,9 @@
-//! A drill: read everything, restore it with the code that an operator runs, compare every row, sign what was found.
-//!
-//! Every check starts as not run, so whatever ends the drill early cannot pass for a proof.
+//! The work of one drill: read everything, restore it with the code that an operator runs, compare every row.
 
-use std::collections::BTreeMap;
 use std::error::Error;
-use std::path::Path;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use jiff::Timestamp;
 use pgproof_policies::policy::{Kind, PostgresSource, Source};
 use pgproof_postgres::client::{self, Client, Version};
 use pgproof_postgres::cluster::Cluster;
@@ -17,164 +11,37 @@ use pgproof_postgres::comparison::{self, TableComparison};
 use pgproof_postgres::connection::ConnectionSpec;
 use pgproof_postgres::digest::RowDigest;
 use pgproof_postgres::restore::{Restore, RestoreError, Unwatched};
-use pgproof_repository::access::LoadedPolicy;
+use pgproof_repository::contents;
 use pgproof_repository::inventory::Inventory;
-use pgproof_repository::keys::{Identities, NoPrompts};
+use pgproof_repository::keys::Identities;
 use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::manifest::v1::Role;
+use pgproof_repository::report::{self, Outcome, Report, v1};
 use pgproof_repository::store::{SharedStore, StoreError};
-use pgproof_repository::{contents, layout, records};
 use tokio_util::sync::CancellationToken;
 
-use crate::choice::{self, Chosen};
-use crate::failure::{Exit, causes, chain};
-use crate::{cli, queries, scratch};
-use pgproof_repository::report::{self, Outcome, Report, Verdict, v1};
+use super::names::{GLOBALS, INDEXES, OBJECTS, RECOVERY_TIME, RESTORE, SERVER, TABLES, own_check};
+use super::{queries, scratch};
+use crate::failure::{causes, chain};
 
 /// The name of the restored database: no name that a new cluster has already.
 const DATABASE: &str = "drill";
 
-const SELECTION: &str = "selection";
-const SIGNATURE: &str = "signature";
-const CHAIN: &str = "chain";
-const OBJECTS: &str = "objects";
-const SERVER: &str = "server";
-const GLOBALS: &str = "globals";
-const RESTORE: &str = "restore";
-const TABLES: &str = "tables";
-const INDEXES: &str = "indexes";
-const SEQUENCES: &str = "sequences";
-const LARGE_OBJECTS: &str = "large objects";
-const OWN_CHECKS: &str = "own checks";
-const RECOVERY_TIME: &str = "recovery time";
-
-pub(crate) async fn run(
-    policy: &Path,
-    args: cli::Drill,
-    json: bool,
-    cancel: CancellationToken,
-) -> anyhow::Result<ExitCode> {
-    let loaded = LoadedPolicy::read(policy)?;
-    let source = loaded.source(&args.source)?.clone();
-    let (signing_key, signers) = (loaded.signing_key()?, loaded.trusted_signers()?);
-    let identities = loaded.identities(Arc::new(NoPrompts))?;
-    scratch::sweep().await;
-    let store = loaded.open_store().await?;
-    let now = Timestamp::now();
-    let chosen = Box::pin(choice::choose(&store, &loaded, &args, &signers, now)).await?;
-
-    let report = blank(&chosen, &loaded, &source, &signing_key.fingerprint(), now);
-    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
-    let jobs = args.jobs.map_or_else(processors, usize::from);
-    let refuse_vulnerable = loaded.policy.refuse_vulnerable_clients;
-    let mut drill = Drill {
-        store: store.clone(),
-        source,
-        signed: chosen.signed,
-        identities,
-        jobs,
-        refuse_vulnerable,
-        report,
-    };
-    // Cancelling drops the work, and with it the private server, which is stopped and removed.
-    let stopped = tokio::select! {
-        () = Box::pin(drill.work(&cancel)) => false,
-        () = cancel.cancelled() => true,
-    };
-    let mut report = drill.report;
-    if stopped {
-        report.warnings.push("stopped by a signal".to_owned());
-    }
-    report.conclude(Timestamp::now());
-    let key = layout::verification(&report.source, &report.backup, report.finished_at);
-    let stored = records::put(&*store, &key, &report, &signing_key).await;
-    match json {
-        true => println!("{}", serde_json::to_string_pretty(&report)?),
-        false => print!("{}", report.text(stored.is_ok().then_some(key.as_str()))),
-    }
-    // A drill of which no report remains is no proof.
-    stored.map_err(|error| anyhow::Error::new(error).context("the report could not be stored"))?;
-    Ok(match report.verdict {
-        Verdict::Passed | Verdict::Degraded => ExitCode::SUCCESS,
-        Verdict::Failed => Exit::CheckFailed.into(),
-        Verdict::NotRun if stopped => Exit::Interrupted.into(),
-        Verdict::NotRun => Exit::NotRun.into(),
-    })
-}
-
-/// The report before anything was done.
-fn blank(
-    chosen: &Chosen,
-    loaded: &LoadedPolicy,
-    source: &Source,
-    report_signer: &str,
-    now: Timestamp,
-) -> Report {
-    let (manifest, signer) = (chosen.signed.get(), chosen.signed.signer());
-    let mut report = Report {
-        format: v1::FORMAT.to_owned(),
-        version: v1::VERSION,
-        verdict: Verdict::NotRun,
-        repository: manifest.repository.clone(),
-        source: manifest.source.clone(),
-        backup: manifest.id.clone(),
-        manifest_sha256: chosen.signed.sha256(),
-        snapshot_at: chosen.signed.snapshot_at(),
-        started_at: now,
-        finished_at: now,
-        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        checks: Vec::new(),
-        tables: Vec::new(),
-        phases: Vec::new(),
-        recovery_seconds: None,
-        programs: BTreeMap::from([("pgproof-verifier".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
-        backup_signer: v1::Signer {
-            principal: signer.principal.clone(),
-            fingerprint: signer.fingerprint.clone(),
-        },
-        report_signer: report_signer.to_owned(),
-        policy_sha256: loaded.sha256.clone(),
-        warnings: manifest.warnings.iter().map(|warning| format!("of the backup: {warning}")).collect(),
-    };
-    report.enter(SELECTION, true, chosen.selection.clone(), None);
-    report.enter(SIGNATURE, true, Outcome::Passed, Some(signer.principal.clone()));
-    report.enter(CHAIN, true, chosen.chain.clone(), None);
-    let not_run = |reason: &str| Outcome::NotRun { reason: reason.to_owned() };
-    for name in [OBJECTS, SERVER, GLOBALS, RESTORE, TABLES, INDEXES] {
-        report.enter(name, true, not_run("the drill did not get there"), None);
-    }
-    report.enter(SEQUENCES, false, not_run("restored, not compared"), None);
-    report.enter(LARGE_OBJECTS, false, not_run("restored, not compared"), None);
-    let own = source.verification.iter().flat_map(|verification| &verification.checks);
-    for check in own.clone() {
-        report.enter(&own_name(&check.name), true, not_run("the drill did not get there"), None);
-    }
-    if own.count() == 0 {
-        report.enter(OWN_CHECKS, false, not_run("the policy names none"), None);
-    }
-    if source.objectives.recovery_time.is_some() {
-        report.enter(RECOVERY_TIME, true, not_run("the drill did not get there"), None);
-    }
-    report
-}
-
-fn own_name(name: &str) -> String {
-    format!("check {name:?}")
-}
-
-struct Drill {
-    store: SharedStore,
-    source: Source,
-    signed: SignedManifest,
-    identities: Identities,
-    jobs: usize,
-    refuse_vulnerable: bool,
-    report: Report,
+/// A drill under way. Every check starts as not run, so whatever ends it early cannot pass for a proof.
+#[derive(Debug)]
+pub(super) struct Drill {
+    pub store: SharedStore,
+    pub source: Source,
+    pub signed: SignedManifest,
+    pub identities: Identities,
+    pub jobs: usize,
+    pub refuse_vulnerable: bool,
+    pub report: Report,
 }
 
 impl Drill {
     /// Goes as far as it makes sense, and enters each check as it ends.
-    async fn work(&mut self, cancel: &CancellationToken) {
+    pub(super) async fn work(&mut self, cancel: &CancellationToken) {
         if !self.read_objects().await {
             return;
         }
@@ -262,6 +129,11 @@ impl Drill {
             }
         };
         self.enter(SERVER, outcome, Some(version.clone()));
+        self.report.scratch = v1::Scratch {
+            kind: Some("private cluster".to_owned()),
+            server_version: Some(version.clone()),
+            isolation: Some("unix socket only".to_owned()),
+        };
         let programs = [("postgres", version), ("pg_restore", program.version.to_string())];
         self.report.programs.extend(programs.map(|(name, version)| (name.to_owned(), version)));
         Ok((cluster, program))
@@ -375,7 +247,7 @@ impl Drill {
         let since = Instant::now();
         for check in &verification.checks {
             let outcome = queries::ask(database, check).await;
-            self.enter(&own_name(&check.name), outcome, None);
+            self.enter(&own_check(&check.name), outcome, None);
         }
         self.took("own checks", since);
     }

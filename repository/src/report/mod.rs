@@ -1,0 +1,249 @@
+//! Reports of drills: signed, chained, with fixed fields, and the only ground on which a backup counts as proved.
+//!
+//! A drill enters its checks and concludes; [`Proofs`] is what all reports of a backup say together; [`chain`] tells
+//! whether a report was removed, changed or slipped in.
+
+pub mod chain;
+mod text;
+pub mod v1;
+
+use std::fmt;
+
+use jiff::{SignedDuration, Timestamp};
+
+pub use v1::{Report, Verdict};
+
+use crate::ids::{BackupId, ManifestSha256};
+use v1::OutcomeKind;
+
+/// How a check ended, with the reason where it did not pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Passed,
+    Failed { reason: String },
+    Degraded { reason: String },
+    NotRun { reason: String },
+}
+
+impl Report {
+    /// Enters what became of a check, in place of what stood there before.
+    pub fn enter(&mut self, name: &str, required: bool, outcome: Outcome, detail: Option<String>) {
+        let (outcome, reason) = outcome.into_parts();
+        let check = v1::Check { name: name.to_owned(), required, outcome, reason, detail };
+        match self.checks.iter_mut().find(|known| known.name == name) {
+            Some(known) => *known = check,
+            None => self.checks.push(check),
+        }
+    }
+
+    /// Every failed check counts; a check that was not made counts when there is no proof without it. A verifier that
+    /// fails its own test comes before all: then no other verdict means anything.
+    pub fn conclude(&mut self, now: Timestamp) {
+        let any = |wanted: fn(&v1::Check) -> bool| self.checks.iter().any(wanted);
+        self.verdict = if self.negative_control.outcome == OutcomeKind::Failed {
+            Verdict::VerifierFailed
+        } else if any(|check| check.outcome == OutcomeKind::Failed) {
+            Verdict::Failed
+        } else if self.checks.is_empty()
+            || any(|check| check.required && check.outcome == OutcomeKind::NotRun)
+        {
+            Verdict::NotRun
+        } else if any(|check| check.outcome == OutcomeKind::Degraded) {
+            Verdict::Degraded
+        } else {
+            Verdict::Passed
+        };
+        self.finished_at = now;
+    }
+}
+
+/// What the reports of one backup say together. Only reports that are well signed and name exactly this manifest count.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proofs {
+    /// When a drill last restored it and found it right.
+    pub proved_at: Option<Timestamp>,
+    /// When a drill last found it bad.
+    pub failed_at: Option<Timestamp>,
+    /// Reports that prove nothing: of drills that could not run, unreadable, badly signed, or of another manifest.
+    pub without_weight: usize,
+}
+
+impl Proofs {
+    /// Takes one report into account.
+    pub fn count(&mut self, report: &Report, backup: &BackupId, manifest: ManifestSha256) {
+        if report.backup != *backup || report.manifest_sha256 != manifest {
+            self.without_weight += 1;
+            return;
+        }
+        match report.verdict {
+            Verdict::Passed | Verdict::Degraded => {
+                self.proved_at = self.proved_at.max(Some(report.finished_at))
+            }
+            Verdict::Failed => self.failed_at = self.failed_at.max(Some(report.finished_at)),
+            Verdict::NotRun | Verdict::VerifierFailed => self.without_weight += 1,
+        }
+    }
+
+    /// Whether the last drill that came to a verdict found it good.
+    pub fn is_proved(&self) -> bool {
+        self.proved_at.is_some() && self.proved_at > self.failed_at
+    }
+
+    /// Whether the last drill that came to a verdict found it bad.
+    pub fn is_refuted(&self) -> bool {
+        self.failed_at.is_some() && self.failed_at >= self.proved_at
+    }
+}
+
+/// The check of a recovery time against its objective.
+pub fn against_objective(seconds: f64, objective: SignedDuration) -> Outcome {
+    if seconds <= objective.as_secs_f64() {
+        return Outcome::Passed;
+    }
+    let reason = format!("took {seconds:.1} s, the objective is {:.0} s", objective.as_secs_f64());
+    Outcome::Degraded { reason }
+}
+
+impl v1::Check {
+    pub fn outcome(&self) -> Outcome {
+        let reason = self.reason.clone().unwrap_or_default();
+        match self.outcome {
+            OutcomeKind::Passed => Outcome::Passed,
+            OutcomeKind::Failed => Outcome::Failed { reason },
+            OutcomeKind::Degraded => Outcome::Degraded { reason },
+            OutcomeKind::NotRun => Outcome::NotRun { reason },
+        }
+    }
+}
+
+impl Outcome {
+    /// As it is stored.
+    pub fn into_parts(self) -> (OutcomeKind, Option<String>) {
+        match self {
+            Self::Passed => (OutcomeKind::Passed, None),
+            Self::Failed { reason } => (OutcomeKind::Failed, Some(reason)),
+            Self::Degraded { reason } => (OutcomeKind::Degraded, Some(reason)),
+            Self::NotRun { reason } => (OutcomeKind::NotRun, Some(reason)),
+        }
+    }
+
+    /// The same, with what it is about.
+    #[must_use]
+    pub fn about(self, what: &str) -> Self {
+        let told = |reason: String| format!("{what}: {reason}");
+        match self {
+            Self::Passed => Self::Passed,
+            Self::Failed { reason } => Self::Failed { reason: told(reason) },
+            Self::Degraded { reason } => Self::Degraded { reason: told(reason) },
+            Self::NotRun { reason } => Self::NotRun { reason: told(reason) },
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Passed => "PASSED",
+            Self::Degraded => "DEGRADED",
+            Self::Failed => "FAILED",
+            Self::NotRun => "NOT RUN",
+            Self::VerifierFailed => "VERIFIER FAILED",
+        })
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Passed => f.write_str("passed"),
+            Self::Failed { reason } => write!(f, "FAILED: {reason}"),
+            Self::Degraded { reason } => write!(f, "degraded: {reason}"),
+            Self::NotRun { reason } => write!(f, "not run: {reason}"),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) const GOLDEN_V1: &[u8] = include_bytes!("../../fixtures/report.v1.json");
+
+    /// A report of these checks.
+    pub(super) fn report(checks: &[(bool, Outcome)]) -> Report {
+        let mut report: Report = serde_json::from_slice(GOLDEN_V1).unwrap();
+        report.checks.clear();
+        for (number, (required, outcome)) in checks.iter().enumerate() {
+            report.enter(&number.to_string(), *required, outcome.clone(), None);
+        }
+        report.conclude(Timestamp::UNIX_EPOCH);
+        report
+    }
+
+    #[test]
+    fn the_last_verdict_counts_and_only_of_this_manifest() {
+        let passed = report(&[(true, Outcome::Passed)]);
+        let failed = report(&[(true, Outcome::Failed { reason: "why".to_owned() })]);
+        let at = |report: &Report, second| Report {
+            finished_at: Timestamp::from_second(second).unwrap(),
+            ..report.clone()
+        };
+        let (id, manifest) = (passed.backup.clone(), passed.manifest_sha256);
+        let proofs = |reports: &[Report]| {
+            let mut proofs = Proofs::default();
+            reports.iter().for_each(|report| proofs.count(report, &id, manifest));
+            proofs
+        };
+        assert!(!proofs(&[]).is_proved() && !proofs(&[]).is_refuted());
+        assert!(proofs(&[at(&failed, 1), at(&passed, 2)]).is_proved());
+        assert!(proofs(&[at(&passed, 1), at(&failed, 2)]).is_refuted());
+        assert!(!proofs(&[at(&passed, 1), at(&failed, 2)]).is_proved());
+        let other = Report { manifest_sha256: ManifestSha256::of(b"another"), ..at(&passed, 1) };
+        assert_eq!(proofs(&[other]), Proofs { without_weight: 1, ..Proofs::default() });
+        let not_run = report(&[]);
+        assert_eq!(proofs(&[not_run]).without_weight, 1);
+    }
+
+    #[test]
+    fn version_1_reads_for_ever_and_writes_as_it_was() {
+        let report: Report = serde_json::from_slice(GOLDEN_V1).unwrap();
+        let mut written = serde_json::to_vec_pretty(&report).unwrap();
+        written.push(b'\n');
+        assert_eq!(String::from_utf8(written).unwrap(), String::from_utf8(GOLDEN_V1.to_vec()).unwrap());
+    }
+
+    #[test]
+    fn a_verifier_that_fails_its_own_test_proves_and_refutes_nothing() {
+        let mut faulty = report(&[(true, Outcome::Passed)]);
+        faulty.negative_control.outcome = OutcomeKind::Failed;
+        faulty.conclude(Timestamp::UNIX_EPOCH);
+        assert_eq!(faulty.verdict, Verdict::VerifierFailed);
+        let mut proofs = Proofs::default();
+        proofs.count(&faulty, &faulty.backup, faulty.manifest_sha256);
+        assert_eq!(proofs, Proofs { without_weight: 1, ..Proofs::default() });
+    }
+
+    #[test]
+    fn nothing_checked_is_never_a_pass() {
+        let reason = || "why".to_owned();
+        let not_run = || Outcome::NotRun { reason: reason() };
+        assert_eq!(report(&[]).verdict, Verdict::NotRun);
+        assert_eq!(report(&[(true, Outcome::Passed), (true, not_run())]).verdict, Verdict::NotRun);
+        assert_eq!(report(&[(true, Outcome::Passed), (false, not_run())]).verdict, Verdict::Passed);
+        let degraded = (true, Outcome::Degraded { reason: reason() });
+        assert_eq!(report(&[(true, Outcome::Passed), degraded.clone()]).verdict, Verdict::Degraded);
+        let failed = (false, Outcome::Failed { reason: reason() });
+        assert_eq!(report(&[(true, not_run()), degraded, failed]).verdict, Verdict::Failed);
+    }
+
+    #[test]
+    fn a_check_is_entered_once_and_the_verdict_is_told_first() {
+        let mut report = report(&[(true, Outcome::NotRun { reason: "not yet".to_owned() })]);
+        report.enter("0", true, Outcome::Passed, Some("3 objects".to_owned()));
+        report.conclude(Timestamp::UNIX_EPOCH);
+        assert_eq!(report.checks.len(), 1);
+        let text = report.text(None);
+        assert!(text.starts_with("PASSED: backup 20261124T020000Z-k3xyqa of app\n"), "{text}");
+        assert!(text.contains("passed (3 objects)"), "{text}");
+    }
+}

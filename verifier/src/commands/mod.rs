@@ -1,0 +1,3 @@
+//! One file a command: each opens what it needs, acts, and prints.
+
+pub(crate) mod drill;

@@ -1,0 +1,43 @@
+//! What every command of the verifier works with: the policy as the verifier has it, the repository, the keys.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use pgproof_repository::access::LoadedPolicy;
+use pgproof_repository::catalog::{self, Marker};
+use pgproof_repository::keys::{Identities, NoPrompts};
+use pgproof_repository::signature::{SigningKey, TrustedSigners};
+use pgproof_repository::store::SharedStore;
+
+use crate::failure::{Exit, Failure};
+
+/// A verifier at work on one repository. Existence means that its keys were found usable and that the repository is there.
+#[derive(Debug)]
+pub(crate) struct Verifier {
+    pub loaded: LoadedPolicy,
+    pub store: SharedStore,
+    pub marker: Marker,
+    pub signers: TrustedSigners,
+    pub signing_key: SigningKey,
+    pub identities: Identities,
+}
+
+impl Verifier {
+    pub(crate) async fn open(policy: &Path) -> anyhow::Result<Self> {
+        let loaded = LoadedPolicy::read(policy)?.for_verifier();
+        let (signing_key, signers) = (loaded.signing_key()?, loaded.trusted_signers()?);
+        let identities = loaded.identities(Arc::new(NoPrompts))?;
+        let (store, marker) = open_repository(&loaded).await?;
+        Ok(Self { loaded, store, marker, signers, signing_key, identities })
+    }
+}
+
+/// The repository that the policy names, which must exist.
+pub(crate) async fn open_repository(loaded: &LoadedPolicy) -> anyhow::Result<(SharedStore, Marker)> {
+    let store = loaded.open_store().await?;
+    let marker = catalog::find_marker(&*store).await?.ok_or_else(|| {
+        let message = format!("there is no repository at {}", store.location());
+        Failure::new(Exit::NothingFound, message, "the first `pgproof backup` makes one")
+    })?;
+    Ok((store, marker))
+}
