@@ -37,6 +37,7 @@ pub struct Sandbox {
     clients: PathBuf,
     connection: String,
     retention: String,
+    further: String,
     folder: tempfile::TempDir,
 }
 
@@ -60,7 +61,8 @@ impl Sandbox {
         let clients = server.programs().to_owned();
         let connection = server.uri(SOURCE);
         let retention = "{ daily = 30 }".to_owned();
-        let sandbox = Self { proxy, s3, server, kind, clients, connection, retention, folder };
+        let further = String::new();
+        let sandbox = Self { proxy, s3, server, kind, clients, connection, retention, further, folder };
         sandbox.make_keys();
         sandbox.write_policy();
         sandbox
@@ -138,6 +140,14 @@ impl Sandbox {
     #[must_use]
     pub fn with_retention(mut self, rule: &str) -> Self {
         rule.clone_into(&mut self.retention);
+        self.write_policy();
+        self
+    }
+
+    /// Further lines of the policy, at its end: the first ones still belong to the source's section.
+    #[must_use]
+    pub fn with_policy_lines(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.further);
         self.write_policy();
         self
     }
@@ -232,9 +242,25 @@ impl Sandbox {
         Outcome::of(&mut self.program(binaries::pgproof(), &self.host_policy(), arguments))
     }
 
+    /// `pgproof-verifier` with these arguments, ready to run.
+    #[must_use]
+    pub fn verifier_command(&self, arguments: &[&str]) -> Command {
+        self.program(binaries::pgproof_verifier(), &self.policy(), arguments)
+    }
+
     /// Runs `pgproof-verifier`.
     pub fn verify(&self, arguments: &[&str]) -> Outcome {
-        Outcome::of(&mut self.program(binaries::pgproof_verifier(), &self.policy(), arguments))
+        Outcome::of(&mut self.verifier_command(arguments))
+    }
+
+    /// Drills the source and gives the report, whatever its verdict.
+    ///
+    /// # Panics
+    /// When there is no report.
+    pub fn drill(&self, arguments: &[&str]) -> serde_json::Value {
+        let mut all = vec!["drill", SOURCE, "--json"];
+        all.extend(arguments);
+        self.verify(&all).json()
     }
 
     fn program(&self, program: &Path, policy: &Path, arguments: &[&str]) -> Command {
@@ -330,7 +356,7 @@ impl Sandbox {
             text,
             "\n[keys]\nrecipients = [\"{}\", \"{}\"]\n{identity}signing_key = \"{}\"\ntrusted_signers = \"{}\"\n\
              \n[clients]\ndirectories = [\"{}\"]\n\
-             \n[sources.{SOURCE}]\nkind = \"postgres\"\nconnection = \"{}\"\nretention = {}\n",
+             \n[sources.{SOURCE}]\nkind = \"postgres\"\nconnection = \"{}\"\nretention = {}\n{}\n",
             self.recipient("identity.txt"),
             self.recipient("second-identity.txt"),
             self.path("signing_key").display(),
@@ -338,6 +364,7 @@ impl Sandbox {
             self.clients.display(),
             self.connection,
             self.retention,
+            self.further,
         );
         written.and(keys).expect("a string takes all");
         text
