@@ -9,6 +9,7 @@ pub mod client;
 pub mod cluster;
 pub mod comparison;
 pub mod connection;
+pub mod damage;
 pub mod digest;
 pub mod dump;
 pub mod globals;

@@ -50,4 +50,7 @@ pub(crate) struct Drill {
     /// Connections that load and read tables at the same time; the number of processors if not given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
+    /// Test the verifier's own alarm, too: copies of the backup that it damages must be called bad.
+    #[arg(long)]
+    pub negative_control: bool,
 }

@@ -22,7 +22,10 @@ mod verification;
 
 pub use problems::{PolicyProblems, Problem};
 pub use template::{Template, template};
-pub use verification::{Exception, Expectation, SCRATCH_PREFIX_DEFAULT, Scratch, SqlCheck, Verification};
+pub use verification::{
+    Exception, Expectation, NEGATIVE_CONTROL_EVERY_DEFAULT, SCRATCH_PREFIX_DEFAULT, Scratch, SqlCheck,
+    Verification,
+};
 
 use raw::{Report, Table};
 

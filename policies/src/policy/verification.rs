@@ -10,7 +10,7 @@ use std::path::PathBuf;
 /// Within this span every kept backup is proved once, unless the policy names another: a quarter, as reports are read.
 const WINDOW_DEFAULT: SignedDuration = SignedDuration::from_hours(90 * 24);
 /// Of so many drills one also tests the verifier's own alarm.
-const NEGATIVE_CONTROL_EVERY_DEFAULT: u32 = 10;
+pub const NEGATIVE_CONTROL_EVERY_DEFAULT: u32 = 10;
 /// Older backups that one scheduled run drills beside the newest, at most: a night has so many hours.
 const OLDER_PER_RUN_DEFAULT: u32 = 4;
 /// How often a drill is tried in all when the machine or the store, not the backup, was at fault.

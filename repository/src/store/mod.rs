@@ -3,6 +3,7 @@
 //! Keys are relative to the repository's prefix; a store adds the prefix itself. Objects are written once: the only
 //! writes are "put if absent" and, for leases, "put if it is still this version".
 
+pub mod altered;
 pub mod conformance;
 pub mod counting;
 pub mod directory;

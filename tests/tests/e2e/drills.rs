@@ -27,3 +27,29 @@ fn drill_of_a_backup_with_a_flipped_byte_fails() {
     assert_eq!(report["verdict"], "failed", "{report:#}");
     assert!(sandbox.good_backups()[0]["failed_at"].is_string());
 }
+
+/// The first drill tests the verifier's own alarm, later ones when their turn comes or when asked.
+#[test]
+fn negative_control_calls_every_damaged_copy_bad() {
+    let sandbox = Sandbox::small();
+    sandbox.run_well(&["backup", SOURCE]);
+    sandbox.run_well(&["backup", SOURCE]);
+    let before = sandbox.objects();
+    let first = sandbox.drill(&[]);
+    let control = &first["negative_control"];
+    assert_eq!(control["outcome"], "passed", "{control:#}");
+    let damages = control["damages"].as_array().expect("damages");
+    assert!(damages.len() >= 6 && damages.iter().all(|damage| damage["noticed"] == true), "{control:#}");
+    assert_eq!(first["verdict"], "passed", "what was damaged is a copy: {first:#}");
+    let unchanged = |name: &&String| !name.contains("/verifications/") && !name.starts_with("leases/");
+    let after = sandbox.objects();
+    assert!(after.iter().filter(unchanged).eq(before.iter().filter(unchanged)), "{after:#?}");
+    sandbox.run_well(&["check", SOURCE, "--read-data"]);
+
+    let second = sandbox.drill(&[]);
+    assert_eq!(second["negative_control"]["outcome"], "not_run", "{second:#}");
+    assert_eq!(second["negative_control"]["last_made"], 1);
+    let asked = sandbox.drill(&["--negative-control"]);
+    assert_eq!(asked["negative_control"]["outcome"], "passed", "{asked:#}");
+    assert_eq!(asked["negative_control"]["last_made"], 3);
+}

@@ -29,6 +29,7 @@ pub(crate) async fn run(
         },
         trigger: v1::Trigger::Manual,
         jobs: args.jobs.map_or_else(processors, usize::from),
+        negative_control: args.negative_control,
     };
     let drilled = Box::pin(verifier.drill(&source, &request, &cancel)).await?;
     match json {

@@ -9,6 +9,7 @@ use pgproof_repository::manifest::v1::{Manifest, Object};
 use pgproof_repository::report::{Outcome, Report, Verdict, v1};
 
 use super::choice::Chosen;
+use super::control;
 use super::names::{
     CHAIN, GLOBALS, INDEXES, LARGE_OBJECTS, OBJECTS, OWN_CHECKS, RECOVERY_TIME, RESTORE, SELECTION,
     SEQUENCES, SERVER, SIGNATURE, TABLES, own_check,
@@ -71,12 +72,7 @@ pub(super) fn blank(
             backups: Vec::new(),
             drills: Vec::new(),
         },
-        negative_control: v1::NegativeControl {
-            outcome: v1::OutcomeKind::NotRun,
-            reason: Some("not asked for".to_owned()),
-            damages: Vec::new(),
-            last_made: None,
-        },
+        negative_control: control::not_made("the drill did not get there".to_owned(), None),
         exceptions: Vec::new(),
         recipients: manifest.recipients.iter().map(|key| recipient(key)).collect(),
         evidence: manifest.objects.iter().map(evidence).collect(),

@@ -2,6 +2,7 @@
 
 mod blank;
 mod choice;
+mod control;
 mod names;
 mod queries;
 mod scratch;
@@ -9,16 +10,17 @@ mod work;
 
 use anyhow::Context;
 use jiff::Timestamp;
-use pgproof_policies::policy::Source;
+use pgproof_policies::policy::{NEGATIVE_CONTROL_EVERY_DEFAULT, Source};
 use pgproof_repository::ids::ObjectKey;
 use pgproof_repository::lease::Lease;
+use pgproof_repository::report::chain::Found;
 use pgproof_repository::report::{self, Report, v1};
 use pgproof_repository::{catalog, layout, records};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use choice::Pick;
 pub(crate) use scratch::sweep;
-use work::Drill;
+use work::{ControlOrder, Drill};
 
 use crate::verifier::Verifier;
 
@@ -29,6 +31,8 @@ pub(crate) struct Request {
     pub trigger: v1::Trigger,
     /// Connections that load and read tables at the same time.
     pub jobs: usize,
+    /// Make the negative control, also where the schedule does not ask for it.
+    pub negative_control: bool,
 }
 
 /// A drill that ended, with its report in the store.
@@ -71,6 +75,13 @@ impl Verifier {
         let chosen = choice::choose(self, &source.name, &request.pick, &entries, now).await?;
         let mut report = blank::blank(self, source, &chosen, request.trigger, now);
         (report.number, report.previous) = report::chain::next(&past);
+        let control = match self.control_due(source, request, &past) {
+            Ok(()) => Some(ControlOrder { signers: self.signers.clone(), entries }),
+            Err(not_made) => {
+                report.negative_control = not_made;
+                None
+            }
+        };
         let mut drill = Drill {
             store: self.store.clone(),
             source: source.clone(),
@@ -78,6 +89,7 @@ impl Verifier {
             identities: self.identities.clone(),
             jobs: request.jobs,
             refuse_vulnerable: self.loaded.policy.refuse_vulnerable_clients,
+            control,
             report,
         };
         // Cancelling drops the work, and with it the private server, which is stopped and removed.
@@ -92,6 +104,21 @@ impl Verifier {
         report.conclude(Timestamp::now());
         let key = self.store_report(&report).await?;
         Ok(Drilled { report, key, stopped })
+    }
+
+    fn control_due(
+        &self,
+        source: &Source,
+        request: &Request,
+        past: &[Found],
+    ) -> Result<(), v1::NegativeControl> {
+        let every = source
+            .verification
+            .as_ref()
+            .map_or(NEGATIVE_CONTROL_EVERY_DEFAULT, |verification| verification.negative_control_every);
+        let past: Vec<_> = past.iter().filter_map(Found::signed).collect();
+        let due = control::due(&past, every);
+        if request.negative_control { Ok(()) } else { due }
     }
 
     /// A drill of which no report remains is no proof.

@@ -11,15 +11,20 @@ use pgproof_postgres::comparison::{self, TableComparison};
 use pgproof_postgres::connection::ConnectionSpec;
 use pgproof_postgres::digest::RowDigest;
 use pgproof_postgres::restore::{Restore, RestoreError, Unwatched};
+use pgproof_repository::catalog::Entry;
 use pgproof_repository::contents;
 use pgproof_repository::inventory::Inventory;
 use pgproof_repository::keys::Identities;
 use pgproof_repository::manifest::SignedManifest;
-use pgproof_repository::manifest::v1::Role;
+use pgproof_repository::manifest::v1::{Object, Role};
 use pgproof_repository::report::{self, Outcome, Report, v1};
+use pgproof_repository::signature::TrustedSigners;
 use pgproof_repository::store::{SharedStore, StoreError};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use tokio_util::sync::CancellationToken;
 
+use super::control::Control;
 use super::names::{GLOBALS, INDEXES, OBJECTS, RECOVERY_TIME, RESTORE, SERVER, TABLES, own_check};
 use super::{queries, scratch};
 use crate::failure::{causes, chain};
@@ -36,7 +41,16 @@ pub(super) struct Drill {
     pub identities: Identities,
     pub jobs: usize,
     pub refuse_vulnerable: bool,
+    /// What the negative control needs, where it is to be made.
+    pub control: Option<ControlOrder>,
     pub report: Report,
+}
+
+/// The negative control is to be made, by these trusted signers and beside these backups.
+#[derive(Debug)]
+pub(super) struct ControlOrder {
+    pub signers: TrustedSigners,
+    pub entries: Vec<Entry>,
 }
 
 impl Drill {
@@ -69,6 +83,25 @@ impl Drill {
         self.compare(&database, &inventory).await;
         self.enter(INDEXES, queries::invalid_indexes(&database).await, None);
         self.own_checks(&database).await;
+        self.control(&database, &inventory).await;
+    }
+
+    /// Comes last: afterwards the restored database is no longer what was restored.
+    async fn control(&mut self, database: &ConnectionSpec, inventory: &Inventory) {
+        let Some(ControlOrder { signers, entries }) = &self.control else { return };
+        let since = Instant::now();
+        let control = Control {
+            store: &self.store,
+            signed: &self.signed,
+            signers,
+            identities: &self.identities,
+            entries,
+            inventory,
+            database,
+        };
+        let found = Box::pin(control.make(&self.report, &mut StdRng::from_os_rng())).await;
+        self.report.negative_control = found;
+        self.took("negative control", since);
     }
 
     /// Reads every byte of every object, down to the plaintext.
@@ -79,13 +112,10 @@ impl Drill {
         let detail = format!("{} objects, {} bytes", manifest.objects.len(), manifest.stored_bytes());
         for object in &manifest.objects {
             tracing::info!(object = object.name, bytes = object.ciphertext.bytes, "reading through");
-            let read = match contents::object_key(&manifest.source, &manifest.id, object) {
-                Ok(key) => contents::read_through(&self.store, &key, object, Some(&self.identities)).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = read {
+            let read = read_object(&self.store, &signed, object, &self.identities).await;
+            if read != Outcome::Passed {
                 self.took("read objects", since);
-                self.enter(OBJECTS, of_reading(&error).about(&object.name), Some(detail));
+                self.enter(OBJECTS, read.about(&object.name), Some(detail));
                 return false;
             }
         }
@@ -263,6 +293,21 @@ impl Drill {
     fn phase(&mut self, name: &str, seconds: f64) {
         self.report.phases.push(v1::Phase { name: name.to_owned(), seconds });
     }
+}
+
+/// What one object of a backup is worth: read to its last byte, down to the plaintext.
+pub(super) async fn read_object(
+    store: &SharedStore,
+    signed: &SignedManifest,
+    object: &Object,
+    identities: &Identities,
+) -> Outcome {
+    let manifest = signed.get();
+    let read = match contents::object_key(&manifest.source, &manifest.id, object) {
+        Ok(key) => contents::read_through(store, &key, object, Some(identities)).await,
+        Err(error) => Err(error),
+    };
+    read.map_or_else(|error| of_reading(&error), |()| Outcome::Passed)
 }
 
 /// Bytes that are gone or differ are the backup's fault; a store that does not answer says nothing about it.
