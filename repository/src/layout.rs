@@ -78,7 +78,25 @@ pub fn verifications(source: &SourceName) -> KeyPrefix {
 
 /// A drill's report.
 pub fn verification(source: &SourceName, id: &BackupId, at: Timestamp) -> ObjectKey {
-    key(format!("{source}/verifications/{id}/{}.json", at.strftime("%Y%m%dT%H%M%S%3fZ")))
+    key(format!("{source}/verifications/{id}/{}.json", file_time(at)))
+}
+
+pub fn custodies(source: &SourceName) -> KeyPrefix {
+    prefix(format!("{source}/custody/"))
+}
+
+/// Which recipients' keys were shown to open what is sealed to them.
+pub fn custody(source: &SourceName, at: Timestamp) -> ObjectKey {
+    key(format!("{source}/custody/{}.json", file_time(at)))
+}
+
+pub fn challenges(source: &SourceName) -> KeyPrefix {
+    prefix(format!("{source}/challenges/"))
+}
+
+/// Canaries that were handed out to the keys' custodians.
+pub fn challenge(source: &SourceName, at: Timestamp) -> ObjectKey {
+    key(format!("{source}/challenges/{}.json", file_time(at)))
 }
 
 /// The signature that stands beside a signed JSON object.
@@ -99,6 +117,11 @@ pub fn prune_lease(source: &SourceName) -> ObjectKey {
 /// The lease on drills of a source: two at once would break the chain of their reports.
 pub fn drill_lease(source: &SourceName) -> ObjectKey {
     key(format!("leases/drill.{source}.json"))
+}
+
+/// A moment as file names have it: to the millisecond, sorting by time.
+fn file_time(at: Timestamp) -> impl std::fmt::Display {
+    at.strftime("%Y%m%dT%H%M%S%3fZ")
 }
 
 fn key(text: String) -> ObjectKey {

@@ -9,6 +9,7 @@ pub mod access;
 pub mod catalog;
 pub mod chain;
 pub mod contents;
+pub mod custody;
 pub mod ids;
 pub mod inventory;
 pub mod keys;

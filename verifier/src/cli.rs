@@ -36,6 +36,10 @@ pub(crate) enum Command {
     ///
     /// Exit code 0: passed or degraded; 1: could not be run; 2: usage; 3: no such backup; 4: a check failed.
     Drill(Drill),
+    /// Show that the keys which the policy encrypts to still open what is sealed to them.
+    ///
+    /// Exit code 0: every one was shown within a year; 1: some were not; 4: one does not open it.
+    Restorability(Restorability),
 }
 
 #[derive(Debug, Args)]
@@ -53,4 +57,18 @@ pub(crate) struct Drill {
     /// Test the verifier's own alarm, too: copies of the backup that it damages must be called bad.
     #[arg(long)]
     pub negative_control: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restorability {
+    pub source: SourceName,
+    /// Try this identity file, beside those of the policy (may be repeated).
+    #[arg(long, value_name = "FILE")]
+    pub identity: Vec<PathBuf>,
+    /// Write a canary for each recipient here, to be opened by its custodian elsewhere; nothing else is done.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["identity", "answer"])]
+    pub challenge: Option<PathBuf>,
+    /// What a custodian's `age -d` made of a canary (may be repeated).
+    #[arg(long, value_name = "FILE")]
+    pub answer: Vec<PathBuf>,
 }

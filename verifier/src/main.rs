@@ -45,6 +45,9 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let cancel = cancel_on_signal()?;
     match cli.command {
+        Command::Restorability(args) => {
+            Box::pin(commands::restorability::run(&cli.policy, args, cli.json)).await
+        }
         Command::Drill(args) => Box::pin(commands::drill::run(&cli.policy, args, cli.json, cancel)).await,
     }
 }

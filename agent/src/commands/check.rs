@@ -2,12 +2,13 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use pgproof_policies::names::SourceName;
 use pgproof_repository::catalog::{self, Entry, Standing};
 use pgproof_repository::chain;
 use pgproof_repository::contents;
-use pgproof_repository::keys::Identities;
+use pgproof_repository::keys::{Identities, TerminalPrompts};
 use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::manifest::v1::Object;
 use pgproof_repository::signature::TrustedSigners;
@@ -39,7 +40,7 @@ pub(crate) async fn run(
     let opened = open(policy).await?;
     let signers = opened.loaded.trusted_signers()?;
     let identities = match args.read_data && opened.loaded.has_identity() {
-        true => Some(opened.loaded.identities(super::restore::prompts())?),
+        true => Some(opened.loaded.identities(Arc::new(TerminalPrompts))?),
         false => None,
     };
     let sources: Vec<SourceName> = match args.source {

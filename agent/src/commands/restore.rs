@@ -17,11 +17,10 @@ use pgproof_postgres::globals::{self, ApplyOptions, Globals, Outcome};
 use pgproof_postgres::restore::{Phase, Restore, RestoreReport, swap, write_archive};
 use pgproof_postgres::source;
 use pgproof_repository::catalog::{self, Entry};
-use pgproof_repository::keys::KeyPrompts;
+use pgproof_repository::keys::TerminalPrompts;
 use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::report::Proofs;
 use pgproof_repository::{contents, layout};
-use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 use super::{Opened, open, print_json};
@@ -40,7 +39,7 @@ pub(crate) async fn run(
     let Kind::Postgres(postgres) = &source.kind;
     let now = Timestamp::now();
     let signed = choose(&opened, &args, now).await?;
-    let identities = opened.loaded.identities(prompts())?;
+    let identities = opened.loaded.identities(Arc::new(TerminalPrompts))?;
     let inventory = contents::inventory(&opened.store, &signed, &identities).await?;
     if args.stdout {
         let archive = layout::archive_name(0);
@@ -105,27 +104,6 @@ pub(crate) async fn run(
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Someone at the terminal, where there is one.
-pub(crate) fn prompts() -> Arc<dyn KeyPrompts> {
-    Arc::new(Terminal)
-}
-
-#[derive(Debug)]
-struct Terminal;
-
-impl KeyPrompts for Terminal {
-    fn message(&self, text: &str) {
-        eprintln!("{text}");
-    }
-
-    fn passphrase(&self, description: &str) -> Option<SecretString> {
-        std::io::stdin()
-            .is_terminal()
-            .then(|| rpassword::prompt_password(format!("{description}: ")).ok())?
-            .map(Into::into)
-    }
 }
 
 async fn choose(opened: &Opened, args: &cli::Restore, now: Timestamp) -> anyhow::Result<SignedManifest> {

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use pgproof_repository::inventory::Inventory;
+use pgproof_repository::keys::TerminalPrompts;
 use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::manifest::v1::Previous;
 use pgproof_repository::{catalog, contents};
@@ -18,7 +20,7 @@ pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::R
     let signed = catalog::find(&opened.store, &args.source, &args.backup, &signers).await?;
     let inventory = match args.inventory {
         true => {
-            let identities = opened.loaded.identities(super::restore::prompts())?;
+            let identities = opened.loaded.identities(Arc::new(TerminalPrompts))?;
             Some(contents::inventory(&opened.store, &signed, &identities).await?)
         }
         false => None,

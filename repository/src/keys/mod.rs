@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 pub use file_key::KnownFileKey;
 pub use identities::{Identities, generate_identity};
-pub use prompts::{KeyPrompts, NoPrompts};
+pub use prompts::{KeyPrompts, NoPrompts, TerminalPrompts};
 pub use recipients::Recipients;
 
 /// Why a key cannot be used.

@@ -1,6 +1,7 @@
 //! Asking a person, where there is one.
 
 use std::fmt;
+use std::io::IsTerminal;
 use std::sync::Arc;
 
 use secrecy::SecretString;
@@ -35,6 +36,21 @@ impl KeyPrompts for NoPrompts {
 
     fn passphrase(&self, _description: &str) -> Option<SecretString> {
         None
+    }
+}
+
+/// Somebody at the terminal, where there is one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TerminalPrompts;
+
+impl KeyPrompts for TerminalPrompts {
+    fn message(&self, text: &str) {
+        eprintln!("{text}");
+    }
+
+    fn passphrase(&self, description: &str) -> Option<SecretString> {
+        let ask = || rpassword::prompt_password(format!("{description}: ")).ok();
+        std::io::stdin().is_terminal().then(ask)?.map(Into::into)
     }
 }
 

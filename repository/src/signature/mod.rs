@@ -20,6 +20,8 @@ pub mod namespace {
     pub const RUN: &str = "pgproof-run";
     pub const HOLD: &str = "pgproof-hold";
     pub const TOMBSTONE: &str = "pgproof-tombstone";
+    pub const CUSTODY: &str = "pgproof-custody";
+    pub const CHALLENGE: &str = "pgproof-challenge";
 }
 
 /// Armored Ed25519 signatures have about 300 bytes; what is much larger is none.

@@ -4,6 +4,7 @@ mod damaged;
 mod drills;
 mod dump_failures;
 mod groundwork;
+mod key_custody;
 mod killed;
 mod round_trip;
 mod stock_tools;

@@ -15,7 +15,7 @@ use pgproof_repository::ids::ObjectKey;
 use pgproof_repository::lease::Lease;
 use pgproof_repository::report::chain::Found;
 use pgproof_repository::report::{self, Report, v1};
-use pgproof_repository::{catalog, layout, records};
+use pgproof_repository::{catalog, custody, layout, records};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use choice::Pick;
@@ -75,6 +75,10 @@ impl Verifier {
         let chosen = choice::choose(self, &source.name, &request.pick, &entries, now).await?;
         let mut report = blank::blank(self, source, &chosen, request.trigger, now);
         (report.number, report.previous) = report::chain::next(&past);
+        let shown = custody::last_shown(&self.store, &source.name, &self.signers).await?;
+        for recipient in &mut report.recipients {
+            recipient.shown_at = shown.get(&recipient.key).copied();
+        }
         let control = match self.control_due(source, request, &past) {
             Ok(()) => Some(ControlOrder { signers: self.signers.clone(), entries }),
             Err(not_made) => {

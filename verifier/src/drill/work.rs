@@ -4,6 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;
 
+use jiff::Timestamp;
 use pgproof_policies::policy::{Kind, PostgresSource, Source};
 use pgproof_postgres::client::{self, Client, Version};
 use pgproof_postgres::cluster::Cluster;
@@ -12,7 +13,6 @@ use pgproof_postgres::connection::ConnectionSpec;
 use pgproof_postgres::digest::RowDigest;
 use pgproof_postgres::restore::{Restore, RestoreError, Unwatched};
 use pgproof_repository::catalog::Entry;
-use pgproof_repository::contents;
 use pgproof_repository::inventory::Inventory;
 use pgproof_repository::keys::Identities;
 use pgproof_repository::manifest::SignedManifest;
@@ -20,6 +20,7 @@ use pgproof_repository::manifest::v1::{Object, Role};
 use pgproof_repository::report::{self, Outcome, Report, v1};
 use pgproof_repository::signature::TrustedSigners;
 use pgproof_repository::store::{SharedStore, StoreError};
+use pgproof_repository::{contents, custody};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio_util::sync::CancellationToken;
@@ -121,7 +122,27 @@ impl Drill {
         }
         self.took("read objects", since);
         self.enter(OBJECTS, Outcome::Passed, Some(detail));
+        self.recipients_shown().await;
         true
+    }
+
+    /// Whose keys this host holds: they have just opened the backup.
+    async fn recipients_shown(&mut self) {
+        let identities = self.identities.clone();
+        let mut recipients = self.report.recipients.clone();
+        let try_all = move || {
+            for recipient in &mut recipients {
+                match custody::opens(&recipient.key, &identities, &mut rand::rng()) {
+                    Ok(true) => recipient.shown_at = Some(Timestamp::now()),
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(key = recipient.key, %error, "recipient cannot be tried"),
+                }
+            }
+            recipients
+        };
+        if let Ok(recipients) = tokio::task::spawn_blocking(try_all).await {
+            self.report.recipients = recipients;
+        }
     }
 
     async fn start_server(&mut self) -> Option<(Cluster, Client)> {
