@@ -57,6 +57,28 @@ const SCHEMA: &str = r#"
     SELECT lo_from_bytea(4712, 'small');
     CREATE MATERIALIZED VIEW totals AS SELECT count(*) AS n FROM orders;
     CREATE INDEX ON orders (at);
+    CREATE TYPE mood AS ENUM ('sad', 'it''s "fine"');
+    CREATE TABLE plain (a bool, b int2, c int4, d int8, e float4, f float8, g numeric, h numeric(12,3), i text, j varchar(40),
+                        k char(6), l json, m jsonb, n date, o timestamp, p timestamptz(3), q uuid, r bytea, s mood);
+    INSERT INTO plain
+        SELECT i % 3 = 0, i % 32767 - 16000, i * 7919 - 2000000000, i * 1234567890123, i / 7.0, exp(i % 600 - 300.0),
+               (i * 7919)::numeric / 10 ^ (i % 20), i / 3.0, E'tab\t line\n back\\slash \r\b\f\v ünïcødé ' || i, 'v' || i,
+               'c' || i % 9999, json_build_object('k "', E'\n' || i), jsonb_build_object('k', i, 'ü', '\'),
+               '0001-01-01'::date + i * 100, '2000-01-01'::timestamp - i * interval '1 day 1.000001 s',
+               '2000-01-01 00:00+00'::timestamptz + i * interval '17.123 s', md5(i::text)::uuid, decode(md5(i::text), 'hex'),
+               (ARRAY['sad', 'it''s "fine"'])[1 + i % 2]::mood
+          FROM generate_series(1, 12000) i;
+    INSERT INTO plain VALUES
+        (NULL, -32768, -2147483648, -9223372036854775808, 'NaN', '-Infinity', 'NaN', NULL, '', '', '', '[]', 'null', 'infinity',
+         '-infinity', 'infinity', NULL, '', NULL),
+        (true, 32767, 2147483647, 9223372036854775807, '-0', '5e-324', '-0.00000000000000000001', 999999999.999, E'\\N', NULL, 'x',
+         NULL, NULL, '9999-12-31', '9999-12-31 23:59:59.999999', '0001-01-01 00:00+00', 'ffffffff-ffff-ffff-ffff-ffffffffffff',
+         '\x00', 'sad'),
+        (false, 0, 0, 0, 'Infinity', 'NaN', 1e100, 0, 'last', 'l', 'l', '1', '1', '2000-02-29', '2000-02-29', '2000-02-29 12:00+00',
+         NULL, NULL, NULL);
+    -- Alike but for its end, where a moment and a number have no plain form.
+    CREATE TABLE nearly_plain AS SELECT c, i, p, g FROM plain;
+    INSERT INTO nearly_plain VALUES (1, 'before our era', '0044-03-15 00:00+00 BC', 1), (2, 'long', NULL, ('1' || repeat('0', 1500))::numeric);
     CREATE TABLE hidden (who text);
     INSERT INTO hidden VALUES ('a'), ('b');
     ALTER TABLE hidden ENABLE ROW LEVEL SECURITY;

@@ -1,8 +1,8 @@
 //! Filling the tables: pieces of them over several connections at a time, each row counted and hashed on its way.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use futures::SinkExt;
@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Progress;
+use super::binary::{self, Column};
 use super::error::RestoreError;
 use super::object::ArchiveObject;
 use super::plan::{Load, Unit};
@@ -23,6 +24,10 @@ use crate::payload::{CopyText, PayloadError};
 const FRAMES_WAITING: usize = 1;
 /// Rows sent in one message: large enough to be cheap, small enough for the server's buffers.
 const MESSAGE_BYTES: usize = 128 << 10;
+/// Tables with less data than this are loaded as text: asking for their columns' types would take longer than it saves.
+const BINARY_BYTES_MIN: u64 = 1 << 20;
+/// The encoding in which text is the same to the server as to us.
+const BINARY_ENCODING: &str = "UTF8";
 /// What a table's data begins with: a kind byte and the dump id.
 const DATA_HEADER_BYTES: usize = 1 + INT_BYTES;
 const DATA_KIND_ROWS: u8 = 1;
@@ -45,8 +50,32 @@ pub(crate) struct TableTask {
     pub(crate) copy: String,
     /// The table itself, where it was made by this restore and so is known to be empty.
     pub(crate) fresh: Option<String>,
+    /// The columns as the COPY statement lists them.
+    pub(crate) columns: String,
+    pub(crate) relation: String,
+    pub(crate) form: RowForm,
     pub(crate) expected: RowDigest,
     pub(crate) done: Mutex<TableDone>,
+}
+
+/// Whether a table's rows go to the server as text or, with less work for it, in binary form.
+#[derive(Debug, Default)]
+pub(crate) struct RowForm {
+    /// Set once somebody asked for the types; `None` where one of them goes as text.
+    columns: OnceLock<Option<Vec<Column>>>,
+    /// A row came up that has no plain form.
+    given_up: AtomicBool,
+}
+
+impl RowForm {
+    /// How each column is made binary, where all can be.
+    fn columns(&self) -> Option<&[Column]> {
+        self.columns.get().and_then(Option::as_deref)
+    }
+
+    fn is_binary(&self) -> bool {
+        self.columns().is_some() && !self.given_up.load(Ordering::Relaxed)
+    }
 }
 
 /// How far a table is.
@@ -121,6 +150,27 @@ impl Loader {
         Ok(())
     }
 
+    /// Finds out which of a unit's tables can be loaded in binary form.
+    async fn ask_for_columns(&self, session: &Session, unit: &Unit) -> Result<(), RestoreError> {
+        for load in unit.loads.iter().filter(|load| load.range.end - load.range.start >= BINARY_BYTES_MIN) {
+            let task = self.task(unit.archive, load)?;
+            if self.encoding != BINARY_ENCODING || task.form.columns.get().is_some() {
+                continue;
+            }
+            let query = format!("SELECT {} FROM {} LIMIT 0", task.columns, task.relation);
+            let columns = match session.prepare(&query).await {
+                Ok(statement) => {
+                    statement.columns().iter().map(|column| Column::of(column.type_())).collect()
+                }
+                // The COPY itself will say what is the matter.
+                Err(_) => None,
+            };
+            // Another worker may have found out the same.
+            let _ = task.form.columns.set(columns);
+        }
+        Ok(())
+    }
+
     /// No table may have been forgotten.
     fn check_all(&self) -> Result<(), RestoreError> {
         for task in self.archives.iter().flat_map(|archive| archive.tables.iter().flatten()) {
@@ -142,6 +192,8 @@ fn compare(task: &TableTask, found: RowDigest) -> Result<(), RestoreError> {
 /// What the reading thread hands to the connection.
 enum Piece {
     Rows(Bytes),
+    /// The load must be begun again, as text.
+    NotPlain,
     /// The load's rows have all been given.
     End(RowDigest),
 }
@@ -155,41 +207,75 @@ async fn work(loader: Arc<Loader>) -> Result<(), RestoreError> {
         .await
         .map_err(|source| RestoreError::Server { doing: "prepare a session for loading", source })?;
     while let Some(unit) = loader.next() {
+        loader.ask_for_columns(&session, &unit).await?;
+        load_unit(&loader, &session, &unit).await?;
+    }
+    Ok(())
+}
+
+async fn load_unit(loader: &Arc<Loader>, session: &Session, unit: &Unit) -> Result<(), RestoreError> {
+    let mut next = 0;
+    while next < unit.loads.len() {
         let (sender, mut pieces) = mpsc::channel(FRAMES_WAITING);
+        // Decided once for reader and connection: another worker may give a table's binary form up meanwhile.
+        let tasks = unit.loads.iter().map(|load| loader.task(unit.archive, load));
+        let binary: Vec<bool> =
+            tasks.map(|task| task.map(|task| task.form.is_binary())).collect::<Result<_, _>>()?;
         let reading = tokio::task::spawn_blocking({
-            let (loader, unit) = (loader.clone(), unit.clone());
-            move || read_unit(&loader.archives[unit.archive], &unit, &sender)
+            let (loader, unit, binary) = (loader.clone(), unit.clone(), binary.clone());
+            move || read_unit(&loader.archives[unit.archive], &unit, &binary, next, &sender)
         });
-        for load in &unit.loads {
+        while let Some(load) = unit.loads.get(next) {
             let task = loader.task(unit.archive, load)?;
-            let digest = Box::pin(load_piece(&session, &loader.encoding, task, load, &mut pieces)).await?;
+            let encoding = (!binary[next]).then_some(&*loader.encoding);
+            let loaded = load_piece(session, encoding, task, load, &mut pieces);
+            let Some(digest) = Box::pin(loaded).await? else {
+                task.form.given_up.store(true, Ordering::Relaxed);
+                break;
+            };
             loader.note(task, load, digest)?;
+            next += 1;
         }
+        // A reader that was given up waits for somebody to take its rows.
+        drop(pieces);
         reading.await.map_err(|source| RestoreError::Worker { source })?;
     }
     Ok(())
 }
 
-/// One COPY. A whole table that this restore made is emptied in the same transaction, so that the server may skip the
-/// log where its settings allow, and write the rows as already frozen.
+/// One COPY, of text in an encoding or else of binary rows; `None` when it was broken off because a row has no plain
+/// form. A whole table that this restore made is emptied in the same transaction, so that the server may skip the log
+/// where its settings allow, and write the rows as already frozen.
 async fn load_piece(
     session: &Session,
-    encoding: &str,
+    encoding: Option<&str>,
     task: &TableTask,
     load: &Load,
     pieces: &mut Pieces,
-) -> Result<RowDigest, RestoreError> {
+) -> Result<Option<RowDigest>, RestoreError> {
     let failed = |source| RestoreError::Load { table: task.label.clone(), source };
     let alone = task.fresh.as_ref().filter(|_| load.whole);
     if let Some(table) = alone {
         session.batch_execute(&format!("BEGIN; TRUNCATE ONLY {table}")).await.map_err(failed)?;
     }
     let freeze = if alone.is_some() { ", FREEZE" } else { "" };
-    let statement = format!("{} WITH (ENCODING '{encoding}'{freeze})", task.copy);
+    let form = encoding.map_or("FORMAT binary".to_owned(), |encoding| format!("ENCODING '{encoding}'"));
+    let statement = format!("{} WITH ({form}{freeze})", task.copy);
     let sink = session.copy_in::<_, Bytes>(&statement).await.map_err(failed)?;
     let mut sink = Box::pin(sink);
+    if encoding.is_none() {
+        sink.feed(Bytes::from_static(binary::HEADER)).await.map_err(failed)?;
+    }
     let digest = loop {
         match pieces.recv().await {
+            Some(Ok(Piece::NotPlain)) => {
+                // Dropped unfinished, the COPY fails, and with it what it has loaded so far.
+                drop(sink);
+                if alone.is_some() {
+                    session.batch_execute("ROLLBACK").await.map_err(failed)?;
+                }
+                return Ok(None);
+            }
             Some(Ok(Piece::Rows(mut rows))) => {
                 while !rows.is_empty() {
                     let message = rows.split_to(rows.len().min(MESSAGE_BYTES));
@@ -205,6 +291,9 @@ async fn load_piece(
             }
         }
     };
+    if encoding.is_none() {
+        sink.feed(Bytes::from_static(binary::TRAILER)).await.map_err(failed)?;
+    }
     let rows = sink.as_mut().finish().await.map_err(failed)?;
     if rows != digest.rows {
         let (expected, found) = (format!("{} rows", digest.rows), format!("{rows} rows"));
@@ -213,13 +302,19 @@ async fn load_piece(
     if alone.is_some() {
         session.batch_execute("COMMIT").await.map_err(failed)?;
     }
-    Ok(digest)
+    Ok(Some(digest))
 }
 
-/// Reads, decodes, counts and hashes a unit's rows, on a thread of its own.
-fn read_unit(archive: &LoadArchive, unit: &Unit, sender: &mpsc::Sender<Result<Piece, RestoreError>>) {
-    let mut reading = UnitReading { archive, unit, sender, at: 0, open: None };
-    let range = match (unit.loads.first(), unit.loads.last()) {
+/// Reads, decodes, counts and hashes a unit's rows from load `at` on, on a thread of its own.
+fn read_unit(
+    archive: &LoadArchive,
+    unit: &Unit,
+    binary: &[bool],
+    at: usize,
+    sender: &mpsc::Sender<Result<Piece, RestoreError>>,
+) {
+    let mut reading = UnitReading { archive, unit, binary, sender, at, open: None };
+    let range = match (unit.loads.get(at), unit.loads.last()) {
         (Some(first), Some(last)) => first.range.start..last.range.end,
         _ => return,
     };
@@ -234,6 +329,8 @@ fn read_unit(archive: &LoadArchive, unit: &Unit, sender: &mpsc::Sender<Result<Pi
 struct UnitReading<'a> {
     archive: &'a LoadArchive,
     unit: &'a Unit,
+    /// Which loads' rows are made binary.
+    binary: &'a [bool],
     sender: &'a mpsc::Sender<Result<Piece, RestoreError>>,
     /// The load at hand.
     at: usize,
@@ -262,7 +359,7 @@ impl UnitReading<'_> {
             });
             let rows = rows_of(&mut text, &mut hasher, chunks).map_err(|error| damaged(&error))?;
             let ends_here = load.range.end <= plain.end;
-            if !rows.is_empty() && !self.send(Piece::Rows(rows)) {
+            if !rows.is_empty() && !self.send_rows(load, rows) {
                 return Ok(false);
             }
             if !ends_here {
@@ -276,6 +373,23 @@ impl UnitReading<'_> {
             self.at += 1;
         }
         Ok(false)
+    }
+
+    /// Answers whether more is wanted.
+    fn send_rows(&self, load: &Load, rows: Vec<u8>) -> bool {
+        let columns = self.archive.tables[load.table].as_ref().and_then(|task| task.form.columns());
+        let Some(columns) = columns.filter(|_| self.binary[self.at]) else {
+            return self.send(Piece::Rows(rows.into()));
+        };
+        // Lengths take a little more room than the tabs between fields.
+        let mut encoded = Vec::with_capacity(rows.len() + rows.len() / 4);
+        match binary::encode_rows(&rows, columns, &mut encoded) {
+            Ok(()) => self.send(Piece::Rows(encoded.into())),
+            Err(binary::NotPlain) => {
+                self.send(Piece::NotPlain);
+                false
+            }
+        }
     }
 
     fn send(&self, piece: Piece) -> bool {
@@ -292,14 +406,14 @@ fn without_header(chunks: &[u8]) -> &[u8] {
     }
 }
 
-fn rows_of(text: &mut CopyText, hasher: &mut RowHasher, chunks: &[u8]) -> Result<Bytes, PayloadError> {
+fn rows_of(text: &mut CopyText, hasher: &mut RowHasher, chunks: &[u8]) -> Result<Vec<u8>, PayloadError> {
     let mut rows = Vec::with_capacity(chunks.len());
     for piece in text.pieces(chunks) {
         let piece = piece?;
         hasher.update(piece);
         rows.extend_from_slice(piece);
     }
-    Ok(rows.into())
+    Ok(rows)
 }
 
 fn damaged(error: &dyn std::error::Error) -> RestoreError {

@@ -5,6 +5,7 @@
 //! indexes and constraints, then ANALYZE. The serial path gives the whole stream to one `pg_restore` instead. Nothing
 //! that was not authenticated against the signed manifest reaches either.
 
+mod binary;
 mod blobs;
 mod error;
 mod frames;

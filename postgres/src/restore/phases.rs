@@ -15,7 +15,7 @@ use super::blobs::{Stream, run_with_stream};
 use super::error::RestoreError;
 use super::frames::FrameMap;
 use super::head::{self, Workspace, dump_major, read_head};
-use super::load::{LoadArchive, Loader, TableDone, TableTask};
+use super::load::{LoadArchive, Loader, RowForm, TableDone, TableTask};
 use super::object::ArchiveObject;
 use super::plan::{Mode, Unit, fetched_bytes, is_empty, units};
 use super::prepared::Prepared;
@@ -376,6 +376,9 @@ fn table_task(
     let bytes_left = if is_empty(table) { 0 } else { table.end - table.start };
     Ok(TableTask {
         copy: format!("COPY {} {} FROM STDIN", copy.relation, copy.columns),
+        columns: copy.column_list().to_owned(),
+        form: RowForm::default(),
+        relation: copy.relation,
         fresh: is_fresh.then(|| qualified(&table.schema, &table.name)),
         expected: RowDigest { rows: table.rows, sum },
         done: Mutex::new(TableDone { digest: RowDigest::default(), bytes_left }),
