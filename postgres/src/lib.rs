@@ -17,5 +17,6 @@ pub mod preflight;
 mod private_dir;
 mod quoting;
 pub mod restore;
+pub mod scratch;
 pub mod snapshot;
 pub mod source;

@@ -107,6 +107,7 @@ impl World {
             tools: ClientTools::new(std::slice::from_ref(&self.bin), None),
             target: self.cluster.spec().clone(),
             database: database.to_owned(),
+            marker: None,
             jobs: 3,
             selection: None,
             no_owner: false,

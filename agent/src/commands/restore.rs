@@ -59,6 +59,7 @@ pub(crate) async fn run(
         tools,
         target: target.clone(),
         database: database.clone(),
+        marker: None,
         jobs: args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         selection: selection(&args)?,
         no_owner: args.no_owner,

@@ -55,6 +55,8 @@ pub struct Restore {
     pub target: ConnectionSpec,
     /// The new database.
     pub database: String,
+    /// The new database's comment, from its first moment on and in place of the backup's: says who made it.
+    pub marker: Option<String>,
     pub jobs: usize,
     /// Only these tables and schemas, with what they depend on.
     pub selection: Option<Filter>,
@@ -155,7 +157,9 @@ impl Restore {
         clock.enter(Phase::Prepare);
         let ready = self.unless_cancelled(phases::prepare(self)).await?;
         // Not to be broken off: it would be unknown whether there is a database to drop.
-        let made = target::create(&self.target, &self.database, &self.manifest.get().server).await?;
+        let made =
+            target::create(&self.target, &self.database, &self.manifest.get().server, self.marker.as_deref())
+                .await?;
         match self.unless_cancelled(phases::fill(self, &mut clock, ready)).await {
             Ok(mut report) => {
                 report.phases = clock.finish();

@@ -93,7 +93,8 @@ pub(crate) async fn fill(
     clock.enter(Phase::Analyze);
     let maintenance = open(&restore.target).await?;
     let facts = &restore.inventory.facts;
-    report.warnings.extend(target::apply_properties(&maintenance, &restore.database, facts).await);
+    let marked = restore.marker.is_some();
+    report.warnings.extend(target::apply_properties(&maintenance, &restore.database, facts, marked).await);
     analyze(restore).await?;
     Ok(report)
 }

@@ -1,5 +1,6 @@
 //! A drill: take the lease, choose a backup, prove it in a scratch database, sign and store what was found.
 
+mod attempts;
 mod blank;
 mod choice;
 mod names;
@@ -79,12 +80,11 @@ impl Verifier {
             jobs: request.jobs,
             refuse_vulnerable: self.loaded.policy.refuse_vulnerable_clients,
             report,
+            trouble: None,
         };
-        // Cancelling drops the work, and with it the private server, which is stopped and removed.
-        let stopped = tokio::select! {
-            () = Box::pin(drill.work(cancel)) => false,
-            () = cancel.cancelled() => true,
-        };
+        // The work itself heeds the token: it has a server or a database to remove.
+        Box::pin(attempts::work(&mut drill, cancel)).await;
+        let stopped = cancel.is_cancelled();
         let mut report = drill.report;
         if stopped {
             report.warnings.push("stopped by a signal".to_owned());

@@ -63,12 +63,6 @@ pub(crate) async fn invalid_indexes(database: &ConnectionSpec) -> Outcome {
     }
 }
 
-/// The server's version, as it says it.
-pub(crate) async fn server_version(server: &ConnectionSpec) -> anyhow::Result<String> {
-    let session = Box::pin(server.connect()).await?;
-    Ok(session.query_one("SELECT pg_catalog.current_setting('server_version')", &[]).await?.get(0))
-}
-
 async fn reading(database: &ConnectionSpec, time_limit: Duration) -> Result<Session, String> {
     let session = Box::pin(database.connect()).await.map_err(|error| chain(&error))?;
     let milliseconds = time_limit.as_millis();
