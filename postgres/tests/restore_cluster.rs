@@ -112,6 +112,7 @@ impl World {
             selection: None,
             no_owner: false,
             no_acl: false,
+            without_extensions: Vec::new(),
             serial: false,
             temp_root: std::env::temp_dir(),
             progress: Arc::new(Unwatched),

@@ -64,6 +64,7 @@ pub(crate) async fn run(
         selection: selection(&args)?,
         no_owner: args.no_owner,
         no_acl: args.no_acl,
+        without_extensions: Vec::new(),
         serial: args.serial,
         temp_root: std::env::temp_dir(),
         progress: Arc::new(Watch { bar: Progress::new("restore", manifest.server.database_bytes, json) }),

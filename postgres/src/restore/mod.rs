@@ -6,9 +6,11 @@
 //! that was not authenticated against the signed manifest reaches either.
 
 mod blobs;
+mod complaints;
 mod error;
 mod frames;
 mod head;
+mod lenience;
 mod load;
 mod object;
 mod phases;
@@ -30,7 +32,9 @@ use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::store::SharedStore;
 use tokio_util::sync::CancellationToken;
 
+pub use complaints::tell_of_server;
 pub use error::RestoreError;
+pub use lenience::LeftOut;
 pub use object::fetch_inventory;
 pub use plan::{Mode, Plan};
 pub use sections::Section;
@@ -62,6 +66,8 @@ pub struct Restore {
     pub selection: Option<Filter>,
     pub no_owner: bool,
     pub no_acl: bool,
+    /// Extensions that the target lacks and that this restore may do without, with all that depends on them.
+    pub without_extensions: Vec<String>,
     /// Use one `pg_restore` for everything.
     pub serial: bool,
     /// Where the private directory for the head and lists is made.
@@ -136,6 +142,8 @@ pub struct RestoreReport {
     /// Sealed bytes read from the store.
     pub bytes_fetched: u64,
     pub warnings: Vec<String>,
+    /// What could not be made for want of extensions.
+    pub left_out: LeftOut,
 }
 
 impl RestoreReport {

@@ -197,6 +197,18 @@ async fn refuse_objects(spec: &ConnectionSpec) -> Result<(), RestoreError> {
     }
 }
 
+/// Schema and name of every table.
+pub(crate) async fn tables(session: &Session) -> Result<BTreeSet<(String, String)>, RestoreError> {
+    let query = "SELECT n.nspname::text, c.relname::text
+                   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                  WHERE c.relkind IN ('r', 'p', 'f')";
+    let rows = session
+        .query(query, &[])
+        .await
+        .map_err(|source| RestoreError::Server { doing: "list the tables", source })?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 async fn names(session: &Session, query: &str) -> Result<BTreeSet<String>, RestoreError> {
     let rows = session
         .query(query, &[])

@@ -11,6 +11,7 @@ mod work;
 use anyhow::Context;
 use jiff::Timestamp;
 use pgproof_policies::policy::Source;
+use pgproof_postgres::restore::LeftOut;
 use pgproof_repository::ids::ObjectKey;
 use pgproof_repository::lease::Lease;
 use pgproof_repository::report::{self, Report, v1};
@@ -81,6 +82,7 @@ impl Verifier {
             refuse_vulnerable: self.loaded.policy.refuse_vulnerable_clients,
             report,
             trouble: None,
+            left_out: LeftOut::default(),
         };
         // The work itself heeds the token: it has a server or a database to remove.
         Box::pin(attempts::work(&mut drill, cancel)).await;

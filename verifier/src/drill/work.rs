@@ -8,7 +8,7 @@ use pgproof_postgres::client::{self, Version};
 use pgproof_postgres::comparison::{self, TableComparison};
 use pgproof_postgres::connection::ConnectionSpec;
 use pgproof_postgres::digest::RowDigest;
-use pgproof_postgres::restore::{Restore, RestoreError, RestoreReport, Unwatched};
+use pgproof_postgres::restore::{LeftOut, Restore, RestoreError, RestoreReport, Unwatched};
 use pgproof_postgres::scratch::Identity;
 use pgproof_repository::contents;
 use pgproof_repository::inventory::Inventory;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::names::{GLOBALS, INDEXES, OBJECTS, RECOVERY_TIME, RESTORE, SERVER, TABLES, own_check};
 use super::queries;
-use super::scratch::{self, Fault, Roles, Scratch, Started, of_reading, of_restore};
+use super::scratch::{self, Fault, Roles, Scratch, Started, extensions, of_reading, of_restore};
 use crate::failure::chain;
 
 /// A drill under way. Every check starts as not run, so whatever ends it early cannot pass for a proof.
@@ -36,12 +36,23 @@ pub(super) struct Drill {
     pub report: Report,
     /// What kept the last attempt from getting on, where that may be over soon.
     pub trouble: Option<String>,
+    /// What the last attempt could not restore for want of extensions.
+    pub left_out: LeftOut,
+}
+
+/// What is known before a restore begins.
+struct Prepared {
+    inventory: Inventory,
+    /// Extensions that the restore must do without.
+    missing: Vec<String>,
+    roles: Roles,
 }
 
 impl Drill {
     /// Goes as far as it makes sense, and enters each check as it ends. Whatever was started is removed, also when
     /// the token is cancelled.
     pub(super) async fn work(&mut self, cancel: &CancellationToken) {
+        self.left_out = LeftOut::default();
         let read = tokio::select! {
             read = self.read_objects() => read,
             () = cancel.cancelled() => false,
@@ -69,23 +80,36 @@ impl Drill {
             prepared = self.prepare(scratch) => prepared,
             () = cancel.cancelled() => None,
         };
-        let Some((inventory, roles)) = prepared else { return };
+        let Some(prepared) = prepared else { return };
         // Not to be broken off from here: it would be unknown whether there is a database to drop.
-        if !self.restore(scratch, &inventory, roles, cancel).await {
+        if !self.restore(scratch, &prepared, cancel).await {
             return;
         }
         self.recovered(since);
+        let restored = extensions::without(&prepared.inventory, &self.left_out);
         tokio::select! {
-            () = Box::pin(self.check(scratch, &inventory)) => {}
+            () = Box::pin(self.check(scratch, &restored)) => {}
             () = cancel.cancelled() => {}
         }
     }
 
-    async fn prepare(&mut self, scratch: &Scratch) -> Option<(Inventory, Roles)> {
-        match contents::inventory(&self.store, &self.signed, &self.identities).await {
-            Ok(inventory) => Some((inventory, self.make_roles(scratch).await)),
+    async fn prepare(&mut self, scratch: &Scratch) -> Option<Prepared> {
+        let inventory = match contents::inventory(&self.store, &self.signed, &self.identities).await {
+            Ok(inventory) => inventory,
             Err(error) => {
                 self.blame(RESTORE, of_reading(&error), None);
+                return None;
+            }
+        };
+        let verification = self.source.verification.as_ref();
+        let allowed = verification.map(|verification| verification.missing_extensions.clone());
+        match extensions::missing(scratch.server(), &inventory, &allowed.unwrap_or_default()).await {
+            Ok(missing) => {
+                let roles = self.make_roles(scratch).await;
+                Some(Prepared { inventory, missing, roles })
+            }
+            Err(fault) => {
+                self.blame(SERVER, fault, None);
                 None
             }
         }
@@ -190,21 +214,15 @@ impl Drill {
     }
 
     /// A role that is missing there takes owners and rights from the proof, not the rows.
-    async fn restore(
-        &mut self,
-        scratch: &Scratch,
-        inventory: &Inventory,
-        roles: Roles,
-        cancel: &CancellationToken,
-    ) -> bool {
-        let mut done = self.restored(scratch, inventory, roles, cancel).await;
-        if roles == Roles::Made
+    async fn restore(&mut self, scratch: &Scratch, prepared: &Prepared, cancel: &CancellationToken) -> bool {
+        let mut done = self.restored(scratch, prepared, prepared.roles, cancel).await;
+        if prepared.roles == Roles::Made
             && let Err(missing) = &done
             && let Some(missing) = scratch::missing_roles(missing)
         {
             let reason = format!("no role {missing} here: restored without owners and rights");
             self.enter(GLOBALS, Outcome::Degraded { reason }, None);
-            done = self.restored(scratch, inventory, Roles::LeftOut, cancel).await;
+            done = self.restored(scratch, prepared, Roles::LeftOut, cancel).await;
         }
         match done {
             Ok(done) => {
@@ -212,8 +230,11 @@ impl Drill {
                     self.phase(&format!("restore: {phase}"), took.as_secs_f64());
                 }
                 self.report.warnings.extend(done.warnings.clone());
+                let entries = done.left_out.entries.iter();
+                self.report.warnings.extend(entries.map(|entry| format!("not restored: {entry}")));
                 let detail = format!("{} tables, {} rows", done.tables, done.rows);
-                self.enter(RESTORE, Outcome::Passed, Some(detail));
+                self.enter(RESTORE, extensions::of_restore(&done.left_out), Some(detail));
+                self.left_out = done.left_out;
                 true
             }
             Err(error) => {
@@ -227,14 +248,14 @@ impl Drill {
     async fn restored(
         &self,
         scratch: &Scratch,
-        inventory: &Inventory,
+        prepared: &Prepared,
         roles: Roles,
         cancel: &CancellationToken,
     ) -> Result<RestoreReport, RestoreError> {
         let restore = Restore {
             store: self.store.clone(),
             manifest: self.signed.clone(),
-            inventory: inventory.clone(),
+            inventory: prepared.inventory.clone(),
             identities: self.identities.clone(),
             tools: scratch.tools(),
             target: scratch.server().clone(),
@@ -244,6 +265,7 @@ impl Drill {
             selection: None,
             no_owner: roles == Roles::LeftOut,
             no_acl: roles == Roles::LeftOut,
+            without_extensions: prepared.missing.clone(),
             serial: false,
             temp_root: std::env::temp_dir(),
             progress: Arc::new(Unwatched),
@@ -279,15 +301,16 @@ impl Drill {
 
     fn judge_tables(&mut self, tables: &[TableComparison]) {
         let signed_tables = self.signed.get().archive.table_count;
+        let expected = signed_tables.saturating_sub(self.left_out.tables.len() as u64);
         let rows: u64 = tables.iter().filter_map(|table| table.found).map(|found| found.rows).sum();
         let differing = tables.iter().filter(|table| !table.equal).count();
         let outcome = if differing > 0 {
             Outcome::Failed { reason: format!("{differing} table(s) do not hold what was dumped") }
-        } else if u64::try_from(tables.len()) != Ok(signed_tables) {
+        } else if u64::try_from(tables.len()) != Ok(expected) {
             let reason = format!("{} tables compared, {signed_tables} were signed", tables.len());
             Outcome::Failed { reason }
         } else {
-            Outcome::Passed
+            extensions::of_tables(&self.left_out)
         };
         self.report.tables = tables.iter().map(stored_table).collect();
         let detail = format!("{} tables, {rows} rows counted and digested", tables.len());

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::io;
 
 use pgproof_postgres::cluster::ClusterError;
-use pgproof_postgres::restore::RestoreError;
+use pgproof_postgres::restore::{self, RestoreError};
 use pgproof_postgres::scratch::ScratchError;
 use pgproof_repository::report::Outcome;
 use pgproof_repository::store::StoreError;
@@ -16,25 +16,9 @@ use crate::failure::{causes, chain};
 /// Classes of SQLSTATE that tell of the server and not of what it was given: connections, resources, somebody's
 /// intervention, the operating system (PostgreSQL's manual, appendix A).
 const CLASSES_OF_SERVER: [&str; 4] = ["08", "53", "57", "58"];
-/// The same in what `pg_restore` prints, which holds no SQLSTATE. Only an error's own line is looked at, never the
-/// statement below it, which is the backup's text.
-const WORDS_OF_SERVER: [&str; 15] = [
-    "no space left on device",
-    "out of memory",
-    "cannot allocate memory",
-    "out of shared memory",
-    "too many open files",
-    "could not extend file",
-    "input/output error",
-    "could not connect to",
-    "connection to server",
-    "server closed the connection",
-    "terminating connection",
-    "the database system is",
-    "remaining connection slots",
-    "too many clients",
-    "could not fork",
-];
+/// What a machine lacks that has not all that the source's server had.
+const WORDS_OF_LACK: [&str; 3] =
+    ["is not available", "could not open extension control file", "could not access file \"$libdir"];
 /// What a role without the superuser's rights is refused on a server of others.
 const WORDS_OF_RIGHTS: [&str; 3] = ["permission denied", "must be superuser", "must be owner"];
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
@@ -104,6 +88,7 @@ pub(crate) fn of_restore(error: &RestoreError, shared: bool) -> Fault {
         | RestoreError::Locale { .. }
         | RestoreError::BadName { .. }
         | RestoreError::TargetNotEmpty { .. }
+        | RestoreError::LenienceWithoutIndex { .. }
         | RestoreError::Cancelled => Fault::Lasting { reason },
         RestoreError::PgRestore { stderr, .. } => of_complaints(stderr, shared, reason),
         RestoreError::Server { source, .. } | RestoreError::Load { source, .. } => {
@@ -148,12 +133,15 @@ fn of_sqlstate(code: &str, shared: bool, reason: String) -> Fault {
 }
 
 fn of_complaints(stderr: &str, shared: bool, reason: String) -> Fault {
-    let own_lines: Vec<String> =
-        stderr.lines().filter(|line| line.starts_with("pg_restore: ")).map(str::to_lowercase).collect();
+    let own_lines: Vec<String> = stderr
+        .lines()
+        .filter(|line| line.starts_with("pg_restore: error: "))
+        .map(str::to_lowercase)
+        .collect();
     let any = |words: &[&str]| own_lines.iter().any(|line| words.iter().any(|word| line.contains(word)));
-    if any(&WORDS_OF_SERVER) {
+    if restore::tell_of_server(stderr) {
         Fault::Passing { reason }
-    } else if shared && any(&WORDS_OF_RIGHTS) {
+    } else if any(&WORDS_OF_LACK) || shared && any(&WORDS_OF_RIGHTS) {
         Fault::Lasting { reason }
     } else {
         Fault::Backup { reason }
@@ -205,15 +193,10 @@ mod tests {
     #[test]
     fn only_pg_restores_own_lines_blame_the_server() {
         let of = |stderr: &str, shared| kind(&of_complaints(stderr, shared, String::new()));
-        for line in [
-            "pg_restore: error: could not execute query: ERROR:  could not extend file \"base/5/1\": No space left on device",
-            "pg_restore: error: connection to server on socket \"/x\" failed: No such file or directory",
-            "pg_restore: error: could not execute query: server closed the connection unexpectedly",
-            "pg_restore: error: could not execute query: FATAL:  terminating connection due to administrator command",
-            "pg_restore: error: out of memory",
-        ] {
-            assert_eq!(of(line, false), Kind::Passing, "{line}");
-        }
+        let full = "pg_restore: error: could not execute query: ERROR:  could not extend file: No space left on device";
+        assert_eq!(of(full, false), Kind::Passing);
+        let lack = "pg_restore: error: could not execute query: ERROR:  extension \"x\" is not available";
+        assert_eq!(of(lack, false), Kind::Lasting);
         let table = "pg_restore: error: could not execute query: ERROR:  syntax error\n\
                      Command was: CREATE TABLE x (y text DEFAULT 'no space left on device');";
         assert_eq!(of(table, true), Kind::Backup);

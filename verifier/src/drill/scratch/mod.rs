@@ -1,6 +1,7 @@
 //! Where a drill restores to: a private server of its own, or a database on the scratch server that the policy names.
 
 mod blame;
+pub(crate) mod extensions;
 mod private;
 mod roles;
 mod server;
