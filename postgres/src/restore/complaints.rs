@@ -46,8 +46,8 @@ pub(crate) struct Complaints {
 }
 
 impl Complaints {
-    /// A line of a statement that looks like one of the program's own adds an error that was not counted: it can make
-    /// a run unaccounted for, never make one look better.
+    /// A line of a statement that looks like an error of the program's adds one that was not counted: it can make a
+    /// run unaccounted for, never make one look better.
     pub(crate) fn parse(stderr: &str) -> Self {
         let mut all = Self::default();
         let mut entry = None;
@@ -69,6 +69,11 @@ impl Complaints {
     pub(crate) fn are_complete(&self) -> bool {
         !self.errors.is_empty() && self.counted == Some(self.errors.len())
     }
+}
+
+/// Whether a statement has a line that looks like one of the program's own.
+pub(crate) fn may_mislead(statement: &str) -> bool {
+    statement.lines().any(|line| line.starts_with(OWN))
 }
 
 /// Whether `pg_restore` complains about its server or a machine, not about what it restores. Only an error's own line

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::complaints::{Complaint, Complaints, tells_of_server};
+use super::complaints::{self, Complaint, Complaints, tells_of_server};
 use super::error::RestoreError;
 use crate::archive::Toc;
 use crate::archive::toc::TocEntry;
@@ -38,6 +38,8 @@ pub(crate) struct Lenience {
     names: HashMap<i32, String>,
     /// Tables that entries make, and whether they are affected.
     made: HashMap<(String, String), bool>,
+    /// Statements with lines in them that look like the program's own, and which it repeats in its complaints.
+    misleading: Vec<String>,
     failed: BTreeMap<i32, String>,
 }
 
@@ -59,6 +61,12 @@ impl Lenience {
                 .map(|entry| entry.dump_id)
                 .collect(),
             names: toc.entries.iter().map(|entry| (entry.dump_id, described(entry))).collect(),
+            misleading: toc
+                .entries
+                .iter()
+                .filter_map(|entry| entry.defn.clone())
+                .filter(|statement| complaints::may_mislead(statement))
+                .collect(),
             affected,
             failed: BTreeMap::new(),
         }
@@ -75,7 +83,8 @@ impl Lenience {
         if !self.is_needed() {
             return Err(RestoreError::PgRestore { section, status, stderr });
         }
-        let complaints = Complaints::parse(&stderr);
+        let without = |text: String, statement: &String| text.replace(statement, "");
+        let complaints = Complaints::parse(&self.misleading.iter().fold(stderr, without));
         let unexplained = complaints.errors.iter().find(|error| !self.explains(error));
         let stderr = match unexplained {
             Some(error) => self.told(error),
