@@ -12,6 +12,7 @@ pub mod connection;
 pub mod digest;
 pub mod dump;
 pub mod globals;
+pub mod infrastructure;
 pub mod payload;
 pub mod preflight;
 mod private_dir;

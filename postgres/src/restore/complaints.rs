@@ -4,30 +4,13 @@
 //! errors of the same entry follow without. A message goes on over several lines, with the statement at its end, and
 //! the last line counts the errors. (PostgreSQL 12 to 18, `src/bin/pg_dump/pg_backup_archiver.c`.)
 
+use crate::infrastructure;
+
 const OWN: &str = "pg_restore: ";
 const STAGE: &str = "while ";
 const ENTRY: &str = "from TOC entry ";
 const ERROR: &str = "error: ";
 const IGNORED: &str = "warning: errors ignored on restore: ";
-/// States of the server and its machine in what `pg_restore` prints, which holds no SQLSTATE.
-const WORDS_OF_SERVER: [&str; 15] = [
-    "no space left on device",
-    "out of memory",
-    "cannot allocate memory",
-    "out of shared memory",
-    "too many open files",
-    "could not extend file",
-    "input/output error",
-    "could not connect to",
-    "connection to server",
-    "server closed the connection",
-    "terminating connection",
-    "the database system is",
-    "remaining connection slots",
-    "too many clients",
-    "could not fork",
-];
-
 /// One error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Complaint {
@@ -80,12 +63,7 @@ pub(crate) fn may_mislead(statement: &str) -> bool {
 /// counts, never the statement below it, which is the backup's text.
 pub fn tell_of_server(stderr: &str) -> bool {
     let errors = Complaints::parse(stderr).errors;
-    errors.iter().any(|error| tells_of_server(&error.message))
-}
-
-pub(crate) fn tells_of_server(message: &str) -> bool {
-    let message = message.to_lowercase();
-    WORDS_OF_SERVER.iter().any(|word| message.contains(word))
+    errors.iter().any(|error| infrastructure::in_words(&error.message))
 }
 
 #[cfg(test)]

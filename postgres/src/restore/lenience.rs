@@ -7,10 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::complaints::{self, Complaint, Complaints, tells_of_server};
+use super::complaints::{self, Complaint, Complaints};
 use super::error::RestoreError;
 use crate::archive::Toc;
 use crate::archive::toc::TocEntry;
+use crate::infrastructure;
 
 /// Schemas of the system, in which no extension's objects need to lie for an entry to have nothing that makes them.
 const SYSTEM_SCHEMAS: [&str; 2] = ["pg_catalog", "information_schema"];
@@ -119,7 +120,7 @@ impl Lenience {
     fn explains(&self, error: &Complaint) -> bool {
         let Some(entry) = error.entry else { return false };
         let absent = || self.about_others.contains(&entry) && error.message.contains(ABSENT);
-        !tells_of_server(&error.message) && (self.affected.contains(&entry) || absent())
+        !infrastructure::in_words(&error.message) && (self.affected.contains(&entry) || absent())
     }
 
     fn told(&self, error: &Complaint) -> String {

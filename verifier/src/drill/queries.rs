@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pgproof_policies::policy::{Expectation, SqlCheck};
 use pgproof_postgres::connection::{ConnectionSpec, Session};
+use pgproof_postgres::infrastructure;
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::failure::chain;
@@ -92,11 +93,12 @@ fn judge(messages: &[SimpleQueryMessage], expect: &Expectation) -> Outcome {
     }
 }
 
-/// A question that the server refuses is answered: with no. A lost session is no answer.
+/// A question that the server refuses is answered: with no. A lost session, or what the server says of itself, is no
+/// answer.
 fn of_error(error: &tokio_postgres::Error) -> Outcome {
-    match error.as_db_error() {
-        Some(_) => Outcome::Failed { reason: told(error) },
-        None => Outcome::NotRun { reason: told(error) },
+    match infrastructure::in_error(error) {
+        false => Outcome::Failed { reason: told(error) },
+        true => Outcome::NotRun { reason: told(error) },
     }
 }
 

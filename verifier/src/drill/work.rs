@@ -91,6 +91,10 @@ impl Drill {
             () = Box::pin(self.check(scratch, &restored)) => {}
             () = cancel.cancelled() => {}
         }
+        // Checks that could not be made for want of a server are worth another attempt, whichever they were.
+        if let Some(reason) = scratch.gone().await {
+            self.trouble.get_or_insert(reason);
+        }
     }
 
     async fn prepare(&mut self, scratch: &Scratch) -> Option<Prepared> {

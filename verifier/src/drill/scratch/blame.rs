@@ -6,22 +6,24 @@ use std::error::Error;
 use std::io;
 
 use pgproof_postgres::cluster::ClusterError;
+use pgproof_postgres::infrastructure;
 use pgproof_postgres::restore::{self, RestoreError};
 use pgproof_postgres::scratch::ScratchError;
 use pgproof_repository::report::Outcome;
 use pgproof_repository::store::StoreError;
+use tokio_postgres::error::SqlState;
 
 use crate::failure::{causes, chain};
 
-/// Classes of SQLSTATE that tell of the server and not of what it was given: connections, resources, somebody's
-/// intervention, the operating system (PostgreSQL's manual, appendix A).
-const CLASSES_OF_SERVER: [&str; 4] = ["08", "53", "57", "58"];
 /// What a machine lacks that has not all that the source's server had.
-const WORDS_OF_LACK: [&str; 3] =
-    ["is not available", "could not open extension control file", "could not access file \"$libdir"];
+const WORDS_OF_LACK: [&str; 4] = [
+    "is not available",
+    "could not open extension control file",
+    "could not access file \"$libdir",
+    "icu is not supported in this build",
+];
 /// What a role without the superuser's rights is refused on a server of others.
 const WORDS_OF_RIGHTS: [&str; 3] = ["permission denied", "must be superuser", "must be owner"];
-const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// What kept a drill from getting on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,17 +117,9 @@ pub(crate) fn of_scratch(error: &ScratchError) -> Fault {
 }
 
 fn of_answer(error: &tokio_postgres::Error, shared: bool, reason: String) -> Fault {
-    match error.code().map(tokio_postgres::error::SqlState::code) {
-        // No answer of a server: the connection itself.
-        None => Fault::Passing { reason },
-        Some(code) => of_sqlstate(code, shared, reason),
-    }
-}
-
-fn of_sqlstate(code: &str, shared: bool, reason: String) -> Fault {
-    if CLASSES_OF_SERVER.iter().any(|class| code.starts_with(class)) {
+    if infrastructure::in_error(error) {
         Fault::Passing { reason }
-    } else if shared && code == INSUFFICIENT_PRIVILEGE {
+    } else if shared && error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
         Fault::Lasting { reason }
     } else {
         Fault::Backup { reason }
@@ -176,18 +170,6 @@ mod tests {
             Fault::Passing { .. } => Kind::Passing,
             Fault::Lasting { .. } => Kind::Lasting,
         }
-    }
-
-    #[test]
-    fn states_of_the_server_are_not_the_backups_fault() {
-        let of = |code, shared| kind(&of_sqlstate(code, shared, String::new()));
-        for code in ["53100", "53200", "53300", "57P01", "57P03", "58030", "08006"] {
-            assert_eq!(of(code, false), Kind::Passing, "{code}");
-        }
-        for code in ["22P02", "23505", "42P01", "42704", "XX001"] {
-            assert_eq!(of(code, true), Kind::Backup, "{code}");
-        }
-        assert_eq!((of("42501", true), of("42501", false)), (Kind::Lasting, Kind::Backup));
     }
 
     #[test]

@@ -118,13 +118,18 @@ impl Scratch {
         }
     }
 
+    /// Why the server does not answer any more; absent where it does.
+    pub(crate) async fn gone(&self) -> Option<String> {
+        let error = Box::pin(self.server().connect()).await.err()?;
+        Some(format!("the scratch server is gone: {}", chain(&error)))
+    }
+
     /// The fault, unless the server is gone: then nothing that was said before tells of the backup.
     pub(crate) async fn unless_gone(&self, fault: Fault) -> Fault {
-        match (fault, Box::pin(self.server().connect()).await) {
-            (Fault::Backup { reason }, Err(error)) => Fault::Passing {
-                reason: format!("the scratch server is gone: {}; before, {reason}", chain(&error)),
-            },
-            (fault, _) => fault,
+        let Fault::Backup { reason } = fault else { return fault };
+        match self.gone().await {
+            Some(gone) => Fault::Passing { reason: format!("{gone}; before, {reason}") },
+            None => Fault::Backup { reason },
         }
     }
 
