@@ -123,11 +123,10 @@ impl Lenience {
         !infrastructure::in_words(&error.message) && (self.affected.contains(&entry) || absent())
     }
 
+    /// The error's own line stays as it was, for whoever reads it next.
     fn told(&self, error: &Complaint) -> String {
-        let name = error.entry.and_then(|entry| self.names.get(&entry));
-        let on =
-            name.map_or_else(String::new, |name| format!(" ({name}, which depends on no missing extension)"));
-        format!("pg_restore: error: {}{on}", error.message)
+        let name = error.entry.and_then(|entry| self.names.get(&entry)).map_or("it", String::as_str);
+        format!("pg_restore: error: {}\n{name} does not depend on a missing extension", error.message)
     }
 }
 

@@ -166,6 +166,18 @@ fn a_scratch_server_that_goes_away_says_nothing_about_the_backup() {
 }
 
 #[test]
+fn a_store_that_refuses_says_nothing_about_the_backup() {
+    let sandbox = Sandbox::small().with_policy_lines(&verification(""));
+    sandbox.run_well(&["backup", SOURCE]);
+    sandbox.proxy.add(Rule::new(Fault::Status(403)).method("GET").containing(ARCHIVE));
+    let report = sandbox.drill(&[]);
+    sandbox.proxy.clear();
+    assert_eq!((&report["verdict"], &report["attempts"]), (&"not_run".into(), &1.into()), "{report:#}");
+    assert_eq!(check(&report, "objects")["outcome"], "not_run");
+    nothing_is_known_of(&newest(&sandbox));
+}
+
+#[test]
 fn objects_of_a_role_that_cannot_be_made_are_told_and_no_failure() {
     let sandbox = Sandbox::small();
     // `pg_dumpall` leaves such roles out, and no server lets one be made.

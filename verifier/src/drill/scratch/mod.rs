@@ -28,8 +28,8 @@ use server::ScratchServer;
 /// A server with room for one database of the drill's.
 #[derive(Debug)]
 pub(crate) enum Scratch {
-    Private(PrivateServer),
-    Shared(ScratchServer),
+    Private(Box<PrivateServer>),
+    Shared(Box<ScratchServer>),
 }
 
 /// A scratch that was started, and what it is.
@@ -53,8 +53,8 @@ pub(crate) struct Wanted<'a> {
 /// Starts the scratch that the policy names.
 pub(crate) async fn start(wanted: &Wanted<'_>) -> Result<Started, Fault> {
     let scratch = match wanted.verification.and_then(|verification| verification.scratch.as_ref()) {
-        Some(given) => Scratch::Shared(server::open(given, wanted, Timestamp::now()).await?),
-        None => Scratch::Private(Box::pin(private::start(wanted)).await?),
+        Some(given) => Scratch::Shared(Box::new(server::open(given, wanted, Timestamp::now()).await?)),
+        None => Scratch::Private(Box::new(Box::pin(private::start(wanted)).await?)),
     };
     let identity = scratch::identity(scratch.server()).await.map_err(|error| blame::of_scratch(&error))?;
     Ok(Started { scratch, identity })

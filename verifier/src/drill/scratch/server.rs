@@ -1,5 +1,7 @@
 //! A database of the drill's own on the scratch server that the policy names.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use pgproof_policies::policy::{PostgresSource, Scratch};
 use pgproof_postgres::client::{Client, Program};
@@ -10,6 +12,9 @@ use pgproof_repository::manifest::v1::Server;
 
 use super::{Fault, Wanted, blame};
 use crate::failure::chain;
+
+/// Dropping waits for a checkpoint, which a busy server may stretch; the next drill drops what is left.
+const DROP_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// A server that others use, too, and the name of the database that this drill makes there.
 #[derive(Debug)]
@@ -26,7 +31,14 @@ impl ScratchServer {
     }
 
     pub(super) async fn drop_database(self) -> Result<(), Fault> {
-        scratch::drop_database(&self.spec, &self.database).await.map_err(|error| blame::of_scratch(&error))
+        let dropped = scratch::drop_database(&self.spec, &self.database);
+        match tokio::time::timeout(DROP_TIME_MAX, Box::pin(dropped)).await {
+            Ok(dropped) => dropped.map_err(|error| blame::of_scratch(&error)),
+            Err(_) => {
+                let (database, after) = (&self.database, DROP_TIME_MAX.as_secs());
+                Err(Fault::Passing { reason: format!("{database:?} was not dropped within {after} s") })
+            }
+        }
     }
 }
 
