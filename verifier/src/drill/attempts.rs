@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pgproof_repository::report::Report;
-use pgproof_repository::report::v1::OutcomeKind;
+use pgproof_repository::report::v1::{Check, OutcomeKind};
 use tokio_util::sync::CancellationToken;
 
 use super::work::Drill;
@@ -26,7 +26,9 @@ pub(super) async fn work(drill: &mut Drill, cancel: &CancellationToken) {
     loop {
         Box::pin(drill.work(cancel)).await;
         let made = drill.report.attempts;
-        let Some(trouble) = drill.trouble.take().filter(|_| worth_another(&drill.report)) else { break };
+        let Some(trouble) = drill.trouble.take().filter(|_| worth_another(&drill.report.checks)) else {
+            break;
+        };
         if made >= attempts || cancel.is_cancelled() {
             break;
         }
@@ -41,9 +43,10 @@ pub(super) async fn work(drill: &mut Drill, cancel: &CancellationToken) {
     drill.report.warnings.extend(earlier);
 }
 
-/// What failed once will not pass by being asked again, and a pass needs no second try.
-fn worth_another(report: &Report) -> bool {
-    report.checks.iter().all(|check| check.outcome != OutcomeKind::Failed)
+/// What failed once will not pass by being asked again, and what was checked needs no second try.
+fn worth_another(checks: &[Check]) -> bool {
+    let lacks = |check: &Check| check.required && check.outcome == OutcomeKind::NotRun;
+    checks.iter().any(lacks) && checks.iter().all(|check| check.outcome != OutcomeKind::Failed)
 }
 
 fn wait_after(attempts: u32) -> Duration {
@@ -54,6 +57,21 @@ fn wait_after(attempts: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_drill_that_proved_and_refuted_nothing_is_tried_again() {
+        use OutcomeKind::{Degraded, Failed, NotRun, Passed};
+        let worth = |outcomes: &[(bool, OutcomeKind)]| {
+            let check = |(required, outcome): &(bool, OutcomeKind)| {
+                let (name, required, outcome) = (String::new(), *required, *outcome);
+                Check { name, required, outcome, reason: None, detail: None }
+            };
+            worth_another(&outcomes.iter().map(check).collect::<Vec<_>>())
+        };
+        assert!(worth(&[(true, Passed), (true, NotRun)]));
+        assert!(!worth(&[(true, Failed), (true, NotRun)]));
+        assert!(!worth(&[(true, Passed), (true, Degraded), (false, NotRun)]));
+    }
 
     #[test]
     fn waits_grow_to_a_bound() {

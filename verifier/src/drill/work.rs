@@ -86,7 +86,7 @@ impl Drill {
             return;
         }
         self.recovered(since);
-        let restored = extensions::without(&prepared.inventory, &self.left_out);
+        let restored = extensions::without(prepared.inventory, &self.left_out);
         tokio::select! {
             () = Box::pin(self.check(scratch, &restored)) => {}
             () = cancel.cancelled() => {}

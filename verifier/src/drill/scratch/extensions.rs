@@ -29,14 +29,13 @@ pub(crate) async fn missing(
 }
 
 /// What was restored: a table that was left out is no part of it.
-pub(crate) fn without(inventory: &Inventory, left_out: &LeftOut) -> Inventory {
-    let mut restored = inventory.clone();
-    for archive in &mut restored.archives {
+pub(crate) fn without(mut inventory: Inventory, left_out: &LeftOut) -> Inventory {
+    for archive in &mut inventory.archives {
         let is_there =
             |schema: &String, name: &String| !left_out.tables.contains(&(schema.clone(), name.clone()));
         archive.tables.retain(|table| is_there(&table.schema, &table.name));
     }
-    restored
+    inventory
 }
 
 /// A restore without extensions proves less than a whole one, even where nothing was left out.
