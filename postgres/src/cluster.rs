@@ -1,8 +1,10 @@
 //! Private, throw-away PostgreSQL clusters: where restores are tried out.
 //!
 //! A cluster lives in one directory under `/tmp`, is reached over a Unix socket in that directory alone (mode 0700),
-//! and is gone when it is stopped, dropped, or, after a `kill -9`, at the next [`sweep_abandoned`].
+//! and is gone when it is stopped, dropped, or, after a `kill -9`, at the next [`sweep_abandoned`]. Where it is asked for
+//! and the machine allows it, the server has a network namespace of its own, in which there is no network.
 
+mod isolation;
 mod postmaster;
 
 use std::fs;
@@ -17,6 +19,8 @@ use tempfile::TempDir;
 
 use crate::connection::{ConnectionSpec, Environment};
 use crate::private_dir;
+use isolation::Isolation;
+pub use isolation::Network;
 use postmaster::Shutdown;
 
 /// First part of the directories' names.
@@ -46,6 +50,9 @@ pub struct ClusterOptions {
     pub fsync: bool,
     /// Listen on 127.0.0.1, too, with this password for the superuser. A network port is open to every local user.
     pub loopback_password: Option<SecretString>,
+    /// Start the server where there is no network, if the machine allows it; [`Cluster::network`] says what became of
+    /// it. A server that listens on 127.0.0.1 would listen there to nobody.
+    pub cut_network: bool,
     /// Further settings of the server.
     pub settings: Vec<(String, String)>,
 }
@@ -58,6 +65,7 @@ impl Default for ClusterOptions {
             locale: "C".to_owned(),
             fsync: false,
             loopback_password: None,
+            cut_network: false,
             settings: Vec::new(),
         }
     }
@@ -69,6 +77,8 @@ pub struct Cluster {
     directory: Directory,
     spec: ConnectionSpec,
     loopback: Option<ConnectionSpec>,
+    account_name: Option<String>,
+    network: Network,
 }
 
 impl Cluster {
@@ -89,6 +99,16 @@ impl Cluster {
     /// The same over TCP, if the cluster listens there.
     pub fn loopback_spec(&self) -> Option<&ConnectionSpec> {
         self.loopback.as_ref()
+    }
+
+    /// The account that the server runs under, where it is not our own.
+    pub fn account_name(&self) -> Option<&str> {
+        self.account_name.as_deref()
+    }
+
+    /// Whether the server can reach anything over the network.
+    pub fn network(&self) -> &Network {
+        &self.network
     }
 
     /// The directory that holds everything of this cluster.
@@ -137,11 +157,13 @@ impl Cluster {
         let mut text = fs::read_to_string(&path).expect("written by pg_basebackup");
         text.push_str(&setting_line("unix_socket_directories", &directory.path().display().to_string())?);
         fs::write(&path, text).map_err(|source| ClusterError::File { path, source })?;
-        launch(bin_dir, account, &directory)?;
+        let isolation = Isolation::none();
+        launch(bin_dir, account, &directory, &isolation)?;
         let environment = Environment::of_process();
         let spec =
             ConnectionSpec::on_socket(directory.path(), PORT_ON_SOCKET, SUPERUSER, SUPERUSER, &environment);
-        Ok(Self { directory, spec, loopback: None })
+        let network = isolation.network().clone();
+        Ok(Self { directory, spec, loopback: None, account_name: None, network })
     }
 }
 
@@ -260,13 +282,18 @@ fn start(bin_dir: &Path, options: &ClusterOptions) -> Result<Cluster, ClusterErr
     let account = account(options.run_as.as_deref())?;
     let directory = Directory::create(account)?;
     initialise(bin_dir, options, account, &directory)?;
+    let isolation = match options.cut_network {
+        true => Isolation::probe(account.is_some()),
+        false => Isolation::none(),
+    };
+    let account_name = account.map(|_| options.run_as.as_deref().unwrap_or(ACCOUNT_DEFAULT).to_owned());
     let environment = Environment::of_process();
     let mut attempt = 0;
     loop {
         attempt += 1;
         let port = options.loopback_password.is_some().then(free_port).transpose()?;
         configure(&directory, options, port)?;
-        match launch(bin_dir, account, &directory) {
+        match launch(bin_dir, account, &directory, &isolation) {
             Err(_)
                 if port.is_some() && attempt < PORT_ATTEMPTS && directory.log_tail().contains("in use") => {}
             Err(error) => return Err(error),
@@ -275,7 +302,8 @@ fn start(bin_dir: &Path, options: &ClusterOptions) -> Result<Cluster, ClusterErr
                 let spec =
                     ConnectionSpec::on_socket(directory.path(), on_port, SUPERUSER, SUPERUSER, &environment);
                 let loopback = port.map(|port| spec.over_loopback(port, options.loopback_password.clone()));
-                return Ok(Cluster { directory, spec, loopback });
+                let network = isolation.network().clone();
+                return Ok(Cluster { directory, spec, loopback, account_name, network });
             }
         }
     }
@@ -337,8 +365,14 @@ fn setting_line(name: &str, value: &str) -> Result<String, ClusterError> {
     Ok(format!("{name} = '{}'\n", value.replace('\\', "\\\\").replace('\'', "''")))
 }
 
-fn launch(bin_dir: &Path, account: Option<Account>, directory: &Directory) -> Result<(), ClusterError> {
-    let mut command = command(&bin_dir.join("pg_ctl"), account, directory.path());
+fn launch(
+    bin_dir: &Path,
+    account: Option<Account>,
+    directory: &Directory,
+    isolation: &Isolation,
+) -> Result<(), ClusterError> {
+    let command = command(&bin_dir.join("pg_ctl"), account, directory.path());
+    let mut command = isolation.around(command);
     command.args(["start", "--wait", "--silent", "--timeout", &START_SECONDS.to_string()]);
     command.arg("--pgdata").arg(directory.data()).arg("--log").arg(directory.log());
     run(command, Some(directory))

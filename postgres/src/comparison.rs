@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use crate::connection::{ConnectError, ConnectionSpec, Session};
 use crate::digest::{RowDigest, RowHasher, UnfinishedRow};
 use crate::dump::encoding_of_dump;
+use crate::infrastructure;
 use crate::quoting::{CopyTarget, literal, qualified};
 
 /// Settings of the reading sessions beside the pins: a row that a policy hides must fail, not be missing.
@@ -164,8 +165,8 @@ async fn work(
         let read = Box::pin(digest(&session, &context, &task)).await;
         let (digest, problem) = match read {
             Ok(digest) => (Some(digest), None),
-            // The server answered, so it is the table's fault. Anything else says nothing about the table.
-            Err(Reading::Server(error)) if error.as_db_error().is_some() => {
+            // The server answered about the table. What it says of itself, or its silence, tells nothing of the table.
+            Err(Reading::Server(error)) if !infrastructure::in_error(&error) => {
                 (None, error.as_db_error().map(|db| db.message().to_owned()))
             }
             Err(Reading::Server(source)) => return Err(server("read a table", source)),

@@ -76,6 +76,33 @@ async fn a_server_that_cannot_start_says_why_and_leaves_nothing() {
     assert!(missing.to_string().contains("/nowhere/bin/initdb"), "{missing}");
 }
 
+#[tokio::test]
+async fn a_server_whose_network_is_cut_connects_to_nobody() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let reaches = async |cut_network| {
+        let options = ClusterOptions { cut_network, ..ClusterOptions::default() };
+        let cluster = Cluster::start(Path::new(BIN), options).await.unwrap();
+        let session = cluster.spec().connect().await.unwrap();
+        let program = format!("exec 3<>/dev/tcp/127.0.0.1/{port} && echo reached");
+        let statement =
+            format!("CREATE TEMP TABLE answer (line text); COPY answer FROM PROGRAM $$bash -c '{program}'$$");
+        let reached = session.batch_execute(&statement).await;
+        let (network, data) = (cluster.network().clone(), cluster.data_directory());
+        cluster.stop().await.unwrap();
+        assert!(!anything_runs_in(&data));
+        (reached.map_err(|error| error.as_db_error().unwrap().to_string()), network)
+    };
+    let (reached, network) = reaches(false).await;
+    assert_eq!((reached, network), (Ok(()), Network::Shared));
+    match reaches(true).await {
+        (Err(refused), Network::Cut) => assert!(refused.contains("failed"), "{refused}"),
+        // A machine that does not allow it is told apart; it is never claimed.
+        (Ok(()), Network::NotCut { reason }) => assert!(!reason.is_empty()),
+        other => panic!("{other:?}"),
+    }
+}
+
 fn anything_runs_in(data: &Path) -> bool {
     fs::read_dir("/proc")
         .unwrap()

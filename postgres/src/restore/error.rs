@@ -90,6 +90,8 @@ pub enum RestoreError {
     },
     #[error("single tables cannot be restored from an archive that is not indexed")]
     SelectionWithoutIndex,
+    #[error("only an indexed archive can be restored without extension {}", extensions.join(", "))]
+    LenienceWithoutIndex { extensions: Vec<String> },
     #[error("the restored archive cannot be written out")]
     Output {
         #[source]

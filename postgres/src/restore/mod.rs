@@ -7,9 +7,11 @@
 
 mod binary;
 mod blobs;
+mod complaints;
 mod error;
 mod frames;
 mod head;
+mod lenience;
 mod load;
 mod object;
 mod phases;
@@ -31,7 +33,9 @@ use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::store::SharedStore;
 use tokio_util::sync::CancellationToken;
 
+pub use complaints::tell_of_server;
 pub use error::RestoreError;
+pub use lenience::LeftOut;
 pub use object::fetch_inventory;
 pub use plan::{Mode, Plan};
 pub use sections::Section;
@@ -56,11 +60,15 @@ pub struct Restore {
     pub target: ConnectionSpec,
     /// The new database.
     pub database: String,
+    /// The new database's comment, from its first moment on and in place of the backup's: says who made it.
+    pub marker: Option<String>,
     pub jobs: usize,
     /// Only these tables and schemas, with what they depend on.
     pub selection: Option<Filter>,
     pub no_owner: bool,
     pub no_acl: bool,
+    /// Extensions that the target lacks and that this restore may do without, with all that depends on them.
+    pub without_extensions: Vec<String>,
     /// Use one `pg_restore` for everything.
     pub serial: bool,
     /// Where the private directory for the head and lists is made.
@@ -135,6 +143,8 @@ pub struct RestoreReport {
     /// Sealed bytes read from the store.
     pub bytes_fetched: u64,
     pub warnings: Vec<String>,
+    /// What could not be made for want of extensions.
+    pub left_out: LeftOut,
 }
 
 impl RestoreReport {
@@ -156,7 +166,9 @@ impl Restore {
         clock.enter(Phase::Prepare);
         let ready = self.unless_cancelled(phases::prepare(self)).await?;
         // Not to be broken off: it would be unknown whether there is a database to drop.
-        let made = target::create(&self.target, &self.database, &self.manifest.get().server).await?;
+        let made =
+            target::create(&self.target, &self.database, &self.manifest.get().server, self.marker.as_deref())
+                .await?;
         match self.unless_cancelled(phases::fill(self, &mut clock, ready)).await {
             Ok(mut report) => {
                 report.phases = clock.finish();

@@ -15,6 +15,7 @@ use super::blobs::{Stream, run_with_stream};
 use super::error::RestoreError;
 use super::frames::FrameMap;
 use super::head::{self, Workspace, dump_major, read_head};
+use super::lenience::Lenience;
 use super::load::{LoadArchive, Loader, RowForm, TableDone, TableTask};
 use super::object::ArchiveObject;
 use super::plan::{Mode, Unit, fetched_bytes, is_empty, units};
@@ -57,6 +58,9 @@ pub(crate) async fn prepare(restore: &Restore) -> Result<Ready, RestoreError> {
     let mut report = RestoreReport::default();
     let selection = choose(restore, &archives[0])?;
     let mut flags = flags(restore);
+    if !restore.without_extensions.is_empty() && (prepared.mode != Mode::Parallel || selection.is_none()) {
+        return Err(RestoreError::LenienceWithoutIndex { extensions: restore.without_extensions.clone() });
+    }
     if let (Some(toc), Some(selection)) = (&archives[0].toc, &selection) {
         let session = open(&restore.target).await?;
         check_target(restore, &session, toc, selection, &mut flags, &mut report).await?;
@@ -93,7 +97,8 @@ pub(crate) async fn fill(
     clock.enter(Phase::Analyze);
     let maintenance = open(&restore.target).await?;
     let facts = &restore.inventory.facts;
-    report.warnings.extend(target::apply_properties(&maintenance, &restore.database, facts).await);
+    let marked = restore.marker.is_some();
+    report.warnings.extend(target::apply_properties(&maintenance, &restore.database, facts, marked).await);
     analyze(restore).await?;
     Ok(report)
 }
@@ -113,28 +118,52 @@ async fn parallel(
         Some(_) => workspace.write_list(name, ids).map(Some),
         None => Ok(None),
     };
+    let toc =
+        main.toc.as_ref().ok_or_else(|| RestoreError::Inventory { why: "it has no head".to_owned() })?;
+    let mut lenience = Lenience::new(toc, &restore.without_extensions);
     clock.enter(Phase::PreData);
     let pre_data = list("pre-data.list", &selection.pre_data)?;
-    section(program, Section::PreData, pre_data.as_deref(), 1, Vec::new(), &head).await?;
+    let ended = section(program, Section::PreData, pre_data.as_deref(), 1, Vec::new(), &head).await;
+    lenience.forgive(ended)?;
 
     clock.enter(Phase::Load);
-    load(restore, archives, selection, program, report).await?;
+    let absent = absent_tables(restore, program, &lenience).await?;
+    load(restore, archives, selection, program, &absent, report).await?;
 
     clock.enter(Phase::OtherData);
     if !selection.other_data.is_empty() {
         let other = workspace.write_list("data.list", &selection.other_data)?;
-        other_data(restore, main, selection, program, &head, &other).await?;
+        lenience.forgive(other_data(restore, main, selection, program, &head, &other).await)?;
     }
 
     clock.enter(Phase::PostData);
     let post_data = list("post-data.list", &selection.post_data)?;
     let settings = build_settings(restore).await?;
-    section(program, Section::PostData, post_data.as_deref(), restore.jobs.max(1), settings, &head).await?;
+    let jobs = restore.jobs.max(1);
+    lenience
+        .forgive(section(program, Section::PostData, post_data.as_deref(), jobs, settings, &head).await)?;
+    report.left_out = lenience.left_out(absent);
     let lost = selection.foreign_keys_left_out.len();
     if lost > 0 {
         report.warnings.push(format!("{lost} foreign keys to tables that were not chosen were left out"));
     }
     Ok(())
+}
+
+/// Tables of the backup that were not made, as extensions are missing. Any other that is absent fails its load.
+async fn absent_tables(
+    restore: &Restore,
+    program: &PgRestore,
+    lenience: &Lenience,
+) -> Result<BTreeSet<(String, String)>, RestoreError> {
+    if !lenience.is_needed() {
+        return Ok(BTreeSet::new());
+    }
+    let present = target::tables(&open(&program.target).await?).await?;
+    let tables = restore.inventory.archives.iter().flat_map(|archive| &archive.tables);
+    let excused = tables.filter(|table| lenience.excuses(&table.schema, &table.name));
+    let names = excused.map(|table| (table.schema.clone(), table.name.clone()));
+    Ok(names.filter(|name| !present.contains(name)).collect())
 }
 
 async fn section(
@@ -242,7 +271,8 @@ async fn pg_restore(
             .push(format!("pg_restore {version} runs code that a hostile archive brings along; update it"));
     }
     let target = restore.target.with_database(&restore.database);
-    Ok(PgRestore { program: client.path, target, flags, cancel: restore.cancel.clone() })
+    let lenient = !restore.without_extensions.is_empty();
+    Ok(PgRestore { program: client.path, target, flags, lenient, cancel: restore.cancel.clone() })
 }
 
 async fn load(
@@ -250,13 +280,14 @@ async fn load(
     archives: &[OpenArchive],
     selection: &Selection,
     program: &PgRestore,
+    absent: &BTreeSet<(String, String)>,
     report: &mut RestoreReport,
 ) -> Result<(), RestoreError> {
     let chosen = chosen_tables(archives, selection, restore.selection.is_some());
     let inventory = ordered_inventory(restore, archives)?;
     let maps: Vec<FrameMap> = archives.iter().map(|archive| archive.object.map.clone()).collect();
     let wanted = |archive: usize, table: &Table| match &chosen {
-        None => true,
+        None => !absent.contains(&(table.schema.clone(), table.name.clone())),
         Some(chosen) => chosen.contains(&(archive, table.dump_id)),
     };
     let units = units(&inventory, &maps, &wanted, restore.jobs.max(1));

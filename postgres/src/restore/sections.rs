@@ -20,6 +20,9 @@ use crate::quoting::database_conninfo;
 /// How much of a program's complaints is kept, in bytes: enough for the first error with its statement.
 const STDERR_BYTES_MAX: usize = 16 << 10;
 
+/// The same where it goes on after errors, all of which must be explained: thousands of them.
+const STDERR_BYTES_MAX_LENIENT: usize = 16 << 20;
+
 /// The part of an archive that a run restores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Section {
@@ -48,6 +51,8 @@ pub(crate) struct PgRestore {
     pub(crate) target: ConnectionSpec,
     /// `--no-owner` and the like.
     pub(crate) flags: Vec<OsString>,
+    /// Go on after errors, and say of which entry each is.
+    pub(crate) lenient: bool,
     pub(crate) cancel: CancellationToken,
 }
 
@@ -90,7 +95,8 @@ impl PgRestore {
     }
 
     fn write_arguments(&self, command: &mut std::process::Command, run: &Run<'_>) {
-        command.args(["--format=custom", "--exit-on-error", "--no-password"]);
+        command.args(["--format=custom", "--no-password"]);
+        command.arg(if self.lenient { "--verbose" } else { "--exit-on-error" });
         command.arg(format!("--dbname={}", database_conninfo(self.target.database())));
         match run.section {
             Section::Whole => {}
@@ -99,7 +105,8 @@ impl PgRestore {
             }
         }
         command.args(&self.flags);
-        if run.jobs > 1 {
+        // The complaints of several at once could not be told apart.
+        if run.jobs > 1 && !self.lenient {
             command.arg(format!("--jobs={}", run.jobs));
         }
         if let Some(list) = run.list {
@@ -117,7 +124,8 @@ impl PgRestore {
                 feed(stdin, pieces).await;
             }
         };
-        let attended = async { tokio::join!(feed, complaints(stderr), group.child.wait()) };
+        let kept = if self.lenient { STDERR_BYTES_MAX_LENIENT } else { STDERR_BYTES_MAX };
+        let attended = async { tokio::join!(feed, complaints(stderr, kept), group.child.wait()) };
         let ((), stderr, status) = tokio::select! {
             ended = attended => ended,
             () = self.cancel.cancelled() => return Err(RestoreError::Cancelled),
@@ -166,11 +174,11 @@ async fn feed(mut stdin: ChildStdin, mut pieces: mpsc::Receiver<Bytes>) {
 }
 
 /// Reads all of a program's complaints and keeps their beginning, where the cause stands.
-async fn complaints(stderr: Option<impl AsyncRead + Unpin>) -> String {
+async fn complaints(stderr: Option<impl AsyncRead + Unpin>, kept_max: usize) -> String {
     let Some(mut stderr) = stderr else { return String::new() };
     let (mut kept, mut buffer) = (Vec::new(), vec![0; 4096]);
     while let Ok(count @ 1..) = stderr.read(&mut buffer).await {
-        let room = STDERR_BYTES_MAX - kept.len();
+        let room = kept_max - kept.len();
         kept.extend_from_slice(&buffer[..count.min(room)]);
     }
     String::from_utf8_lossy(&kept).trim().to_owned()

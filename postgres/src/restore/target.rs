@@ -45,6 +45,7 @@ pub(crate) async fn create(
     maintenance: &ConnectionSpec,
     database: &str,
     of: &Server,
+    marker: Option<&str>,
 ) -> Result<Made, RestoreError> {
     if database.is_empty() || database.len() > NAME_BYTES_MAX || database.contains('\0') {
         return Err(RestoreError::BadName { database: database.to_owned() });
@@ -56,12 +57,20 @@ pub(crate) async fn create(
     }
     let version = version(&session).await?;
     match session.batch_execute(&create_statement(database, of, version)).await {
-        Ok(()) => Ok(Made::Here),
+        Ok(()) => mark(&session, database, marker).await.map(|()| Made::Here),
         Err(source) if is_about_locale(&source) => {
             Err(RestoreError::Locale { locale: of.collate.clone(), encoding: of.encoding.clone(), source })
         }
         Err(source) => Err(RestoreError::Server { doing: "create the database", source }),
     }
+}
+
+/// Gives the database the comment that says who made it.
+async fn mark(session: &Session, database: &str, marker: Option<&str>) -> Result<(), RestoreError> {
+    let Some(marker) = marker else { return Ok(()) };
+    let statement = format!("COMMENT ON DATABASE {} IS {}", identifier(database), literal(marker));
+    let failed = |source| RestoreError::Server { doing: "mark the new database", source };
+    session.batch_execute(&statement).await.map_err(failed)
 }
 
 /// Removes a half-made database, with all sessions in it.
@@ -92,14 +101,15 @@ pub(crate) async fn missing_tablespaces(
 }
 
 /// Gives the database what stands outside of it in the catalog: its settings and comment, as the backup recorded them.
-/// What this server refuses is answered as a warning.
+/// What this server refuses is answered as a warning. A database that is `marked` keeps its comment.
 pub(crate) async fn apply_properties(
     session: &Session,
     database: &str,
     facts: &serde_json::Value,
+    marked: bool,
 ) -> Vec<String> {
     let mut warnings = Vec::new();
-    for (what, statement) in property_statements(database, facts) {
+    for (what, statement) in property_statements(database, facts, marked) {
         if let Err(error) = session.batch_execute(&statement).await {
             warnings.push(format!("{what} of the database was not restored: {}", reason(&error)));
         }
@@ -107,7 +117,7 @@ pub(crate) async fn apply_properties(
     warnings
 }
 
-fn property_statements(database: &str, facts: &serde_json::Value) -> Vec<(String, String)> {
+fn property_statements(database: &str, facts: &serde_json::Value, marked: bool) -> Vec<(String, String)> {
     let of_database = facts.get("database").or_else(|| facts.pointer("/snapshot/database"));
     let recorded = |name: &str| of_database.and_then(|facts| facts.get(name)).cloned();
     let settings: Vec<DatabaseSetting> =
@@ -124,7 +134,7 @@ fn property_statements(database: &str, facts: &serde_json::Value) -> Vec<(String
             statements.push((format!("setting {name}"), set));
         }
     }
-    if let Some(comment) = recorded("comment").as_ref().and_then(serde_json::Value::as_str) {
+    if !marked && let Some(comment) = recorded("comment").as_ref().and_then(serde_json::Value::as_str) {
         let set = format!("COMMENT ON DATABASE {} IS {}", identifier(database), literal(comment));
         statements.push(("the comment".to_owned(), set));
     }
@@ -185,6 +195,18 @@ async fn refuse_objects(spec: &ConnectionSpec) -> Result<(), RestoreError> {
         0_i64 => Ok(()),
         objects => Err(RestoreError::TargetNotEmpty { database: spec.database().to_owned(), objects }),
     }
+}
+
+/// Schema and name of every table.
+pub(crate) async fn tables(session: &Session) -> Result<BTreeSet<(String, String)>, RestoreError> {
+    let query = "SELECT n.nspname::text, c.relname::text
+                   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                  WHERE c.relkind IN ('r', 'p', 'f')";
+    let rows = session
+        .query(query, &[])
+        .await
+        .map_err(|source| RestoreError::Server { doing: "list the tables", source })?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 async fn names(session: &Session, query: &str) -> Result<BTreeSet<String>, RestoreError> {
@@ -266,7 +288,8 @@ mod tests {
             {"role": null, "assignments": ["work_mem=64MB"]},
             {"role": "app", "assignments": ["my.key=a=b"]},
         ]}});
-        let statements: Vec<String> = property_statements("n", &facts).into_iter().map(|(_, s)| s).collect();
+        let statements: Vec<String> =
+            property_statements("n", &facts, false).into_iter().map(|(_, s)| s).collect();
         assert_eq!(
             statements,
             [
@@ -275,7 +298,8 @@ mod tests {
                 "COMMENT ON DATABASE \"n\" IS 'it''s'",
             ]
         );
-        assert!(property_statements("n", &serde_json::Value::Null).is_empty());
+        assert_eq!(property_statements("n", &facts, true).len(), 2, "a marked database keeps its comment");
+        assert!(property_statements("n", &serde_json::Value::Null, false).is_empty());
     }
 
     #[test]

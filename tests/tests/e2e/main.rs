@@ -1,6 +1,8 @@
 //! End-to-end tests: the built programs against real servers.
 
 mod damaged;
+mod drill_extensions;
+mod drill_scratch;
 mod drills;
 mod dump_failures;
 mod groundwork;

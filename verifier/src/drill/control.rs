@@ -17,15 +17,16 @@ use pgproof_repository::keys::Identities;
 use pgproof_repository::layout;
 use pgproof_repository::manifest::v1::{Object, Role};
 use pgproof_repository::manifest::{self, MANIFEST_BYTES_MAX, SignedManifest};
+use pgproof_repository::report::Report;
 use pgproof_repository::report::chain::SignedReport;
 use pgproof_repository::report::v1::{Damage, NegativeControl, OutcomeKind};
-use pgproof_repository::report::{Outcome, Report};
 use pgproof_repository::signature::{SigningKey, TrustedSigners, generate};
 use pgproof_repository::store::SharedStore;
 use pgproof_repository::store::altered::{Alteration, AlteredStore};
 use rand::Rng;
 use rand::seq::SliceRandom;
 
+use super::scratch::Fault;
 use super::work::read_object;
 use crate::failure::chain;
 
@@ -118,7 +119,7 @@ impl Control<'_> {
             return Finding::NotMade("the archive's name is no key".to_owned());
         };
         let view: SharedStore = Arc::new(AlteredStore::new(self.store.clone(), key, alteration));
-        Finding::of(read_object(&view, self.signed, object, self.identities).await)
+        Finding::of(read_object(&view, self.signed, object, self.identities).await.err())
     }
 
     async fn judge_changed_manifest(&self, random: &mut (impl Rng + Send)) -> Finding {
@@ -204,12 +205,12 @@ enum Finding {
 }
 
 impl Finding {
-    fn of(outcome: Outcome) -> Self {
-        match outcome {
-            Outcome::Failed { reason } => Self::Noticed(reason),
-            Outcome::Passed => Self::Missed("it was called good".to_owned()),
-            Outcome::Degraded { reason } => Self::Missed(format!("it was called degraded only: {reason}")),
-            Outcome::NotRun { reason } => Self::NotMade(reason),
+    /// Only a fault that is the backup's is an alarm.
+    fn of(fault: Option<Fault>) -> Self {
+        match fault {
+            None => Self::Missed("it was called good".to_owned()),
+            Some(Fault::Backup { reason }) => Self::Noticed(reason),
+            Some(Fault::Passing { reason } | Fault::Lasting { reason }) => Self::NotMade(reason),
         }
     }
 }
@@ -267,11 +268,10 @@ mod tests {
     }
 
     #[test]
-    fn only_a_failed_verdict_is_an_alarm() {
+    fn only_the_backups_own_fault_is_an_alarm() {
         let reason = || "why".to_owned();
-        assert_eq!(Finding::of(Outcome::Failed { reason: reason() }), NOTICED("why"));
-        assert!(matches!(Finding::of(Outcome::Passed), Finding::Missed(_)));
-        assert!(matches!(Finding::of(Outcome::Degraded { reason: reason() }), Finding::Missed(_)));
-        assert!(matches!(Finding::of(Outcome::NotRun { reason: reason() }), Finding::NotMade(_)));
+        assert_eq!(Finding::of(Some(Fault::Backup { reason: reason() })), NOTICED("why"));
+        assert!(matches!(Finding::of(None), Finding::Missed(_)));
+        assert!(matches!(Finding::of(Some(Fault::Passing { reason: reason() })), Finding::NotMade(_)));
     }
 }

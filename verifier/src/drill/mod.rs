@@ -1,5 +1,6 @@
 //! A drill: take the lease, choose a backup, prove it in a scratch database, sign and store what was found.
 
+mod attempts;
 mod blank;
 mod choice;
 mod control;
@@ -11,6 +12,7 @@ mod work;
 use anyhow::Context;
 use jiff::Timestamp;
 use pgproof_policies::policy::{NEGATIVE_CONTROL_EVERY_DEFAULT, Source};
+use pgproof_postgres::restore::LeftOut;
 use pgproof_repository::ids::ObjectKey;
 use pgproof_repository::lease::Lease;
 use pgproof_repository::report::chain::Found;
@@ -95,12 +97,12 @@ impl Verifier {
             refuse_vulnerable: self.loaded.policy.refuse_vulnerable_clients,
             control,
             report,
+            trouble: None,
+            left_out: LeftOut::default(),
         };
-        // Cancelling drops the work, and with it the private server, which is stopped and removed.
-        let stopped = tokio::select! {
-            () = Box::pin(drill.work(cancel)) => false,
-            () = cancel.cancelled() => true,
-        };
+        // The work itself heeds the token: it has a server or a database to remove.
+        Box::pin(attempts::work(&mut drill, cancel)).await;
+        let stopped = cancel.is_cancelled();
         let mut report = drill.report;
         if stopped {
             report.warnings.push("stopped by a signal".to_owned());

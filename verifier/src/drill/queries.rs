@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pgproof_policies::policy::{Expectation, SqlCheck};
 use pgproof_postgres::connection::{ConnectionSpec, Session};
+use pgproof_postgres::infrastructure;
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::failure::chain;
@@ -63,12 +64,6 @@ pub(crate) async fn invalid_indexes(database: &ConnectionSpec) -> Outcome {
     }
 }
 
-/// The server's version, as it says it.
-pub(crate) async fn server_version(server: &ConnectionSpec) -> anyhow::Result<String> {
-    let session = Box::pin(server.connect()).await?;
-    Ok(session.query_one("SELECT pg_catalog.current_setting('server_version')", &[]).await?.get(0))
-}
-
 async fn reading(database: &ConnectionSpec, time_limit: Duration) -> Result<Session, String> {
     let session = Box::pin(database.connect()).await.map_err(|error| chain(&error))?;
     let milliseconds = time_limit.as_millis();
@@ -98,11 +93,12 @@ fn judge(messages: &[SimpleQueryMessage], expect: &Expectation) -> Outcome {
     }
 }
 
-/// A question that the server refuses is answered: with no. A lost session is no answer.
+/// A question that the server refuses is answered: with no. A lost session, or what the server says of itself, is no
+/// answer.
 fn of_error(error: &tokio_postgres::Error) -> Outcome {
-    match error.as_db_error() {
-        Some(_) => Outcome::Failed { reason: told(error) },
-        None => Outcome::NotRun { reason: told(error) },
+    match infrastructure::in_error(error) {
+        false => Outcome::Failed { reason: told(error) },
+        true => Outcome::NotRun { reason: told(error) },
     }
 }
 

@@ -1,17 +1,16 @@
 //! The work of one drill: read everything, restore it with the code that an operator runs, compare every row.
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use pgproof_policies::policy::{Kind, PostgresSource, Source};
-use pgproof_postgres::client::{self, Client, Version};
-use pgproof_postgres::cluster::Cluster;
+use pgproof_policies::policy::{Kind, Source};
+use pgproof_postgres::client::{self, Version};
 use pgproof_postgres::comparison::{self, TableComparison};
 use pgproof_postgres::connection::ConnectionSpec;
 use pgproof_postgres::digest::RowDigest;
-use pgproof_postgres::restore::{Restore, RestoreError, Unwatched};
+use pgproof_postgres::restore::{LeftOut, Restore, RestoreError, RestoreReport, Unwatched};
+use pgproof_postgres::scratch::Identity;
 use pgproof_repository::catalog::Entry;
 use pgproof_repository::inventory::Inventory;
 use pgproof_repository::keys::Identities;
@@ -19,7 +18,7 @@ use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::manifest::v1::{Object, Role};
 use pgproof_repository::report::{self, Outcome, Report, v1};
 use pgproof_repository::signature::TrustedSigners;
-use pgproof_repository::store::{SharedStore, StoreError};
+use pgproof_repository::store::SharedStore;
 use pgproof_repository::{contents, custody};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -27,11 +26,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::control::Control;
 use super::names::{GLOBALS, INDEXES, OBJECTS, RECOVERY_TIME, RESTORE, SERVER, TABLES, own_check};
-use super::{queries, scratch};
-use crate::failure::{causes, chain};
-
-/// The name of the restored database: no name that a new cluster has already.
-const DATABASE: &str = "drill";
+use super::queries;
+use super::scratch::{self, Fault, Roles, Scratch, Started, extensions, of_reading, of_restore};
+use crate::failure::chain;
 
 /// A drill under way. Every check starts as not run, so whatever ends it early cannot pass for a proof.
 #[derive(Debug)]
@@ -45,6 +42,18 @@ pub(super) struct Drill {
     /// What the negative control needs, where it is to be made.
     pub control: Option<ControlOrder>,
     pub report: Report,
+    /// What kept the last attempt from getting on, where that may be over soon.
+    pub trouble: Option<String>,
+    /// What the last attempt could not restore for want of extensions.
+    pub left_out: LeftOut,
+}
+
+/// What is known before a restore begins.
+struct Prepared {
+    inventory: Inventory,
+    /// Extensions that the restore must do without.
+    missing: Vec<String>,
+    roles: Roles,
 }
 
 /// The negative control is to be made, by these trusted signers and beside these backups.
@@ -55,36 +64,82 @@ pub(super) struct ControlOrder {
 }
 
 impl Drill {
-    /// Goes as far as it makes sense, and enters each check as it ends.
+    /// Goes as far as it makes sense, and enters each check as it ends. Whatever was started is removed, also when
+    /// the token is cancelled.
     pub(super) async fn work(&mut self, cancel: &CancellationToken) {
-        if !self.read_objects().await {
+        self.left_out = LeftOut::default();
+        let read = tokio::select! {
+            read = self.read_objects() => read,
+            () = cancel.cancelled() => false,
+        };
+        if !read {
             return;
         }
-        let Some((cluster, restore_program)) = self.start_server().await else { return };
-        Box::pin(self.restore_and_compare(&cluster, &restore_program, cancel)).await;
+        // A start that is broken off removes by itself what it made.
+        let started = tokio::select! {
+            started = self.start_server() => started,
+            () = cancel.cancelled() => None,
+        };
+        let Some(scratch) = started else { return };
+        Box::pin(self.restore_and_compare(&scratch, cancel)).await;
         let since = Instant::now();
-        if let Err(error) = cluster.stop().await {
-            self.report.warnings.push(format!("the private server was not removed: {}", chain(&error)));
+        if let Err(fault) = scratch.finish().await {
+            self.report.warnings.push(format!("what the drill made was not removed: {}", fault.reason()));
         }
         self.took("remove", since);
     }
 
-    async fn restore_and_compare(&mut self, cluster: &Cluster, program: &Client, cancel: &CancellationToken) {
+    async fn restore_and_compare(&mut self, scratch: &Scratch, cancel: &CancellationToken) {
         let since = Instant::now();
-        let inventory = match contents::inventory(&self.store, &self.signed, &self.identities).await {
-            Ok(inventory) => inventory,
-            Err(error) => return self.enter(RESTORE, of_reading(&error), None),
+        let prepared = tokio::select! {
+            prepared = self.prepare(scratch) => prepared,
+            () = cancel.cancelled() => None,
         };
-        let with_roles = self.make_roles(cluster).await;
-        if !self.restore(cluster, program, &inventory, with_roles, cancel).await {
+        let Some(prepared) = prepared else { return };
+        // Not to be broken off from here: it would be unknown whether there is a database to drop.
+        if !self.restore(scratch, &prepared, cancel).await {
             return;
         }
         self.recovered(since);
-        let database = cluster.spec().with_database(DATABASE);
-        self.compare(&database, &inventory).await;
+        let restored = extensions::without(prepared.inventory, &self.left_out);
+        tokio::select! {
+            () = Box::pin(self.check(scratch, &restored)) => {}
+            () = cancel.cancelled() => {}
+        }
+        // Checks that could not be made for want of a server are worth another attempt, whichever they were.
+        if let Some(reason) = scratch.gone().await {
+            self.trouble.get_or_insert(reason);
+        }
+    }
+
+    async fn prepare(&mut self, scratch: &Scratch) -> Option<Prepared> {
+        let inventory = match contents::inventory(&self.store, &self.signed, &self.identities).await {
+            Ok(inventory) => inventory,
+            Err(error) => {
+                self.blame(RESTORE, of_reading(&error), None);
+                return None;
+            }
+        };
+        let verification = self.source.verification.as_ref();
+        let allowed = verification.map(|verification| verification.missing_extensions.clone());
+        match extensions::missing(scratch.server(), &inventory, &allowed.unwrap_or_default()).await {
+            Ok(missing) => {
+                let roles = self.make_roles(scratch).await;
+                Some(Prepared { inventory, missing, roles })
+            }
+            Err(fault) => {
+                self.blame(SERVER, fault, None);
+                None
+            }
+        }
+    }
+
+    async fn check(&mut self, scratch: &Scratch, inventory: &Inventory) {
+        let database = scratch.server().with_database(scratch.database());
+        self.compare(&database, inventory).await;
         self.enter(INDEXES, queries::invalid_indexes(&database).await, None);
         self.own_checks(&database).await;
-        self.control(&database, &inventory).await;
+        self.control(&database, inventory).await;
     }
 
     /// Comes last: afterwards the restored database is no longer what was restored.
@@ -114,9 +169,9 @@ impl Drill {
         for object in &manifest.objects {
             tracing::info!(object = object.name, bytes = object.ciphertext.bytes, "reading through");
             let read = read_object(&self.store, &signed, object, &self.identities).await;
-            if read != Outcome::Passed {
+            if let Err(fault) = read {
                 self.took("read objects", since);
-                self.enter(OBJECTS, read.about(&object.name), Some(detail));
+                self.blame(OBJECTS, fault.about(&object.name), Some(detail));
                 return false;
             }
         }
@@ -145,110 +200,133 @@ impl Drill {
         }
     }
 
-    async fn start_server(&mut self) -> Option<(Cluster, Client)> {
+    async fn start_server(&mut self) -> Option<Scratch> {
         let since = Instant::now();
         let Kind::Postgres(postgres) = self.source.kind.clone();
-        let started = self.start_checked(&postgres).await;
+        let signed = self.signed.clone();
+        let (dumped, source) = (&signed.get().server, self.source.clone());
+        let wanted = scratch::Wanted {
+            source: &postgres,
+            verification: source.verification.as_ref(),
+            dumped,
+            major: Version::from_number(dumped.version_number).major,
+            durable: source.objectives.recovery_time.is_some(),
+        };
+        let started = Box::pin(scratch::start(&wanted)).await;
         self.took("start server", since);
         match started {
-            Ok(started) => Some(started),
-            Err(error) => {
-                self.enter(SERVER, Outcome::NotRun { reason: format!("{error:#}") }, None);
+            Ok(Started { scratch, identity }) => self.accepted(scratch, &identity, wanted.major),
+            Err(fault) => {
+                self.blame(SERVER, fault, None);
                 None
             }
         }
     }
 
-    async fn start_checked(&mut self, postgres: &PostgresSource) -> anyhow::Result<(Cluster, Client)> {
-        let dumped = Version::from_number(self.signed.get().server.version_number);
-        // Only a server that makes its writes durable needs the time that a real one needs.
-        let durable = self.source.objectives.recovery_time.is_some();
-        let (cluster, program) = scratch::start(postgres, dumped.major, durable).await?;
+    /// Enters what was started, and looks whether the policy wants to restore with it.
+    fn accepted(&mut self, scratch: Scratch, identity: &Identity, dumped: u32) -> Option<Scratch> {
+        let version = scratch.restore_client().version;
+        self.report.scratch = scratch.described(identity);
+        let programs = [("postgres", identity.version.clone()), ("pg_restore", version.to_string())];
+        self.report.programs.extend(programs.map(|(name, version)| (name.to_owned(), version)));
         // The restore itself warns; only the policy makes it a reason to stop.
-        let refused = self.refuse_vulnerable && client::is_vulnerable_restore(program.version);
-        anyhow::ensure!(
-            !refused,
-            "pg_restore {} is older than the fix of CVE-2026-116314, and the policy refuses it",
-            program.version
-        );
-        let version = queries::server_version(cluster.spec()).await?;
-        let outcome = match program.version.major == dumped.major {
+        if self.refuse_vulnerable && client::is_vulnerable_restore(version) {
+            let reason = format!(
+                "pg_restore {version} is older than the fix of CVE-2026-116314, and the policy refuses it"
+            );
+            self.enter(SERVER, Outcome::NotRun { reason }, None);
+            return None;
+        }
+        let outcome = match identity.major == dumped {
             true => Outcome::Passed,
             false => {
-                let reason = format!("restored into {}, dumped from {dumped}", program.version);
+                let reason = format!("restored into {}, dumped from {dumped}", identity.version);
                 Outcome::Degraded { reason }
             }
         };
-        self.enter(SERVER, outcome, Some(version.clone()));
-        self.report.scratch = v1::Scratch {
-            kind: Some("private cluster".to_owned()),
-            server_version: Some(version.clone()),
-            isolation: Some("unix socket only".to_owned()),
-        };
-        let programs = [("postgres", version), ("pg_restore", program.version.to_string())];
-        self.report.programs.extend(programs.map(|(name, version)| (name.to_owned(), version)));
-        Ok((cluster, program))
+        self.enter(SERVER, outcome, Some(identity.version.clone()));
+        Some(scratch)
     }
 
-    /// Whether the roles are there, so that owners and rights can be restored.
-    async fn make_roles(&mut self, cluster: &Cluster) -> bool {
+    /// Makes the roles, so that owners and rights can be restored; where that cannot be, they are left out.
+    async fn make_roles(&mut self, scratch: &Scratch) -> Roles {
         let since = Instant::now();
-        if self.signed.get().object(Role::Globals).is_none() {
+        let (roles, outcome) = if !scratch.takes_roles() {
+            let reason = "a scratch server gets no roles: restored without owners and rights".to_owned();
+            (Roles::LeftOut, Outcome::Degraded { reason })
+        } else if self.signed.get().object(Role::Globals).is_none() {
             let reason = "the backup holds no roles: restored without owners and rights".to_owned();
-            self.enter(GLOBALS, Outcome::Degraded { reason }, None);
-            return false;
-        }
-        let outcome = match contents::globals(&self.store, &self.signed, &self.identities).await {
-            Ok(text) => scratch::apply_globals(cluster, &text)
-                .await
-                .unwrap_or_else(|error| Outcome::Failed { reason: format!("{error:#}") }),
-            Err(error) => of_reading(&error),
+            (Roles::LeftOut, Outcome::Degraded { reason })
+        } else {
+            match contents::globals(&self.store, &self.signed, &self.identities).await {
+                Ok(text) => scratch::make_roles(scratch.server(), &text).await,
+                Err(error) => (Roles::LeftOut, self.outcome_of(of_reading(&error))),
+            }
         };
         self.enter(GLOBALS, outcome, None);
         self.took("globals", since);
-        true
+        roles
     }
 
-    async fn restore(
-        &mut self,
-        cluster: &Cluster,
-        program: &Client,
-        inventory: &Inventory,
-        with_roles: bool,
-        cancel: &CancellationToken,
-    ) -> bool {
-        let restore = Restore {
-            store: self.store.clone(),
-            manifest: self.signed.clone(),
-            inventory: inventory.clone(),
-            identities: self.identities.clone(),
-            tools: scratch::tools(program),
-            target: cluster.spec().clone(),
-            database: DATABASE.to_owned(),
-            jobs: self.jobs,
-            selection: None,
-            no_owner: !with_roles,
-            no_acl: !with_roles,
-            serial: false,
-            temp_root: std::env::temp_dir(),
-            progress: Arc::new(Unwatched),
-            cancel: cancel.clone(),
-        };
-        match Box::pin(restore.run()).await {
+    /// A role that is missing there takes owners and rights from the proof, not the rows.
+    async fn restore(&mut self, scratch: &Scratch, prepared: &Prepared, cancel: &CancellationToken) -> bool {
+        let mut done = self.restored(scratch, prepared, prepared.roles, cancel).await;
+        if prepared.roles == Roles::Made
+            && let Err(missing) = &done
+            && let Some(missing) = scratch::missing_roles(missing)
+        {
+            let reason = format!("no role {missing} here: restored without owners and rights");
+            self.enter(GLOBALS, Outcome::Degraded { reason }, None);
+            done = self.restored(scratch, prepared, Roles::LeftOut, cancel).await;
+        }
+        match done {
             Ok(done) => {
                 for (phase, took) in &done.phases {
                     self.phase(&format!("restore: {phase}"), took.as_secs_f64());
                 }
                 self.report.warnings.extend(done.warnings.clone());
+                let entries = done.left_out.entries.iter();
+                self.report.warnings.extend(entries.map(|entry| format!("not restored: {entry}")));
                 let detail = format!("{} tables, {} rows", done.tables, done.rows);
-                self.enter(RESTORE, Outcome::Passed, Some(detail));
+                self.enter(RESTORE, extensions::of_restore(&done.left_out), Some(detail));
+                self.left_out = done.left_out;
                 true
             }
             Err(error) => {
-                self.enter(RESTORE, of_restore(&error), None);
+                let fault = of_restore(&error, !scratch.takes_roles());
+                self.blame(RESTORE, scratch.unless_gone(fault).await, None);
                 false
             }
         }
+    }
+
+    async fn restored(
+        &self,
+        scratch: &Scratch,
+        prepared: &Prepared,
+        roles: Roles,
+        cancel: &CancellationToken,
+    ) -> Result<RestoreReport, RestoreError> {
+        let restore = Restore {
+            store: self.store.clone(),
+            manifest: self.signed.clone(),
+            inventory: prepared.inventory.clone(),
+            identities: self.identities.clone(),
+            tools: scratch.tools(),
+            target: scratch.server().clone(),
+            database: scratch.database().to_owned(),
+            marker: scratch.marker(),
+            jobs: self.jobs,
+            selection: None,
+            no_owner: roles == Roles::LeftOut,
+            no_acl: roles == Roles::LeftOut,
+            without_extensions: prepared.missing.clone(),
+            serial: false,
+            temp_root: std::env::temp_dir(),
+            progress: Arc::new(Unwatched),
+            cancel: cancel.clone(),
+        };
+        Box::pin(restore.run()).await
     }
 
     fn recovered(&mut self, since: Instant) {
@@ -272,21 +350,22 @@ impl Drill {
         self.took("compare tables", since);
         match compared {
             Ok(tables) => self.judge_tables(&tables),
-            Err(error) => self.enter(TABLES, Outcome::NotRun { reason: chain(&error) }, None),
+            Err(error) => self.blame(TABLES, Fault::Passing { reason: chain(&error) }, None),
         }
     }
 
     fn judge_tables(&mut self, tables: &[TableComparison]) {
         let signed_tables = self.signed.get().archive.table_count;
+        let expected = signed_tables.saturating_sub(self.left_out.tables.len() as u64);
         let rows: u64 = tables.iter().filter_map(|table| table.found).map(|found| found.rows).sum();
         let differing = tables.iter().filter(|table| !table.equal).count();
         let outcome = if differing > 0 {
             Outcome::Failed { reason: format!("{differing} table(s) do not hold what was dumped") }
-        } else if u64::try_from(tables.len()) != Ok(signed_tables) {
+        } else if u64::try_from(tables.len()) != Ok(expected) {
             let reason = format!("{} tables compared, {signed_tables} were signed", tables.len());
             Outcome::Failed { reason }
         } else {
-            Outcome::Passed
+            extensions::of_tables(&self.left_out)
         };
         self.report.tables = tables.iter().map(stored_table).collect();
         let detail = format!("{} tables, {rows} rows counted and digested", tables.len());
@@ -301,6 +380,19 @@ impl Drill {
             self.enter(&own_check(&check.name), outcome, None);
         }
         self.took("own checks", since);
+    }
+
+    /// Enters a check that could not be made, or was refused; what may be over soon is worth another attempt.
+    fn blame(&mut self, name: &str, fault: Fault, detail: Option<String>) {
+        let outcome = self.outcome_of(fault);
+        self.enter(name, outcome, detail);
+    }
+
+    fn outcome_of(&mut self, fault: Fault) -> Outcome {
+        if let Fault::Passing { reason } = &fault {
+            self.trouble.get_or_insert_with(|| reason.clone());
+        }
+        fault.outcome()
     }
 
     fn enter(&mut self, name: &str, outcome: Outcome, detail: Option<String>) {
@@ -322,52 +414,13 @@ pub(super) async fn read_object(
     signed: &SignedManifest,
     object: &Object,
     identities: &Identities,
-) -> Outcome {
+) -> Result<(), Fault> {
     let manifest = signed.get();
     let read = match contents::object_key(&manifest.source, &manifest.id, object) {
         Ok(key) => contents::read_through(store, &key, object, Some(identities)).await,
         Err(error) => Err(error),
     };
-    read.map_or_else(|error| of_reading(&error), |()| Outcome::Passed)
-}
-
-/// Bytes that are gone or differ are the backup's fault; a store that does not answer says nothing about it.
-fn of_reading(error: &(dyn Error + 'static)) -> Outcome {
-    let store = causes(error).find_map(|cause| cause.downcast_ref::<StoreError>());
-    let reason = chain(error);
-    match store {
-        None
-        | Some(
-            StoreError::NotFound { .. }
-            | StoreError::Short { .. }
-            | StoreError::Damaged { .. }
-            | StoreError::TooLarge { .. },
-        ) => Outcome::Failed { reason },
-        Some(_) => Outcome::NotRun { reason },
-    }
-}
-
-/// What this machine lacks is not the backup's fault.
-fn of_restore(error: &RestoreError) -> Outcome {
-    let reason = chain(error);
-    match error {
-        RestoreError::Connect { .. }
-        | RestoreError::Environment { .. }
-        | RestoreError::Client { .. }
-        | RestoreError::Locale { .. }
-        | RestoreError::File { .. }
-        | RestoreError::Spawn { .. }
-        | RestoreError::Worker { .. }
-        | RestoreError::Cancelled => Outcome::NotRun { reason },
-        RestoreError::PgRestore { stderr, .. } if is_about_this_machine(stderr) => Outcome::NotRun { reason },
-        _ => of_reading(error),
-    }
-}
-
-fn is_about_this_machine(stderr: &str) -> bool {
-    let stderr = stderr.to_lowercase();
-    stderr.contains("no space left on device")
-        || (stderr.contains("extension") && stderr.contains("is not available"))
+    read.map_err(|error| of_reading(&error))
 }
 
 fn stored_table(table: &TableComparison) -> v1::Table {

@@ -1,0 +1,82 @@
+//! Trying a drill again when the machine, the store or a server was at fault, all inside one report.
+
+use std::time::Duration;
+
+use pgproof_repository::report::Report;
+use pgproof_repository::report::v1::{Check, OutcomeKind};
+use tokio_util::sync::CancellationToken;
+
+use super::work::Drill;
+
+/// Before the second attempt: what a server needs to come up again.
+const WAIT_FIRST: Duration = Duration::from_secs(5);
+/// Each wait is so many times as long as the one before.
+const WAIT_FACTOR: u32 = 4;
+/// No wait is longer: a night has so many drills.
+const WAIT_MAX: Duration = Duration::from_secs(300);
+/// Of a policy without a section on verification, drilled by hand.
+const ATTEMPTS_UNLESS_NAMED: u32 = 1;
+
+/// Works until a drill comes to a verdict, or as often as the policy allows. Waiting ends with the token.
+pub(super) async fn work(drill: &mut Drill, cancel: &CancellationToken) {
+    let blank = drill.report.clone();
+    let verification = drill.source.verification.as_ref();
+    let attempts = verification.map_or(ATTEMPTS_UNLESS_NAMED, |verification| verification.attempts);
+    let mut earlier = Vec::new();
+    loop {
+        Box::pin(drill.work(cancel)).await;
+        let made = drill.report.attempts;
+        let Some(trouble) = drill.trouble.take().filter(|_| worth_another(&drill.report.checks)) else {
+            break;
+        };
+        if made >= attempts || cancel.is_cancelled() {
+            break;
+        }
+        tracing::warn!(trouble, attempt = made, "not the backup's fault: trying again");
+        tokio::select! {
+            () = tokio::time::sleep(wait_after(made)) => {}
+            () = cancel.cancelled() => break,
+        }
+        earlier.push(format!("attempt {made} ended early: {trouble}"));
+        drill.report = Report { attempts: made + 1, ..blank.clone() };
+    }
+    drill.report.warnings.extend(earlier);
+}
+
+/// What failed once will not pass by being asked again, and what was checked needs no second try.
+fn worth_another(checks: &[Check]) -> bool {
+    let lacks = |check: &Check| check.required && check.outcome == OutcomeKind::NotRun;
+    checks.iter().any(lacks) && checks.iter().all(|check| check.outcome != OutcomeKind::Failed)
+}
+
+fn wait_after(attempts: u32) -> Duration {
+    let factor = WAIT_FACTOR.saturating_pow(attempts.saturating_sub(1));
+    WAIT_FIRST.saturating_mul(factor).min(WAIT_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_drill_that_proved_and_refuted_nothing_is_tried_again() {
+        use OutcomeKind::{Degraded, Failed, NotRun, Passed};
+        let worth = |outcomes: &[(bool, OutcomeKind)]| {
+            let check = |(required, outcome): &(bool, OutcomeKind)| {
+                let (name, required, outcome) = (String::new(), *required, *outcome);
+                Check { name, required, outcome, reason: None, detail: None }
+            };
+            worth_another(&outcomes.iter().map(check).collect::<Vec<_>>())
+        };
+        assert!(worth(&[(true, Passed), (true, NotRun)]));
+        assert!(!worth(&[(true, Failed), (true, NotRun)]));
+        assert!(!worth(&[(true, Passed), (true, Degraded), (false, NotRun)]));
+    }
+
+    #[test]
+    fn waits_grow_to_a_bound() {
+        let waits: Vec<u64> = (1..=5).map(|attempts| wait_after(attempts).as_secs()).collect();
+        assert_eq!(waits, [5, 20, 80, 300, 300]);
+        assert_eq!(wait_after(u32::MAX), WAIT_MAX);
+    }
+}

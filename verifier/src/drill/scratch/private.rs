@@ -1,0 +1,93 @@
+//! The private, throw-away server of a drill.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+
+use pgproof_policies::policy::PostgresSource;
+use pgproof_postgres::client::{Client, Program};
+use pgproof_postgres::cluster::{self, Cluster, ClusterOptions, Network};
+
+use super::{Fault, Wanted, blame};
+use crate::failure::chain;
+
+/// The name of the restored database: no name that a new cluster has already.
+pub(super) const DATABASE: &str = "drill";
+/// Where distributions put the servers' programs, one folder a major version.
+const USUAL_PARENT: &str = "/usr/lib/postgresql";
+
+/// A server of our own, which nobody else can reach.
+#[derive(Debug)]
+pub(crate) struct PrivateServer {
+    pub(super) cluster: Cluster,
+    pub(super) client: Client,
+}
+
+impl PrivateServer {
+    /// What keeps the restored database from reaching anything, in words.
+    pub(super) fn isolation(&self) -> String {
+        let user = match self.cluster.account_name() {
+            Some(name) => format!("own user {name}"),
+            None => "the verifier's own user".to_owned(),
+        };
+        let network = match self.cluster.network() {
+            Network::Cut => "no network".to_owned(),
+            Network::Shared => "network not cut off".to_owned(),
+            Network::NotCut { reason } => format!("network not cut off: {reason}"),
+        };
+        format!("{user}, unix socket only, {network}")
+    }
+}
+
+/// Removes what drills that were killed left behind. Not being able to is no reason not to drill.
+pub(crate) async fn sweep() {
+    match tokio::task::spawn_blocking(|| cluster::sweep_abandoned(None)).await {
+        Ok(Ok(removed)) if !removed.is_empty() => {
+            tracing::info!(count = removed.len(), "private servers of killed processes were removed");
+        }
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(error = chain(&error), "cannot look for abandoned servers"),
+        Err(error) => tracing::warn!(%error, "cannot look for abandoned servers"),
+    }
+}
+
+/// Starts a server of the dump's major version, or of the next newer one that is installed.
+pub(super) async fn start(wanted: &Wanted<'_>) -> Result<PrivateServer, Fault> {
+    let (directories, preferred) = (candidates(wanted.source), wanted.source.client_dirs.clone());
+    let major = wanted.major;
+    let found = tokio::task::spawn_blocking(move || newest_fitting(&directories, &preferred, major)).await;
+    let found = found.map_err(|error| Fault::Passing { reason: chain(&error) })?;
+    let (bin, client) = found.ok_or_else(|| Fault::Lasting {
+        reason: format!(
+            "no server of major version {major} or newer is installed here; a drill starts a server of its own: \
+             install postgresql-{major}"
+        ),
+    })?;
+    let options = ClusterOptions { fsync: wanted.durable, cut_network: true, ..ClusterOptions::default() };
+    let cluster = Box::pin(Cluster::start(&bin, options)).await.map_err(|error| blame::of_cluster(&error))?;
+    Ok(PrivateServer { cluster, client })
+}
+
+fn candidates(postgres: &PostgresSource) -> Vec<PathBuf> {
+    let usual =
+        fs::read_dir(USUAL_PARENT).into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let all = postgres.client_dirs.iter().cloned().chain(usual).chain(std::env::split_paths(&path));
+    let real: BTreeSet<PathBuf> = all.filter_map(|directory| directory.canonicalize().ok()).collect();
+    real.into_iter().filter(|directory| directory.join("initdb").exists()).collect()
+}
+
+/// The smallest sufficient major version, the policy's directories before others.
+fn newest_fitting(directories: &[PathBuf], preferred: &[PathBuf], major: u32) -> Option<(PathBuf, Client)> {
+    let with_client = |directory: &PathBuf| {
+        let path = directory.join(Program::PgRestore.file_name());
+        Client::at(Program::PgRestore, &path).ok().map(|client| (directory.clone(), client))
+    };
+    let fitting =
+        directories.iter().filter_map(with_client).filter(|(_, client)| client.version.major >= major);
+    let is_preferred =
+        |directory: &PathBuf| preferred.iter().any(|p| p.canonicalize().ok().as_ref() == Some(directory));
+    fitting.min_by_key(|(directory, client)| {
+        (client.version.major, !is_preferred(directory), std::cmp::Reverse(client.version.minor))
+    })
+}
