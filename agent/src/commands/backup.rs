@@ -26,7 +26,7 @@ pub(crate) async fn run(
     }
     job.tags = args.tag.into_iter().collect();
     job.reason = args.reason.clone();
-    job.silent = json;
+    job.json = json;
     let committed = Box::pin(job.run()).await?;
     if args.hold {
         let reason = args.reason.unwrap_or_else(|| "pgproof backup --hold".to_owned());

@@ -36,14 +36,14 @@ pub(crate) async fn run(
     json: bool,
     cancel: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let opened = open(policy).await?;
+    let opened = open(policy, args.source.as_ref()).await?;
     let signers = opened.loaded.trusted_signers()?;
     let identities = match args.read_data && opened.loaded.has_identity() {
         true => Some(opened.loaded.identities(super::restore::prompts())?),
         false => None,
     };
     let sources: Vec<SourceName> = match args.source {
-        Some(name) => vec![opened.loaded.source(&name).map(|_| name)?],
+        Some(name) => vec![name],
         None => opened.loaded.policy.sources.keys().cloned().collect(),
     };
     let depth = Depth { read_data: args.read_data, identities: identities.as_ref() };

@@ -15,7 +15,7 @@ use crate::cli;
 use crate::failure::{Exit, Failure};
 
 pub(crate) async fn hold(policy: &Path, args: cli::Hold, json: bool) -> anyhow::Result<ExitCode> {
-    let opened = open(policy).await?;
+    let opened = open(policy, Some(&args.source)).await?;
     let signers = opened.loaded.trusted_signers()?;
     catalog::find(&opened.store, &args.source, &args.backup, &signers).await?;
     let hold = new_hold(&args.source, &args.backup, args.reason);
@@ -28,7 +28,7 @@ pub(crate) async fn hold(policy: &Path, args: cli::Hold, json: bool) -> anyhow::
 }
 
 pub(crate) async fn release(policy: &Path, args: cli::Release, json: bool) -> anyhow::Result<ExitCode> {
-    let opened = open(policy).await?;
+    let opened = open(policy, Some(&args.source)).await?;
     let key = layout::hold(&args.source, &args.backup);
     match opened.store.head(&key).await {
         Err(StoreError::NotFound { .. }) => {

@@ -37,10 +37,10 @@ struct Line {
 }
 
 pub(crate) async fn run(policy: &Path, args: cli::List, json: bool) -> anyhow::Result<ExitCode> {
-    let opened = open(policy).await?;
+    let opened = open(policy, args.source.as_ref()).await?;
     let signers = opened.loaded.trusted_signers()?;
     let sources: Vec<SourceName> = match args.source {
-        Some(name) => vec![opened.loaded.source(&name).map(|_| name)?],
+        Some(name) => vec![name],
         None => opened.loaded.policy.sources.keys().cloned().collect(),
     };
     let mut lines = Vec::new();

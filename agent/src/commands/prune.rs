@@ -23,7 +23,7 @@ use crate::{cli, plain};
 const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_mins(5);
 
 pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::Result<ExitCode> {
-    let opened = open(policy).await?;
+    let opened = open(policy, Some(&args.source)).await?;
     let source = opened.loaded.source(&args.source)?;
     let signers = opened.loaded.trusted_signers()?;
     let now = Timestamp::now();

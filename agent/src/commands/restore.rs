@@ -35,7 +35,7 @@ pub(crate) async fn run(
     json: bool,
     cancel: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let opened = open(policy).await?;
+    let opened = open(policy, Some(&args.source)).await?;
     let source = opened.loaded.source(&args.source)?;
     let Kind::Postgres(postgres) = &source.kind;
     let now = Timestamp::now();
@@ -296,7 +296,11 @@ struct Watch {
 
 impl pgproof_postgres::restore::Progress for Watch {
     fn phase(&self, phase: Phase) {
-        self.bar.at(phase.as_str());
+        self.bar.step(phase.as_str());
+    }
+
+    fn loading(&self, table: &str) {
+        self.bar.at(table);
     }
 
     fn bytes(&self, done: u64, total: u64) {

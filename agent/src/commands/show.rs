@@ -13,7 +13,7 @@ use super::{open, print_json};
 use crate::{cli, plain};
 
 pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::Result<ExitCode> {
-    let opened = open(policy).await?;
+    let opened = open(policy, Some(&args.source)).await?;
     let signers = opened.loaded.trusted_signers()?;
     let signed = catalog::find(&opened.store, &args.source, &args.backup, &signers).await?;
     let inventory = match args.inventory {

@@ -103,17 +103,24 @@ impl Loader {
         })
     }
 
+    /// Rows went out to the server.
+    fn advance(&self, bytes: u64) {
+        let so_far = self.bytes_done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.progress.bytes(so_far, self.bytes_total);
+    }
+
     /// Adds a finished load to its table, and compares the table when that was its last.
-    fn note(&self, task: &TableTask, load: &Load, digest: RowDigest) -> Result<(), RestoreError> {
+    fn note(&self, task: &TableTask, load: &Load, loaded: Loaded) -> Result<(), RestoreError> {
         let bytes = load.range.end - load.range.start;
+        let Loaded { digest, row_bytes } = loaded;
         let (total, finished) = {
             let mut done = task.done.lock().unwrap_or_else(PoisonError::into_inner);
             done.digest += digest;
             done.bytes_left = done.bytes_left.saturating_sub(bytes);
             (done.digest, done.bytes_left == 0)
         };
-        let so_far = self.bytes_done.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.progress.bytes(so_far, self.bytes_total);
+        // What lies between the rows was counted by nobody yet.
+        self.advance(bytes.saturating_sub(row_bytes));
         if finished {
             compare(task, total)?;
             self.progress.table(&task.label, total.rows);
@@ -162,23 +169,32 @@ async fn work(loader: Arc<Loader>) -> Result<(), RestoreError> {
         });
         for load in &unit.loads {
             let task = loader.task(unit.archive, load)?;
-            let digest = Box::pin(load_piece(&session, &loader.encoding, task, load, &mut pieces)).await?;
-            loader.note(task, load, digest)?;
+            let loaded = Box::pin(load_piece(&session, &loader, task, load, &mut pieces)).await?;
+            loader.note(task, load, loaded)?;
         }
         reading.await.map_err(|source| RestoreError::Worker { source })?;
     }
     Ok(())
 }
 
+/// What one COPY brought in.
+struct Loaded {
+    digest: RowDigest,
+    row_bytes: u64,
+}
+
 /// One COPY. A whole table that this restore made is emptied in the same transaction, so that the server may skip the
 /// log where its settings allow, and write the rows as already frozen.
 async fn load_piece(
     session: &Session,
-    encoding: &str,
+    loader: &Loader,
     task: &TableTask,
     load: &Load,
     pieces: &mut Pieces,
-) -> Result<RowDigest, RestoreError> {
+) -> Result<Loaded, RestoreError> {
+    loader.progress.loading(&task.label);
+    let encoding = &loader.encoding;
+    let mut row_bytes = 0;
     let failed = |source| RestoreError::Load { table: task.label.clone(), source };
     let alone = task.fresh.as_ref().filter(|_| load.whole);
     if let Some(table) = alone {
@@ -193,7 +209,10 @@ async fn load_piece(
             Some(Ok(Piece::Rows(mut rows))) => {
                 while !rows.is_empty() {
                     let message = rows.split_to(rows.len().min(MESSAGE_BYTES));
+                    let bytes = message.len() as u64;
                     sink.feed(message).await.map_err(failed)?;
+                    row_bytes += bytes;
+                    loader.advance(bytes);
                 }
             }
             Some(Ok(Piece::End(digest))) => break digest,
@@ -213,7 +232,7 @@ async fn load_piece(
     if alone.is_some() {
         session.batch_execute("COMMIT").await.map_err(failed)?;
     }
-    Ok(digest)
+    Ok(Loaded { digest, row_bytes })
 }
 
 /// Reads, decodes, counts and hashes a unit's rows, on a thread of its own.

@@ -72,6 +72,9 @@ pub struct Restore {
 pub trait Progress: fmt::Debug + Send + Sync {
     fn phase(&self, _phase: Phase) {}
 
+    /// Rows of this table are on their way.
+    fn loading(&self, _table: &str) {}
+
     /// Bytes of the archive that were loaded.
     fn bytes(&self, _done: u64, _total: u64) {}
 
