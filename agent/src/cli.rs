@@ -151,6 +151,9 @@ pub(crate) struct Restore {
     /// Do not ask.
     #[arg(long)]
     pub yes: bool,
+    /// Restore although the target's file system has less space than the database took.
+    #[arg(long)]
+    pub ignore_space: bool,
 }
 
 #[derive(Debug, Args)]

@@ -44,6 +44,12 @@ impl PostgresServer {
         server
     }
 
+    /// The folder of the server's data.
+    #[must_use]
+    pub fn data_folder(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
     #[must_use]
     pub fn version(&self) -> PostgresVersion {
         self.version
@@ -217,7 +223,9 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
 }
 
-fn is_root() -> bool {
+/// Whether this process may do everything.
+#[must_use]
+pub fn is_root() -> bool {
     // The owner of our own /proc entry is who we are, without a system call of our own.
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(OsStr::new("/proc/self")).is_ok_and(|this| this.uid() == 0)

@@ -14,7 +14,7 @@ use pgproof_postgres::archive::selection::{Filter, QualifiedName};
 use pgproof_postgres::client::{self, Program, Version};
 use pgproof_postgres::connection::{ConnectionSpec, Environment};
 use pgproof_postgres::globals::{self, ApplyOptions, Globals, Outcome};
-use pgproof_postgres::restore::{Phase, Restore, RestoreReport, swap, write_archive};
+use pgproof_postgres::restore::{Phase, Plan, Restore, RestoreReport, Room, Space, swap, write_archive};
 use pgproof_postgres::source;
 use pgproof_repository::catalog::{self, Entry};
 use pgproof_repository::keys::KeyPrompts;
@@ -24,7 +24,7 @@ use pgproof_repository::{contents, layout};
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use super::{Opened, open, print_json};
+use super::{Opened, open, print_json, say};
 use crate::failure::{Exit, Failure};
 use crate::progress::Progress;
 use crate::{cli, plain};
@@ -68,10 +68,14 @@ pub(crate) async fn run(
         progress: Arc::new(Watch { bar: Progress::new("restore", manifest.server.database_bytes, json) }),
         cancel,
     };
+    let plan = restore.plan()?;
+    let needed = bytes_needed(&restore, &plan);
+    let room = Space::of(&target).await.room_for(needed);
     if args.dry_run {
-        println!("{}", restore.plan()?);
+        say(&format!("{plan}\n  space          {}", told_room(&room, needed)))?;
         return Ok(ExitCode::SUCCESS);
     }
+    refuse_too_little(&room, needed, args.ignore_space)?;
     refuse_vulnerable(&opened, &restore).await?;
     if args.swap {
         confirm_swap(&manifest.server.database, args.yes)?;
@@ -214,6 +218,45 @@ fn selection(args: &cli::Restore) -> anyhow::Result<Option<Filter>> {
     }
     let tables: Result<Vec<QualifiedName>, _> = args.table.iter().map(|text| text.parse()).collect();
     Ok(Some(Filter { tables: tables?, schemas: args.schema.clone() }))
+}
+
+/// What the restored database takes: as much as it took where it was dumped, or the rows that were chosen.
+fn bytes_needed(restore: &Restore, plan: &Plan) -> u64 {
+    match restore.selection {
+        None => restore.manifest.get().server.database_bytes,
+        Some(_) => plan.plain_bytes,
+    }
+}
+
+fn told_room(room: &Room, needed: u64) -> String {
+    let needed = plain::bytes(needed);
+    match room {
+        Room::Enough => format!("enough for {needed}"),
+        Room::TooLittle { free, folder } => {
+            format!("TOO LITTLE: {} free at {}, {needed} needed", plain::bytes(*free), folder.display())
+        }
+        Room::NotKnown { why } => format!("not known, {needed} needed: {why}"),
+    }
+}
+
+/// Where the room is not known that is said, and stops nothing.
+fn refuse_too_little(room: &Room, needed: u64, ignore: bool) -> anyhow::Result<()> {
+    if let Room::TooLittle { free, folder } = room
+        && !ignore
+    {
+        let (free, needed) = (plain::bytes(*free), plain::bytes(needed));
+        let message =
+            format!("the target has {free} free at {}, and the database needs {needed}", folder.display());
+        return Err(Failure::new(
+            Exit::Failed,
+            message,
+            "free space there, name another server with --target, or insist with --ignore-space (where tablespaces lie \
+             elsewhere, or the source was bloated)",
+        )
+        .into());
+    }
+    eprintln!("space         {}", told_room(room, needed));
+    Ok(())
 }
 
 /// Roles, memberships and tablespaces, as far as they are not there. What is there is left as it is.

@@ -16,6 +16,7 @@ mod plan;
 mod prepared;
 mod sections;
 mod serial;
+mod space;
 mod swap;
 mod target;
 
@@ -35,6 +36,7 @@ pub use object::fetch_inventory;
 pub use plan::{Mode, Plan};
 pub use sections::Section;
 pub use serial::write_archive;
+pub use space::{Room, Space};
 pub use swap::{Renames, swap};
 
 use crate::archive::selection::Filter;

@@ -4,6 +4,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use pgproof_tests::postgres_server::is_root;
 use pgproof_tests::s3_proxy::{Fault, Rule};
 use pgproof_tests::sandbox::{Outcome, RepositoryKind, SOURCE, Sandbox};
 
@@ -124,6 +125,43 @@ fn target_without_space() {
     assert!(!sandbox.server.has_database("restored"), "a half-made database is left");
 }
 
+/// The program sees a small file system where the server's data lies; the server itself sees its own.
+#[test]
+fn target_known_to_have_too_little_space_is_refused_before_anything_is_made() {
+    let sandbox = Sandbox::small();
+    sandbox.run_well(&["backup", SOURCE]);
+    let restore = |further: &[&str]| {
+        let mut arguments = vec!["restore", SOURCE, "--at", "now", "--into", "restored", "--yes"];
+        arguments.extend(further);
+        let mount = format!("mount -t tmpfs -o size=1m tmpfs {}", sandbox.server.data_folder().display());
+        ended(&mut in_own_mounts(&mount, &sandbox.command(&arguments)))
+    };
+    let plan = restore(&["--dry-run"]);
+    assert_eq!(plan.code, Some(0), "{}", plan.stderr);
+    assert!(plan.text().contains("TOO LITTLE: 1.00 MiB free"), "{}", plan.text());
+    is_told(&restore(&[]), FAILED, &["the target has 1.00 MiB free", "needs"], "--ignore-space");
+    assert!(!sandbox.server.has_database("restored"));
+
+    let insisted = restore(&["--ignore-space"]);
+    assert_eq!(insisted.code, Some(0), "{}", insisted.stderr);
+    let plan = sandbox.run_well(&["restore", SOURCE, "--at", "now", "--into", "other", "--dry-run"]);
+    assert!(plan.text().contains("enough for"), "{}", plan.text());
+}
+
+/// A role that is not told where the data lies gets its restore, and is told that nobody looked.
+#[test]
+fn space_that_is_not_known_is_said_to_be_so() {
+    let sandbox = Sandbox::small();
+    sandbox.run_well(&["backup", SOURCE]);
+    sandbox.server.psql("postgres", "create role plain login createdb");
+    let target = sandbox.server.uri_as("plain", "postgres");
+    let arguments =
+        ["restore", SOURCE, "--at", "now", "--into", "restored", "--target", &target, "--no-owner"];
+    let outcome = sandbox.run_well(&arguments);
+    assert!(outcome.stderr.contains("space         not known"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("may not read data_directory"), "{}", outcome.stderr);
+}
+
 #[test]
 fn policy_that_is_missing() {
     let sandbox = Sandbox::small();
@@ -223,7 +261,12 @@ fn bound_by_permissions(command: &Command) -> Command {
 /// The same after `mount` in a mount namespace of its own, which ends with it on every path.
 fn in_own_mounts(mount: &str, command: &Command) -> Command {
     let script = format!("{mount} && exec \"$@\"");
-    wrapped(&["unshare", "--map-root-user", "--mount", "--", "sh", "-c", &script, "sh"], command)
+    let mut wrapper = vec!["unshare", "--mount"];
+    if !is_root() {
+        wrapper.push("--map-root-user");
+    }
+    wrapper.extend(["--", "sh", "-c", &script, "sh"]);
+    wrapped(&wrapper, command)
 }
 
 fn wrapped(wrapper: &[&str], command: &Command) -> Command {
