@@ -22,8 +22,8 @@ pub(crate) struct Cli {
     pub policy: PathBuf,
     /// Print one JSON document on standard output instead of text.
     ///
-    /// Standard error then gets JSON, too, one object a line: {"progress": …} every five seconds and at each new step
-    /// of a backup or restore, {"error": …, "hint": …, "exit": …} for a failure.
+    /// Standard error then has lines of JSON: {"progress": …} every five seconds and at each new step of a backup or
+    /// restore, {"error": …, "hint": …, "exit": …} for a failure.
     #[arg(long, global = true)]
     pub json: bool,
     /// What to log on standard error: error, warn, info, debug, or a tracing filter.

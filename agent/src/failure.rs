@@ -103,6 +103,9 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     {
         return Some(Exit::Integrity);
     }
+    if let Some(RestoreError::Cancelled) = cause.downcast_ref::<RestoreError>() {
+        return Some(Exit::Interrupted);
+    }
     match (cause.downcast_ref::<CatalogError>(), cause.downcast_ref::<LeaseError>()) {
         (Some(CatalogError::NoSuchBackup { .. }), _) => Some(Exit::NothingFound),
         (Some(CatalogError::Unsigned { .. }), _) => Some(Exit::Integrity),

@@ -16,7 +16,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::list::chain as error_chain;
-use super::{open, print_json};
+use super::{open, print_json, say};
 use crate::cli;
 use crate::failure::{Exit, Failure};
 
@@ -130,15 +130,28 @@ fn report(all: &[Findings], json: bool) -> anyhow::Result<ExitCode> {
         print_json(&all)?;
     } else {
         for findings in all {
-            let verdict = if findings.problems.is_empty() { "no problem" } else { "PROBLEMS" };
-            println!(
+            let verdict = match (findings.problems.is_empty(), findings.backups_good) {
+                (false, _) => "PROBLEMS",
+                (true, 0) => "nothing was checked",
+                (true, _) => "no problem",
+            };
+            say(&format!(
                 "{}: {} good backup(s), checked {}: {verdict}",
                 findings.source, findings.backups_good, findings.depth
-            );
-            findings.problems.iter().for_each(|problem| println!("  {problem}"));
+            ))?;
+            for problem in &findings.problems {
+                say(&format!("  {problem}"))?;
+            }
         }
     }
     match all.iter().map(|findings| findings.problems.len()).sum::<usize>() {
+        // What was not checked is no good news.
+        0 if all.iter().all(|findings| findings.backups_good == 0) => Err(Failure::new(
+            Exit::NothingFound,
+            "there are no backups to check",
+            "`pgproof backup` makes one; is `repository.location` right?",
+        )
+        .into()),
         0 => Ok(ExitCode::SUCCESS),
         count => {
             let message = format!("{count} problem(s) in the repository");

@@ -14,7 +14,9 @@ use pgproof_postgres::archive::selection::{Filter, QualifiedName};
 use pgproof_postgres::client::{self, Program, Version};
 use pgproof_postgres::connection::{ConnectionSpec, Environment};
 use pgproof_postgres::globals::{self, ApplyOptions, Globals, Outcome};
-use pgproof_postgres::restore::{Phase, Plan, Restore, RestoreReport, Room, Space, swap, write_archive};
+use pgproof_postgres::restore::{
+    Phase, Plan, Restore, RestoreError, RestoreReport, Room, Space, swap, write_archive,
+};
 use pgproof_postgres::source;
 use pgproof_repository::catalog::{self, Entry};
 use pgproof_repository::keys::KeyPrompts;
@@ -44,8 +46,14 @@ pub(crate) async fn run(
     let inventory = contents::inventory(&opened.store, &signed, &identities).await?;
     if args.stdout {
         let archive = layout::archive_name(0);
-        write_archive(&opened.store, &signed, &inventory, &identities, &archive, std::io::stdout()).await?;
-        return Ok(ExitCode::SUCCESS);
+        let output = std::io::stdout();
+        return match write_archive(&opened.store, &signed, &inventory, &identities, &archive, output).await {
+            // The reader has seen enough (`| head`).
+            Err(RestoreError::Output { source }) if source.kind() == std::io::ErrorKind::BrokenPipe => {
+                Ok(ExitCode::SUCCESS)
+            }
+            written => Ok(written.map(|_| ExitCode::SUCCESS)?),
+        };
     }
 
     let target = target(&args, postgres)?;
@@ -102,10 +110,10 @@ pub(crate) async fn run(
             "kept_as": renamed.as_ref().and_then(|renames| renames.kept.clone()),
         }))?;
     } else {
-        print(&report, &database);
+        print(&report, &database)?;
         if let Some(renames) = &renamed {
             let kept = renames.kept.as_deref().unwrap_or("nothing: there was none");
-            println!("database {} is the restored one; kept beside it: {kept}", renames.current);
+            say(&format!("database {} is the restored one; kept beside it: {kept}", renames.current))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -317,18 +325,19 @@ fn confirm_swap(database: &str, yes: bool) -> anyhow::Result<()> {
     }
 }
 
-fn print(report: &RestoreReport, database: &str) {
-    println!("restored {} tables, {} rows into database {database}", report.tables, report.rows);
+fn print(report: &RestoreReport, database: &str) -> anyhow::Result<()> {
+    say(&format!("restored {} tables, {} rows into database {database}", report.tables, report.rows))?;
     match report.rows_compared {
-        true => println!("  every row was counted and digested on its way in, and is what was dumped"),
-        false => println!("  rows were not compared on this path"),
+        true => say("  every row was counted and digested on its way in, and is what was dumped")?,
+        false => say("  rows were not compared on this path")?,
     }
     for (phase, took) in &report.phases {
-        println!("  {:<12}{:.1} s", phase.as_str(), took.as_secs_f64());
+        say(&format!("  {:<12}{:.1} s", phase.as_str(), took.as_secs_f64()))?;
     }
     for warning in &report.warnings {
-        println!("  warning     {warning}");
+        say(&format!("  warning     {warning}"))?;
     }
+    Ok(())
 }
 
 /// Shows a restore's progress.

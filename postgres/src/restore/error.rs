@@ -125,6 +125,7 @@ impl RestoreError {
             Self::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Some("free space there, or set TMPDIR to a folder with space".to_owned())
             }
+            Self::Cancelled => Some("nothing half-made is left on the target; run it again".to_owned()),
             Self::SelectionWithoutIndex => {
                 Some("restore the whole database, and take the tables from there".to_owned())
             }

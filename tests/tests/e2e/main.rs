@@ -7,6 +7,7 @@ mod dump_failures;
 mod first_steps;
 mod groundwork;
 mod killed;
+mod looking;
 mod round_trip;
 mod secrets;
 mod stock_tools;
