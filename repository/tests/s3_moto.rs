@@ -34,7 +34,22 @@ async fn the_s3_store_conforms_in_a_versioned_bucket() {
         &format!("/{BUCKET}?versioning"),
         "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>",
     );
-    conformance::run_all(&server.connect().await).await;
+    let store = server.connect().await;
+    conformance::objects_are_put_once(&store).await.unwrap();
+    conformance::one_of_many_writers_wins(&store).await.unwrap();
+    conformance::versions_guard_replacement(&store).await.unwrap();
+    conformance::bodies_come_back_whole_and_in_ranges(&store).await.unwrap();
+    conformance::what_is_missing_is_not_found(&store).await.unwrap();
+    conformance::lists_are_complete_and_in_order(&store).await.unwrap();
+    conformance::folders_are_those_with_objects(&store).await.unwrap();
+    conformance::uploads_appear_whole(&store).await.unwrap();
+    conformance::uploads_do_not_overwrite(&store).await.unwrap();
+    conformance::aborted_uploads_leave_nothing(&store).await.unwrap();
+    conformance::pending_uploads_are_found(&store).await.unwrap();
+    // moto still shows the folder of an object of which only a delete marker is left; S3 does not. Once moto learns that,
+    // all checks can be run here, too.
+    let broken = conformance::deleting_is_repeatable(&store).await.unwrap_err();
+    assert_eq!(broken.why, "a folder without objects is shown");
 }
 
 /// What `pgproof backup` and `prune` do first: the next process finds the upload of one that died by asking the server.

@@ -15,7 +15,7 @@ use pgproof_postgres::client::{self, Program, Version};
 use pgproof_postgres::connection::{ConnectionSpec, Environment};
 use pgproof_postgres::globals::{self, ApplyOptions, Globals, Outcome};
 use pgproof_postgres::restore::{
-    Phase, Plan, Restore, RestoreError, RestoreReport, Room, Space, swap, write_archive,
+    Phase, Plan, Restore, RestoreError, RestoreReport, Room, Space, Unwatched, swap, write_archive,
 };
 use pgproof_postgres::source;
 use pgproof_repository::catalog::{self, Entry};
@@ -59,7 +59,7 @@ pub(crate) async fn run(
     let target = target(&args, postgres)?;
     let (tools, manifest) = (source::tools(postgres), signed.get());
     let database = args.into.clone().unwrap_or_else(|| new_name(&signed));
-    let restore = Restore {
+    let mut restore = Restore {
         store: opened.store.clone(),
         manifest: signed.clone(),
         inventory,
@@ -73,7 +73,7 @@ pub(crate) async fn run(
         no_acl: args.no_acl,
         serial: args.serial,
         temp_root: std::env::temp_dir(),
-        progress: Arc::new(Watch { bar: Progress::new("restore", manifest.server.database_bytes, json) }),
+        progress: Arc::new(Unwatched),
         cancel,
     };
     let plan = restore.plan()?;
@@ -92,7 +92,12 @@ pub(crate) async fn run(
         let text = contents::globals(&opened.store, &signed, &identities).await?;
         apply_globals(&target, &text).await?;
     }
-    let report = Box::pin(restore.run()).await?;
+    // Only now: what is printed below a bar tears it.
+    restore.progress =
+        Arc::new(Watch { bar: Progress::new("restore", manifest.server.database_bytes, json) });
+    let report = Box::pin(restore.run()).await;
+    drop(restore);
+    let report = report?;
     let renamed = match args.swap {
         true => Some(swap(&target, &database, &manifest.server.database, now).await?),
         false => None,
