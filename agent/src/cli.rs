@@ -21,6 +21,9 @@ pub(crate) struct Cli {
     )]
     pub policy: PathBuf,
     /// Print one JSON document on standard output instead of text.
+    ///
+    /// Standard error then has lines of JSON: {"progress": …} every five seconds and at each new step of a backup or
+    /// restore, {"error": …, "hint": …, "exit": …} for a failure.
     #[arg(long, global = true)]
     pub json: bool,
     /// What to log on standard error: error, warn, info, debug, or a tracing filter.
@@ -148,6 +151,9 @@ pub(crate) struct Restore {
     /// Do not ask.
     #[arg(long)]
     pub yes: bool,
+    /// Restore although the target's file system has less space than the database took.
+    #[arg(long)]
+    pub ignore_space: bool,
 }
 
 #[derive(Debug, Args)]

@@ -59,7 +59,7 @@ impl Failure {
 
 /// Prints the chain and the hint to standard error and returns the exit code.
 pub(crate) fn report(error: &anyhow::Error, json: bool) -> Exit {
-    let (message, hint, exit) = (format!("{error:#}"), hint(error), exit(error));
+    let (message, hint, exit) = (message(error), hint(error), exit(error));
     if json {
         let document = serde_json::json!({ "error": message, "hint": hint, "exit": exit as u8 });
         eprintln!("{document}");
@@ -70,6 +70,15 @@ pub(crate) fn report(error: &anyhow::Error, json: bool) -> Exit {
         eprintln!("hint: {hint}");
     }
     exit
+}
+
+/// The chain on one line, whatever line breaks a server or library put in; a policy's problems keep a line each.
+fn message(error: &anyhow::Error) -> String {
+    let told = format!("{error:#}");
+    match error.chain().any(|cause| cause.is::<PolicyProblems>()) {
+        true => told,
+        false => told.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" "),
+    }
 }
 
 fn exit(error: &anyhow::Error) -> Exit {
@@ -83,10 +92,19 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if cause.is::<PolicyProblems>() || cause.is::<MomentError>() {
         return Some(Exit::Usage);
     }
+    if let Some(
+        AccessError::PolicyFile { .. } | AccessError::NoSuchSource { .. } | AccessError::NotInPolicy { .. },
+    ) = cause.downcast_ref::<AccessError>()
+    {
+        return Some(Exit::Usage);
+    }
     if cause.is::<ManifestError>()
         || matches!(cause.downcast_ref::<StoreError>(), Some(StoreError::Damaged { .. }))
     {
         return Some(Exit::Integrity);
+    }
+    if let Some(RestoreError::Cancelled) = cause.downcast_ref::<RestoreError>() {
+        return Some(Exit::Interrupted);
     }
     match (cause.downcast_ref::<CatalogError>(), cause.downcast_ref::<LeaseError>()) {
         (Some(CatalogError::NoSuchBackup { .. }), _) => Some(Exit::NothingFound),

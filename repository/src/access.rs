@@ -147,11 +147,19 @@ pub enum AccessError {
 impl AccessError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::PolicyFile { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                Some("run this as the policy's owner, or correct the file's owner and mode (0600)")
+            }
             Self::PolicyFile { .. } => {
                 Some("name the policy with --policy FILE or PGPROOF_POLICY, or write one with `pgproof init`")
             }
             Self::NotInPolicy { field: "keys.identity_files" } => Some(
                 "reading backups takes an identity: run this on a restore host, whose policy names `keys.identity_files`",
+            ),
+            Self::NoSuchSource { .. } => Some("name one of these, or add a [sources.NAME] to the policy"),
+            Self::KeyFile { .. } => Some(
+                "`keys.trusted_signers` in the policy names this file: restore it, or write the public keys that sign \
+                 backups into a new one",
             ),
             Self::NotInPolicy { .. } => Some("add it to the policy; `pgproof init` shows how"),
             _ => None,

@@ -12,7 +12,7 @@ use pgproof_repository::store::directory::DirectoryStore;
 use pgproof_repository::store::faulty::{Fault, FaultyStore, Rule};
 use pgproof_repository::store::memory::MemoryStore;
 use pgproof_repository::store::operation::Operation;
-use pgproof_repository::store::retry::{RetryPolicy, RetryStore};
+use pgproof_repository::store::retry::{GaveUp, RetryPolicy, RetryStore};
 use pgproof_repository::store::{PutCondition, Store, StoreError};
 
 #[tokio::test]
@@ -108,6 +108,47 @@ async fn patience_ends_and_a_refusal_is_not_repeated() {
     assert_eq!(store.retries(), before);
 }
 
+/// With the clock that ships: what every command gets.
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_a_minute_is_carried_through() {
+    const OUTAGE: Duration = Duration::from_secs(60);
+    let (faulty, store) = in_an_outage().await;
+    let ends = async {
+        tokio::time::sleep(OUTAGE).await;
+        faulty.script(Vec::new());
+    };
+    let upload = async {
+        let upload = store.start_upload(&key("app/data")).await?;
+        let part = upload.put_part(1, Bytes::from_static(b"whole")).await?;
+        upload.complete(vec![part]).await
+    };
+    let (there, new) = (key("there"), key("new"));
+    let (got, put, uploaded, ()) = tokio::join!(
+        store.get(&there, 100),
+        store.put(&new, Bytes::from_static(b"x"), PutCondition::IfAbsent),
+        upload,
+        ends
+    );
+    assert_eq!(got.unwrap().0, "body");
+    put.unwrap();
+    assert_eq!(uploaded.unwrap().bytes, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_longer_outage_ends_in_an_error_that_counts_its_tries() {
+    let (faulty, store) = in_an_outage().await;
+    let started = tokio::time::Instant::now();
+    let error = store.get(&key("there"), 100).await.unwrap_err();
+    let lasted = started.elapsed();
+    assert!(lasted >= Duration::from_secs(90) && lasted < Duration::from_secs(92), "{lasted:?}");
+    let StoreError::Unreachable { source, .. } = &error else { panic!("{error:?}") };
+    let gave_up = source.downcast_ref::<GaveUp>().expect("that it gave up");
+    assert_eq!(u64::from(gave_up.tries), faulty.struck());
+    assert!(gave_up.tries > 10, "{gave_up}");
+    assert_eq!(gave_up.to_string(), format!("gave up after {} tries in 90 s", gave_up.tries));
+    assert!(std::error::Error::source(gave_up).is_some());
+}
+
 #[tokio::test]
 async fn a_lost_answer_does_not_hide_another_writer() {
     let memory = MemoryStore::new();
@@ -117,6 +158,14 @@ async fn a_lost_answer_does_not_hide_another_writer() {
     let store = RetryStore::with_policy(Arc::new(faulty), quick(Duration::from_secs(60)));
     let error = store.put(&key("a"), Bytes::from_static(b"mine"), PutCondition::IfAbsent).await.unwrap_err();
     assert!(matches!(error, StoreError::AlreadyExists { .. }), "{error:?}");
+}
+
+/// A store with one object, `there`, that cannot be reached until the script is another one.
+async fn in_an_outage() -> (FaultyStore, RetryStore) {
+    let memory = MemoryStore::new();
+    put(&memory, "there", b"body").await;
+    let faulty = FaultyStore::scripted(Arc::new(memory), vec![Rule::always(Fault::FailBefore)]);
+    (faulty.clone(), RetryStore::new(Arc::new(faulty)))
 }
 
 fn quick(total: Duration) -> RetryPolicy {

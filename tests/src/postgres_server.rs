@@ -14,6 +14,8 @@ const SERVER_USER: &str = "postgres";
 pub struct PostgresServer {
     version: PostgresVersion,
     programs: PathBuf,
+    /// What the server's programs are held to.
+    file_bytes_max: Option<u64>,
     folder: tempfile::TempDir,
 }
 
@@ -25,7 +27,7 @@ impl PostgresServer {
         // Directly below /tmp: a socket's path may have 107 bytes at most.
         let folder =
             tempfile::Builder::new().prefix("pgproof-pg.").tempdir_in("/tmp").expect("a temporary folder");
-        let server = Self { version, programs: version.programs(), folder };
+        let server = Self { version, programs: version.programs(), file_bytes_max: None, folder };
         if is_root() {
             succeed(Command::new("chown").arg(SERVER_USER).arg(server.folder.path()));
         }
@@ -40,6 +42,12 @@ impl PostgresServer {
         });
         server.start_again();
         server
+    }
+
+    /// The folder of the server's data.
+    #[must_use]
+    pub fn data_folder(&self) -> PathBuf {
+        self.folder.path().join("data")
     }
 
     #[must_use]
@@ -128,21 +136,49 @@ impl PostgresServer {
         text(&succeed(&mut command))
     }
 
+    /// A role that is let in with its password only, whatever the others are let in with.
+    ///
+    /// # Panics
+    /// When the server does not take it.
+    pub fn create_role_with_password(&self, role: &str, password: &str) {
+        // No password is on an argument list here either: a test looks at them all.
+        let script = self.folder.path().with_extension("sql");
+        std::fs::write(&script, format!("create role {role} login password '{password}'")).expect("a script");
+        self.psql_file("postgres", &script);
+        std::fs::remove_file(&script).expect("own file");
+        let path = self.folder.path().join("data/pg_hba.conf");
+        let rules = std::fs::read_to_string(&path).expect("the server's rules");
+        std::fs::write(&path, format!("local all {role} scram-sha-256\n{rules}"))
+            .expect("the server's rules");
+        // A reload tells nobody when it is done.
+        self.stop();
+        self.start_again();
+    }
+
+    /// From now on no file of the server grows beyond this: to the server that is a full disk.
+    pub fn limit_files(&mut self, bytes: u64) {
+        self.file_bytes_max = Some(bytes);
+        // What is there may be larger, and is not to be written again.
+        self.psql("postgres", "checkpoint");
+        self.stop();
+        self.start_again();
+    }
+
     #[must_use]
     pub fn has_database(&self, name: &str) -> bool {
         !self.psql("postgres", &format!("select 1 from pg_database where datname = '{name}'")).is_empty()
     }
 
     fn as_server(&self, program: &str, arguments: impl FnOnce(&mut Command) -> &mut Command) {
-        let program = self.programs.join(program);
-        let mut command = if is_root() {
-            let mut command = Command::new("setpriv");
+        let file_bytes_max =
+            self.file_bytes_max.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
+        let mut command = Command::new("prlimit");
+        command.args([&format!("--fsize={file_bytes_max}:"), "--"]);
+        if is_root() {
             let user = [format!("--reuid={SERVER_USER}"), format!("--regid={SERVER_USER}")];
-            command.args(user).args(["--init-groups", "--reset-env", "--"]).arg(&program);
-            command
-        } else {
-            Command::new(&program)
-        };
+            command.arg("setpriv").args(user).args(["--init-groups", "--reset-env", "--"]);
+        }
+        command.arg(self.programs.join(program));
         command.current_dir("/").arg("-D").arg(self.folder.path().join("data")).stdin(Stdio::null());
         arguments(&mut command);
         // The started server keeps what it was given open, so that a pipe for its output would never end.
@@ -187,7 +223,9 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
 }
 
-fn is_root() -> bool {
+/// Whether this process may do everything.
+#[must_use]
+pub fn is_root() -> bool {
     // The owner of our own /proc entry is who we are, without a system call of our own.
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(OsStr::new("/proc/self")).is_ok_and(|this| this.uid() == 0)

@@ -28,7 +28,8 @@ type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 /// What happens to a request that a [`Rule`] is about.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// Answered by an error of the server; the request never arrives. 503 says `SlowDown`, 403 `AccessDenied`.
+    /// Answered by an error of the server; the request never arrives. 503 says `SlowDown`, 403 `AccessDenied`, 404
+    /// `NoSuchBucket`.
     Status(u16),
     /// Answered by "200 OK" and an error document, as S3 may do for a completed upload; the request never arrives.
     ErrorDocument,
@@ -302,6 +303,7 @@ fn refusal(code: u16, seen: &mut Seen) -> Response<Body> {
     let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let name = match code {
         403 => "AccessDenied",
+        404 => "NoSuchBucket",
         503 => "SlowDown",
         _ => "InternalError",
     };

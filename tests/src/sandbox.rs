@@ -152,6 +152,15 @@ impl Sandbox {
         self
     }
 
+    /// A role that owns the source's database and that the server lets in with this password only.
+    #[must_use]
+    pub fn with_password_for(self, role: &str, password: &str) -> Self {
+        self.server.create_role_with_password(role, password);
+        self.server.psql("postgres", &format!("alter database {SOURCE} owner to {role}"));
+        self.server.psql(SOURCE, &format!("grant pg_read_all_data to {role}"));
+        self
+    }
+
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)

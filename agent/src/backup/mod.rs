@@ -9,6 +9,7 @@ use anyhow::{Context, anyhow, bail};
 use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::{Kind, PostgresSource, Source};
+use pgproof_postgres::archive::TocEntry;
 use pgproof_postgres::client::{Client, ClientTools, Program};
 use pgproof_postgres::connection::{ConnectionSpec, Environment};
 use pgproof_postgres::dump::{DumpOrder, DumpedGlobals, dump_globals, encoding_of_dump};
@@ -48,7 +49,8 @@ pub(crate) struct Job {
     pub store: SharedStore,
     pub tags: BTreeMap<String, String>,
     pub reason: Option<String>,
-    pub silent: bool,
+    /// Progress is for a program.
+    pub json: bool,
     pub cancel: CancellationToken,
     recipients: Recipients,
     signing_key: SigningKey,
@@ -77,7 +79,7 @@ impl Job {
             store,
             tags,
             reason,
-            silent: false,
+            json: false,
             cancel,
             recipients,
             signing_key,
@@ -240,12 +242,13 @@ impl Job {
         let beat = watchdog::Beat::default();
         let (progress, beating) = (self.progress(facts), beat.clone());
         let mut sealing = tokio::task::spawn_blocking(move || {
-            let sealed = stream::seal(output, sealer, |block| {
+            stream::seal(output, sealer, |block, table| {
                 beating.now();
                 progress.advance(block.bytes.len() as u64);
-            });
-            progress.finish();
-            sealed
+                if let Some(entry) = table {
+                    progress.at(&in_work(entry));
+                }
+            })
         });
         let timeout = self.source.no_progress_timeout;
         let (sealed, stopped) = tokio::select! {
@@ -286,7 +289,7 @@ impl Job {
 
     fn progress(&self, facts: &SnapshotFacts) -> Progress {
         let bytes = facts.relations.iter().map(|relation| relation.bytes).sum();
-        Progress::new("dump", bytes, self.silent)
+        Progress::new("dump", bytes, self.json)
     }
 
     /// Ends when the dump is to be stopped, and says why.
@@ -382,6 +385,14 @@ fn no_progress(after: SignedDuration) -> Failure {
 fn postgres(source: &Source) -> &PostgresSource {
     let Kind::Postgres(postgres) = &source.kind;
     postgres
+}
+
+/// The entry as people know it.
+fn in_work(entry: &TocEntry) -> String {
+    match &entry.namespace {
+        Some(schema) if entry.is_table_data() => format!("{schema}.{}", entry.tag),
+        _ => entry.desc.to_lowercase(),
+    }
 }
 
 fn archive_object(archive: &SealedArchive) -> v1::Object {

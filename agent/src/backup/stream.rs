@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
-use pgproof_postgres::archive::{ArchiveError, ArchiveIndex, BlockLayout, CutBlock, Cutter, Outcome};
+use pgproof_postgres::archive::{
+    ArchiveError, ArchiveIndex, BlockLayout, CutBlock, Cutter, Outcome, TocEntry,
+};
 use pgproof_postgres::digest::{RowDigest, digest_bytes};
 use pgproof_postgres::payload::PayloadError;
 use pgproof_repository::inventory;
@@ -32,16 +34,17 @@ pub(crate) enum Found {
     },
 }
 
-/// Reads `archive` to its end and seals it. `advance` is told of every block: its bytes, and the table in work.
+/// Reads `archive` to its end and seals it. `advance` is told of every block, and of the last table in it.
 pub(crate) fn seal(
     archive: impl Read,
     mut sealer: Sealer<BlockDigests>,
-    mut advance: impl FnMut(&CutBlock),
+    mut advance: impl FnMut(&CutBlock, Option<&TocEntry>),
 ) -> Result<SealedArchive, StreamError> {
     let mut cutter = Cutter::new(archive);
     let mut layouts = Vec::new();
     while let Some(block) = cutter.next_block().map_err(|source| StreamError::Archive { source })? {
-        advance(&block);
+        let last = block.layout.spans.last().map(|span| span.dump_id);
+        advance(&block, last.and_then(|dump_id| cutter.toc()?.entry(dump_id)));
         layouts.push(block.layout.clone());
         let CutBlock { bytes, layout } = block;
         let job = SealJob::new(bytes, move |bytes| digest_bytes(bytes, &layout));

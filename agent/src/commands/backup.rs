@@ -8,7 +8,7 @@ use pgproof_repository::lifecycle::Committed;
 use pgproof_repository::sealed::BLOCK_BYTES_MAX;
 use tokio_util::sync::CancellationToken;
 
-use super::{hold, print_json};
+use super::{hold, print_json, say};
 use crate::backup::{Job, UPLOADS_IN_FLIGHT};
 use crate::{cli, plain};
 
@@ -21,12 +21,12 @@ pub(crate) async fn run(
     let loaded = LoadedPolicy::read(policy)?;
     let mut job = Job::new(loaded, &args.source, cancel).await?;
     if args.explain {
-        explain(&job);
+        explain(&job)?;
         return Ok(ExitCode::SUCCESS);
     }
     job.tags = args.tag.into_iter().collect();
     job.reason = args.reason.clone();
-    job.silent = json;
+    job.json = json;
     let committed = Box::pin(job.run()).await?;
     if args.hold {
         let reason = args.reason.unwrap_or_else(|| "pgproof backup --hold".to_owned());
@@ -37,41 +37,49 @@ pub(crate) async fn run(
         true => print_json(&serde_json::json!({
             "manifest": committed.manifest, "manifest_sha256": committed.sha256, "held": args.hold,
         }))?,
-        false => print(&committed),
+        false => print(&committed)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(committed: &Committed) {
+fn print(committed: &Committed) -> anyhow::Result<()> {
     let manifest = &committed.manifest;
     let took = plain::duration(manifest.finished_at.duration_since(manifest.started_at));
     let plain_bytes: u64 = manifest.objects.iter().map(|object| object.plaintext.bytes).sum();
-    println!("backed up {} as {} in {took}", manifest.source, manifest.id);
-    println!("  snapshot  {}", plain::time(manifest.snapshot.at));
-    println!("  contents  {} tables, {} rows", manifest.archive.table_count, manifest.archive.row_count);
-    println!("  stored    {} for {}", plain::bytes(manifest.stored_bytes()), plain::bytes(plain_bytes));
+    say(&format!("backed up {} as {} in {took}", manifest.source, manifest.id))?;
+    say(&format!("  snapshot  {}", plain::time(manifest.snapshot.at)))?;
+    say(&format!(
+        "  contents  {} tables, {} rows",
+        manifest.archive.table_count, manifest.archive.row_count
+    ))?;
+    say(&format!("  stored    {} for {}", plain::bytes(manifest.stored_bytes()), plain::bytes(plain_bytes)))?;
     for warning in &manifest.warnings {
-        println!("  warning   {warning}");
+        say(&format!("  warning   {warning}"))?;
     }
+    Ok(())
 }
 
 /// The plan and the memory it takes, without touching server or store.
-fn explain(job: &Job) {
+fn explain(job: &Job) -> anyhow::Result<()> {
     let plan = job.part_plan(None);
     let (workers, parts) = (job.workers(), UPLOADS_IN_FLIGHT + 2);
-    println!("{} from {} to {}", job.source.name, job.connection().describe(), job.store.location());
-    println!("  one exported snapshot; pg_dump -Fc -Z0; zstd level {}; age", job.source.compression_level);
+    say(&format!("{} from {} to {}", job.source.name, job.connection().describe(), job.store.location()))?;
+    say(&format!(
+        "  one exported snapshot; pg_dump -Fc -Z0; zstd level {}; age",
+        job.source.compression_level
+    ))?;
     let blocks = (workers + 2) as u64 * BLOCK_BYTES_MAX as u64 / 2;
-    println!("  blocks    at most {} in {} worker(s) and queue", plain::bytes(blocks), workers);
+    say(&format!("  blocks    at most {} in {} worker(s) and queue", plain::bytes(blocks), workers))?;
     for stored in [1_u64 << 30, 100 << 30, 1 << 40] {
         let number = (1..=plan.limits().parts_max).find(|number| plan.bytes_after(*number) >= stored);
         let Some(number) = number else { continue };
         let part = plan.part_bytes(number);
         let memory = plain::bytes(part * parts as u64);
-        println!(
+        say(&format!(
             "  at {:>9} stored: parts of {}, {memory} in flight",
             plain::bytes(stored),
             plain::bytes(part)
-        );
+        ))?;
     }
+    Ok(())
 }

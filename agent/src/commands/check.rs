@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::list::chain as error_chain;
-use super::{open, print_json};
+use super::{open, print_json, say};
 use crate::cli;
 use crate::failure::{Exit, Failure};
 
@@ -37,14 +37,14 @@ pub(crate) async fn run(
     json: bool,
     cancel: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let opened = open(policy).await?;
+    let opened = open(policy, args.source.as_ref()).await?;
     let signers = opened.loaded.trusted_signers()?;
     let identities = match args.read_data && opened.loaded.has_identity() {
         true => Some(opened.loaded.identities(Arc::new(TerminalPrompts))?),
         false => None,
     };
     let sources: Vec<SourceName> = match args.source {
-        Some(name) => vec![opened.loaded.source(&name).map(|_| name)?],
+        Some(name) => vec![name],
         None => opened.loaded.policy.sources.keys().cloned().collect(),
     };
     let depth = Depth { read_data: args.read_data, identities: identities.as_ref() };
@@ -131,15 +131,28 @@ fn report(all: &[Findings], json: bool) -> anyhow::Result<ExitCode> {
         print_json(&all)?;
     } else {
         for findings in all {
-            let verdict = if findings.problems.is_empty() { "no problem" } else { "PROBLEMS" };
-            println!(
+            let verdict = match (findings.problems.is_empty(), findings.backups_good) {
+                (false, _) => "PROBLEMS",
+                (true, 0) => "nothing was checked",
+                (true, _) => "no problem",
+            };
+            say(&format!(
                 "{}: {} good backup(s), checked {}: {verdict}",
                 findings.source, findings.backups_good, findings.depth
-            );
-            findings.problems.iter().for_each(|problem| println!("  {problem}"));
+            ))?;
+            for problem in &findings.problems {
+                say(&format!("  {problem}"))?;
+            }
         }
     }
     match all.iter().map(|findings| findings.problems.len()).sum::<usize>() {
+        // What was not checked is no good news.
+        0 if all.iter().all(|findings| findings.backups_good == 0) => Err(Failure::new(
+            Exit::NothingFound,
+            "there are no backups to check",
+            "`pgproof backup` makes one; is `repository.location` right?",
+        )
+        .into()),
         0 => Ok(ExitCode::SUCCESS),
         count => {
             let message = format!("{count} problem(s) in the repository");

@@ -10,25 +10,25 @@ use pgproof_repository::signature::SigningKey;
 use pgproof_repository::store::{SharedStore, StoreError};
 use pgproof_repository::{catalog, layout};
 
-use super::{open, print_json};
+use super::{open, print_json, say};
 use crate::cli;
 use crate::failure::{Exit, Failure};
 
 pub(crate) async fn hold(policy: &Path, args: cli::Hold, json: bool) -> anyhow::Result<ExitCode> {
-    let opened = open(policy).await?;
+    let opened = open(policy, Some(&args.source)).await?;
     let signers = opened.loaded.trusted_signers()?;
     catalog::find(&opened.store, &args.source, &args.backup, &signers).await?;
     let hold = new_hold(&args.source, &args.backup, args.reason);
     put(&opened.store, &hold, &opened.loaded.signing_key()?).await?;
     match json {
         true => print_json(&hold)?,
-        false => println!("{} is kept until `pgproof release {} {}`", hold.id, hold.source, hold.id),
+        false => say(&format!("{} is kept until `pgproof release {} {}`", hold.id, hold.source, hold.id))?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) async fn release(policy: &Path, args: cli::Release, json: bool) -> anyhow::Result<ExitCode> {
-    let opened = open(policy).await?;
+    let opened = open(policy, Some(&args.source)).await?;
     let key = layout::hold(&args.source, &args.backup);
     match opened.store.head(&key).await {
         Err(StoreError::NotFound { .. }) => {
@@ -43,7 +43,7 @@ pub(crate) async fn release(policy: &Path, args: cli::Release, json: bool) -> an
         true => {
             print_json(&serde_json::json!({ "source": args.source, "id": args.backup, "released": true }))?
         }
-        false => println!("{} is given back to retention", args.backup),
+        false => say(&format!("{} is given back to retention", args.backup))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -14,7 +14,7 @@ use pgproof_repository::keys::{Recipients, generate_identity};
 use pgproof_repository::lease::host_name;
 use pgproof_repository::signature;
 
-use super::print_json;
+use super::{print_json, say};
 use crate::cli;
 use crate::failure::{Exit, Failure};
 
@@ -57,15 +57,15 @@ pub(crate) fn run(policy: &Path, args: cli::Init, json: bool) -> anyhow::Result<
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("wrote {}", policy.display());
-    println!("wrote {} (signs backups; stays here)", signing_path.display());
-    println!("wrote {} (whose signatures are believed)", signers_path.display());
-    println!("wrote {} (reads every backup)", identity_path.display());
-    println!();
-    println!("MOVE {} TO A SAFE PLACE AND DELETE IT HERE.", identity_path.display());
-    println!(
+    say(&format!("wrote {}", policy.display()))?;
+    say(&format!("wrote {} (signs backups; stays here)", signing_path.display()))?;
+    say(&format!("wrote {} (whose signatures are believed)", signers_path.display()))?;
+    say(&format!("wrote {} (reads every backup)", identity_path.display()))?;
+    say("")?;
+    say(&format!("MOVE {} TO A SAFE PLACE AND DELETE IT HERE.", identity_path.display()))?;
+    say(&format!(
         "A host that backs up needs no identity; without it nobody can restore. Its public key is {recipient}"
-    );
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 

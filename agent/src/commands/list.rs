@@ -37,10 +37,10 @@ struct Line {
 }
 
 pub(crate) async fn run(policy: &Path, args: cli::List, json: bool) -> anyhow::Result<ExitCode> {
-    let opened = open(policy).await?;
+    let opened = open(policy, args.source.as_ref()).await?;
     let signers = opened.loaded.trusted_signers()?;
     let sources: Vec<SourceName> = match args.source {
-        Some(name) => vec![opened.loaded.source(&name).map(|_| name)?],
+        Some(name) => vec![name],
         None => opened.loaded.policy.sources.keys().cloned().collect(),
     };
     let mut lines = Vec::new();
@@ -91,7 +91,18 @@ fn table(lines: &[Line], now: Timestamp) -> String {
     }
     let mut table = Table::new();
     table.load_preset(NOTHING);
-    table.set_header(["source", "backup", "snapshot", "age", "size", "ratio", "rows", "standing", "notes"]);
+    table.set_header([
+        "source",
+        "backup",
+        "snapshot",
+        "age",
+        "size",
+        "ratio",
+        "rows",
+        "standing",
+        "signed by",
+        "notes",
+    ]);
     for column in [4, 5, 6] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -107,6 +118,7 @@ fn table(lines: &[Line], now: Timestamp) -> String {
             ratio(line),
             line.rows.map(|rows| rows.to_string()).unwrap_or_default(),
             line.standing.to_owned(),
+            line.signer.clone().unwrap_or_default(),
             notes(line),
         ]);
     }

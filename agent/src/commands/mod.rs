@@ -13,6 +13,7 @@ pub(crate) mod show;
 use std::io::Write;
 use std::path::Path;
 
+use pgproof_policies::names::SourceName;
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::catalog::{self, Marker};
 use pgproof_repository::store::SharedStore;
@@ -26,8 +27,12 @@ struct Opened {
     marker: Marker,
 }
 
-async fn open(policy: &Path) -> anyhow::Result<Opened> {
+/// A source that the policy does not have is refused before anything is asked of the store.
+async fn open(policy: &Path, source: Option<&SourceName>) -> anyhow::Result<Opened> {
     let loaded = LoadedPolicy::read(policy)?;
+    if let Some(name) = source {
+        loaded.source(name)?;
+    }
     let store = loaded.open_store().await?;
     let marker = catalog::find_marker(&*store).await?.ok_or_else(|| {
         let message = format!("there is no repository at {}", store.location());

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use pgproof_policies::objective;
 use pgproof_repository::access::LoadedPolicy;
 
-use super::print_json;
+use super::{print_json, say};
 
 /// Reads the policy and what it points to, without touching the network.
 pub(crate) fn check(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
@@ -28,7 +28,9 @@ pub(crate) fn check(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{} is sound: {} source(s): {}", path.display(), sources.len(), sources.join(", "));
-    shortfalls.iter().for_each(|shortfall| println!("warning: {shortfall}"));
+    say(&format!("{} is sound: {} source(s): {}", path.display(), sources.len(), sources.join(", ")))?;
+    for shortfall in &shortfalls {
+        say(&format!("warning: {shortfall}"))?;
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -15,7 +15,7 @@ use pgproof_repository::prune::{Outcome, Pruner};
 use serde_json::json;
 
 use super::list::chain;
-use super::{open, print_json};
+use super::{open, print_json, say};
 use crate::failure::{Exit, Failure};
 use crate::{cli, plain};
 
@@ -23,7 +23,7 @@ use crate::{cli, plain};
 const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_mins(5);
 
 pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::Result<ExitCode> {
-    let opened = open(policy).await?;
+    let opened = open(policy, Some(&args.source)).await?;
     let source = opened.loaded.source(&args.source)?;
     let signers = opened.loaded.trusted_signers()?;
     let now = Timestamp::now();
@@ -37,7 +37,7 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
     if !args.yes {
         print_plan(&plan, &entries, json)?;
         if !json && plan.expired().next().is_some() {
-            println!("nothing was removed; `pgproof prune {} --yes` carries this out", source.name);
+            say(&format!("nothing was removed; `pgproof prune {} --yes` carries this out", source.name))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -102,12 +102,12 @@ fn print_plan(plan: &Plan, entries: &[Entry], json: bool) -> anyhow::Result<()> 
         return print_json(&plan_document(plan));
     }
     for line in &plan.lines {
-        println!("{}  {}  {}", line.id, plain::time(line.snapshot_at), decision(&line.decision));
+        say(&format!("{}  {}  {}", line.id, plain::time(line.snapshot_at), decision(&line.decision)))?;
     }
     for entry in
         entries.iter().filter(|entry| matches!(entry.standing, Standing::Incomplete | Standing::Pruned))
     {
-        println!("{}  no manifest: swept 24 hours after its start", entry.id);
+        say(&format!("{}  no manifest: swept 24 hours after its start", entry.id))?;
     }
     Ok(())
 }
@@ -126,9 +126,9 @@ fn print_outcome(plan: &Plan, entries: &[Entry], outcome: &Outcome, json: bool) 
     }
     print_plan(plan, entries, false)?;
     let (removed, swept) = (outcome.removed.len(), outcome.swept.len());
-    println!("removed {removed}, swept {swept}, aborted {} upload(s)", outcome.aborted_uploads);
+    say(&format!("removed {removed}, swept {swept}, aborted {} upload(s)", outcome.aborted_uploads))?;
     for failure in &outcome.failures {
-        println!("not removed: {}: {}", failure.id, chain(&failure.error));
+        say(&format!("not removed: {}: {}", failure.id, chain(&failure.error)))?;
     }
     Ok(())
 }

@@ -14,7 +14,9 @@ use pgproof_postgres::archive::selection::{Filter, QualifiedName};
 use pgproof_postgres::client::{self, Program, Version};
 use pgproof_postgres::connection::{ConnectionSpec, Environment};
 use pgproof_postgres::globals::{self, ApplyOptions, Globals, Outcome};
-use pgproof_postgres::restore::{Phase, Restore, RestoreReport, swap, write_archive};
+use pgproof_postgres::restore::{
+    Phase, Plan, Restore, RestoreError, RestoreReport, Room, Space, Unwatched, swap, write_archive,
+};
 use pgproof_postgres::source;
 use pgproof_repository::catalog::{self, Entry};
 use pgproof_repository::keys::TerminalPrompts;
@@ -23,7 +25,7 @@ use pgproof_repository::report::Proofs;
 use pgproof_repository::{contents, layout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Opened, open, print_json};
+use super::{Opened, open, print_json, say};
 use crate::failure::{Exit, Failure};
 use crate::progress::Progress;
 use crate::{cli, plain};
@@ -34,7 +36,7 @@ pub(crate) async fn run(
     json: bool,
     cancel: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let opened = open(policy).await?;
+    let opened = open(policy, Some(&args.source)).await?;
     let source = opened.loaded.source(&args.source)?;
     let Kind::Postgres(postgres) = &source.kind;
     let now = Timestamp::now();
@@ -43,14 +45,20 @@ pub(crate) async fn run(
     let inventory = contents::inventory(&opened.store, &signed, &identities).await?;
     if args.stdout {
         let archive = layout::archive_name(0);
-        write_archive(&opened.store, &signed, &inventory, &identities, &archive, std::io::stdout()).await?;
-        return Ok(ExitCode::SUCCESS);
+        let output = std::io::stdout();
+        return match write_archive(&opened.store, &signed, &inventory, &identities, &archive, output).await {
+            // The reader has seen enough (`| head`).
+            Err(RestoreError::Output { source }) if source.kind() == std::io::ErrorKind::BrokenPipe => {
+                Ok(ExitCode::SUCCESS)
+            }
+            written => Ok(written.map(|_| ExitCode::SUCCESS)?),
+        };
     }
 
     let target = target(&args, postgres)?;
     let (tools, manifest) = (source::tools(postgres), signed.get());
     let database = args.into.clone().unwrap_or_else(|| new_name(&signed));
-    let restore = Restore {
+    let mut restore = Restore {
         store: opened.store.clone(),
         manifest: signed.clone(),
         inventory,
@@ -66,13 +74,17 @@ pub(crate) async fn run(
         without_extensions: Vec::new(),
         serial: args.serial,
         temp_root: std::env::temp_dir(),
-        progress: Arc::new(Watch { bar: Progress::new("restore", manifest.server.database_bytes, json) }),
+        progress: Arc::new(Unwatched),
         cancel,
     };
+    let plan = restore.plan()?;
+    let needed = bytes_needed(&restore, &plan);
+    let room = Space::of(&target).await.room_for(needed);
     if args.dry_run {
-        println!("{}", restore.plan()?);
+        say(&format!("{plan}\n  space          {}", told_room(&room, needed)))?;
         return Ok(ExitCode::SUCCESS);
     }
+    refuse_too_little(&room, needed, args.ignore_space)?;
     refuse_vulnerable(&opened, &restore).await?;
     if args.swap {
         confirm_swap(&manifest.server.database, args.yes)?;
@@ -81,7 +93,12 @@ pub(crate) async fn run(
         let text = contents::globals(&opened.store, &signed, &identities).await?;
         apply_globals(&target, &text).await?;
     }
-    let report = Box::pin(restore.run()).await?;
+    // Only now: what is printed below a bar tears it.
+    restore.progress =
+        Arc::new(Watch { bar: Progress::new("restore", manifest.server.database_bytes, json) });
+    let report = Box::pin(restore.run()).await;
+    drop(restore);
+    let report = report?;
     let renamed = match args.swap {
         true => Some(swap(&target, &database, &manifest.server.database, now).await?),
         false => None,
@@ -99,10 +116,10 @@ pub(crate) async fn run(
             "kept_as": renamed.as_ref().and_then(|renames| renames.kept.clone()),
         }))?;
     } else {
-        print(&report, &database);
+        print(&report, &database)?;
         if let Some(renames) = &renamed {
             let kept = renames.kept.as_deref().unwrap_or("nothing: there was none");
-            println!("database {} is the restored one; kept beside it: {kept}", renames.current);
+            say(&format!("database {} is the restored one; kept beside it: {kept}", renames.current))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -196,6 +213,45 @@ fn selection(args: &cli::Restore) -> anyhow::Result<Option<Filter>> {
     Ok(Some(Filter { tables: tables?, schemas: args.schema.clone() }))
 }
 
+/// What the restored database takes: as much as it took where it was dumped, or the rows that were chosen.
+fn bytes_needed(restore: &Restore, plan: &Plan) -> u64 {
+    match restore.selection {
+        None => restore.manifest.get().server.database_bytes,
+        Some(_) => plan.plain_bytes,
+    }
+}
+
+fn told_room(room: &Room, needed: u64) -> String {
+    let needed = plain::bytes(needed);
+    match room {
+        Room::Enough => format!("enough for {needed}"),
+        Room::TooLittle { free, folder } => {
+            format!("TOO LITTLE: {} free at {}, {needed} needed", plain::bytes(*free), folder.display())
+        }
+        Room::NotKnown { why } => format!("not known, {needed} needed: {why}"),
+    }
+}
+
+/// Where the room is not known that is said, and stops nothing.
+fn refuse_too_little(room: &Room, needed: u64, ignore: bool) -> anyhow::Result<()> {
+    if let Room::TooLittle { free, folder } = room
+        && !ignore
+    {
+        let (free, needed) = (plain::bytes(*free), plain::bytes(needed));
+        let message =
+            format!("the target has {free} free at {}, and the database needs {needed}", folder.display());
+        return Err(Failure::new(
+            Exit::Failed,
+            message,
+            "free space there, name another server with --target, or insist with --ignore-space (where tablespaces lie \
+             elsewhere, or the source was bloated)",
+        )
+        .into());
+    }
+    eprintln!("space         {}", told_room(room, needed));
+    Ok(())
+}
+
 /// Roles, memberships and tablespaces, as far as they are not there. What is there is left as it is.
 async fn apply_globals(target: &ConnectionSpec, text: &str) -> anyhow::Result<()> {
     let session = target.connect().await?;
@@ -254,18 +310,19 @@ fn confirm_swap(database: &str, yes: bool) -> anyhow::Result<()> {
     }
 }
 
-fn print(report: &RestoreReport, database: &str) {
-    println!("restored {} tables, {} rows into database {database}", report.tables, report.rows);
+fn print(report: &RestoreReport, database: &str) -> anyhow::Result<()> {
+    say(&format!("restored {} tables, {} rows into database {database}", report.tables, report.rows))?;
     match report.rows_compared {
-        true => println!("  every row was counted and digested on its way in, and is what was dumped"),
-        false => println!("  rows were not compared on this path"),
+        true => say("  every row was counted and digested on its way in, and is what was dumped")?,
+        false => say("  rows were not compared on this path")?,
     }
     for (phase, took) in &report.phases {
-        println!("  {:<12}{:.1} s", phase.as_str(), took.as_secs_f64());
+        say(&format!("  {:<12}{:.1} s", phase.as_str(), took.as_secs_f64()))?;
     }
     for warning in &report.warnings {
-        println!("  warning     {warning}");
+        say(&format!("  warning     {warning}"))?;
     }
+    Ok(())
 }
 
 /// Shows a restore's progress.
@@ -276,7 +333,11 @@ struct Watch {
 
 impl pgproof_postgres::restore::Progress for Watch {
     fn phase(&self, phase: Phase) {
-        self.bar.at(phase.as_str());
+        self.bar.step(phase.as_str());
+    }
+
+    fn loading(&self, table: &str) {
+        self.bar.at(table);
     }
 
     fn bytes(&self, done: u64, total: u64) {

@@ -11,11 +11,11 @@ use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::manifest::v1::Previous;
 use pgproof_repository::{catalog, contents};
 
-use super::{open, print_json};
+use super::{open, print_json, say};
 use crate::{cli, plain};
 
 pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::Result<ExitCode> {
-    let opened = open(policy).await?;
+    let opened = open(policy, Some(&args.source)).await?;
     let signers = opened.loaded.trusted_signers()?;
     let signed = catalog::find(&opened.store, &args.source, &args.backup, &signers).await?;
     let inventory = match args.inventory {
@@ -34,57 +34,71 @@ pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::R
         print_json(&document)?;
         return Ok(ExitCode::SUCCESS);
     }
-    print(&signed);
+    print(&signed)?;
     if let Some(inventory) = inventory {
-        print_tables(&inventory);
+        print_tables(&inventory)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(signed: &SignedManifest) {
+fn print(signed: &SignedManifest) -> anyhow::Result<()> {
     let manifest = signed.get();
-    println!("backup      {}", manifest.id);
-    println!("source      {} (database {} on {})", manifest.source, manifest.server.database, manifest.host);
+    say(&format!("backup      {}", manifest.id))?;
+    say(&format!(
+        "source      {} (database {} on {})",
+        manifest.source, manifest.server.database, manifest.host
+    ))?;
     let (at, now) = (manifest.snapshot.at, Timestamp::now());
-    println!("snapshot    {} ({})", plain::time(at), plain::age(at, now));
-    println!("took        {}", plain::duration(manifest.finished_at.duration_since(manifest.started_at)));
-    println!(
+    say(&format!("snapshot    {} ({})", plain::time(at), plain::age(at, now)))?;
+    say(&format!(
+        "took        {}",
+        plain::duration(manifest.finished_at.duration_since(manifest.started_at))
+    ))?;
+    say(&format!(
         "server      PostgreSQL {}, {}, {}",
         manifest.server.version, manifest.server.encoding, manifest.server.collate
-    );
-    println!("programs    pgproof {}, pg_dump {}", manifest.programs.pgproof, manifest.programs.pg_dump);
-    println!("signed by   {} ({})", signed.signer().principal, signed.signer().fingerprint);
+    ))?;
+    say(&format!(
+        "programs    pgproof {}, pg_dump {}",
+        manifest.programs.pgproof, manifest.programs.pg_dump
+    ))?;
+    say(&format!("signed by   {} ({})", signed.signer().principal, signed.signer().fingerprint))?;
     match &manifest.previous {
-        Previous::None => println!("previous    none, it is the first"),
-        Previous::Known { id, .. } => println!("previous    {id}"),
-        Previous::Unknown { reason } => println!("previous    unknown: {reason}"),
+        Previous::None => say("previous    none, it is the first")?,
+        Previous::Known { id, .. } => say(&format!("previous    {id}"))?,
+        Previous::Unknown { reason } => say(&format!("previous    unknown: {reason}"))?,
     }
-    println!("contents    {} tables, {} rows", manifest.archive.table_count, manifest.archive.row_count);
+    say(&format!(
+        "contents    {} tables, {} rows",
+        manifest.archive.table_count, manifest.archive.row_count
+    ))?;
     if let Some(reason) = &manifest.archive.not_indexed_because {
-        println!("not indexed {reason}");
+        say(&format!("not indexed {reason}"))?;
     }
     for object in &manifest.objects {
         let (plain, stored) = (plain::bytes(object.plaintext.bytes), plain::bytes(object.ciphertext.bytes));
-        println!("object      {} ({plain} as {stored})", object.name);
+        say(&format!("object      {} ({plain} as {stored})", object.name))?;
     }
     for recipient in &manifest.recipients {
-        println!("recipient   {recipient}");
+        say(&format!("recipient   {recipient}"))?;
     }
     for (key, value) in &manifest.tags {
-        println!("tag         {key}={value}");
+        say(&format!("tag         {key}={value}"))?;
     }
     for warning in &manifest.warnings {
-        println!("warning     {warning}");
+        say(&format!("warning     {warning}"))?;
     }
-    println!("by hand     {}", manifest.restore);
+    say(&format!("by hand     {}", manifest.restore))?;
+    Ok(())
 }
 
-fn print_tables(inventory: &Inventory) {
+fn print_tables(inventory: &Inventory) -> anyhow::Result<()> {
     for table in inventory.archives.iter().flat_map(|archive| &archive.tables) {
         let size = plain::bytes(table.end - table.start);
-        println!(
+        say(&format!(
             "table       {}.{}: {} rows, {size}, digest {}",
             table.schema, table.name, table.rows, table.digest
-        );
+        ))?;
     }
+    Ok(())
 }

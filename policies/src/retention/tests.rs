@@ -177,6 +177,43 @@ fn the_hour_that_comes_twice_is_two_hours() {
 }
 
 #[test]
+fn a_day_of_23_or_25_hours_is_one_day() {
+    let retention = Retention { daily: 3, ..Retention::default() };
+    check(
+        &[
+            backup("2026-03-28T01:30:00Z", GOOD),
+            backup("2026-03-29T01:30:00Z", GOOD),
+            backup("2026-03-29T21:30:00Z", GOOD),
+            backup("2026-03-29T22:30:00Z", GOOD),
+        ],
+        &retention,
+        "Europe/Berlin",
+        "2026-03-30T00:00:00Z",
+        &[
+            "2026-03-29T22:30:00Z: newest good backup, daily 2026-03-30",
+            "2026-03-29T21:30:00Z: daily 2026-03-29",
+            "2026-03-28T01:30:00Z: daily 2026-03-28",
+        ],
+    );
+    check(
+        &[
+            backup("2026-10-24T21:30:00Z", GOOD),
+            backup("2026-10-24T22:30:00Z", GOOD),
+            backup("2026-10-25T22:30:00Z", GOOD),
+            backup("2026-10-25T23:30:00Z", GOOD),
+        ],
+        &retention,
+        "Europe/Berlin",
+        "2026-10-26T00:00:00Z",
+        &[
+            "2026-10-25T23:30:00Z: newest good backup, daily 2026-10-26",
+            "2026-10-25T22:30:00Z: daily 2026-10-25",
+            "2026-10-24T21:30:00Z: daily 2026-10-24",
+        ],
+    );
+}
+
+#[test]
 fn a_clock_that_ran_ahead_displaces_nothing() {
     check(
         &[

@@ -124,6 +124,11 @@ impl<R: Read> Cutter<R> {
         }
     }
 
+    /// The table of contents, once its end was read.
+    pub fn toc(&self) -> Option<&Toc> {
+        self.toc.as_ref()
+    }
+
     /// What was found, once [`Self::next_block`] has answered `None`.
     pub fn finish(self) -> Result<Outcome, ArchiveError> {
         let archive_bytes = self.source.offset() + self.position as u64;

@@ -277,6 +277,11 @@ impl ConnectionError {
             Self::NoService { .. } => {
                 Some("see PGSERVICEFILE, ~/.pg_service.conf and PGSYSCONFDIR".to_owned())
             }
+            Self::Read { .. } => Some("the policy or the environment names this file: correct the path or its owner".to_owned()),
+            Self::NoPassword { .. } => Some(
+                "write the password alone on one line, or a line host:port:database:user:password that matches"
+                    .to_owned(),
+            ),
             Self::NoUser => Some("name one in the connection, or set PGUSER".to_owned()),
             _ => None,
         }

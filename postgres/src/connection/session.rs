@@ -65,7 +65,13 @@ pub enum ConnectError {
 
 impl ConnectError {
     pub fn hint(&self) -> Option<String> {
-        let Self::Refused { source, .. } = self else { return None };
+        let source = match self {
+            Self::Refused { source, .. } => source,
+            Self::Timeout { .. } => {
+                return Some("check host, port and what filters packets on the way to the server".to_owned());
+            }
+            Self::Tls(_) => return None,
+        };
         match source.code().map(tokio_postgres::error::SqlState::code) {
             Some("28P01" | "28000") => {
                 Some("check the account, its password file and the server's pg_hba.conf".to_owned())
@@ -74,13 +80,20 @@ impl ConnectError {
                 Some("the connection names a database that this server does not have".to_owned())
             }
             Some("53300") => Some("the server has no connection left for this role".to_owned()),
+            Some("57P01" | "57P02" | "57P03") => {
+                Some("the server is starting, recovering or shutting down: run it again later".to_owned())
+            }
             Some("08P01") => {
                 Some("a connection pooler may stand between; connect to the server itself".to_owned())
             }
             _ if format!("{source:?}").contains("password missing") => {
                 Some("the server asks for a password: name a password_file, or use ~/.pgpass".to_owned())
             }
-            _ => None,
+            Some(_) => None,
+            None => Some(
+                "is the server running, and reachable from here? check the host (or the socket's folder) and the port"
+                    .to_owned(),
+            ),
         }
     }
 }

@@ -123,6 +123,11 @@ impl RestoreError {
             Self::Environment { source } => source.hint(),
             Self::Client { source } => source.hint(),
             Self::PgRestore { stderr, .. } => hint_for(stderr),
+            Self::Load { source, .. } | Self::Server { source, .. } => hint_for_state(source),
+            Self::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Some("free space there, or set TMPDIR to a folder with space".to_owned())
+            }
+            Self::Cancelled => Some("nothing half-made is left on the target; run it again".to_owned()),
             Self::SelectionWithoutIndex => {
                 Some("restore the whole database, and take the tables from there".to_owned())
             }
@@ -134,6 +139,18 @@ impl RestoreError {
     }
 }
 
+/// What the commonest refusals of the target's server call for.
+fn hint_for_state(error: &tokio_postgres::Error) -> Option<String> {
+    let hint = match error.code()?.code() {
+        "53100" => "free space on the target's machine, then restore again; nothing half-made is left",
+        "42501" => "the role must be allowed to create databases: ALTER ROLE … CREATEDB, or another --target",
+        "53300" => "the target has no connection left: fewer --jobs, or a higher max_connections",
+        "57P01" | "57P02" | "57P03" => "the target's server went down: look into its log, then restore again",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
 /// What the commonest complaints of pg_restore call for.
 fn hint_for(stderr: &str) -> Option<String> {
     let stderr = stderr.to_lowercase();
@@ -141,7 +158,7 @@ fn hint_for(stderr: &str) -> Option<String> {
         "install the extension's package on the target's machine"
     } else if stderr.contains("role") && stderr.contains("does not exist") {
         "restore the roles first (--globals), or leave access rights out (--no-acl)"
-    } else if stderr.contains("no space left on device") {
+    } else if stderr.contains("no space left on device") || stderr.contains("could not extend file") {
         "free space on the target's machine, then restore again"
     } else if stderr.contains("must be superuser") || stderr.contains("permission denied") {
         "restore as a superuser, or with --no-owner and --no-acl"

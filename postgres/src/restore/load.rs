@@ -132,17 +132,24 @@ impl Loader {
         })
     }
 
+    /// Rows went out to the server.
+    fn advance(&self, bytes: u64) {
+        let so_far = self.bytes_done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.progress.bytes(so_far, self.bytes_total);
+    }
+
     /// Adds a finished load to its table, and compares the table when that was its last.
-    fn note(&self, task: &TableTask, load: &Load, digest: RowDigest) -> Result<(), RestoreError> {
+    fn note(&self, task: &TableTask, load: &Load, loaded: Loaded) -> Result<(), RestoreError> {
         let bytes = load.range.end - load.range.start;
+        let Loaded { digest, row_bytes } = loaded;
         let (total, finished) = {
             let mut done = task.done.lock().unwrap_or_else(PoisonError::into_inner);
             done.digest += digest;
             done.bytes_left = done.bytes_left.saturating_sub(bytes);
             (done.digest, done.bytes_left == 0)
         };
-        let so_far = self.bytes_done.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.progress.bytes(so_far, self.bytes_total);
+        // What lies between the rows was counted by nobody yet.
+        self.advance(bytes.saturating_sub(row_bytes));
         if finished {
             compare(task, total)?;
             self.progress.table(&task.label, total.rows);
@@ -191,7 +198,11 @@ fn compare(task: &TableTask, found: RowDigest) -> Result<(), RestoreError> {
 
 /// What the reading thread hands to the connection.
 enum Piece {
-    Rows(Bytes),
+    Rows {
+        rows: Bytes,
+        /// What they measure in the archive, whatever their form.
+        text_bytes: u64,
+    },
     /// The load must be begun again, as text.
     NotPlain,
     /// The load's rows have all been given.
@@ -227,13 +238,12 @@ async fn load_unit(loader: &Arc<Loader>, session: &Session, unit: &Unit) -> Resu
         });
         while let Some(load) = unit.loads.get(next) {
             let task = loader.task(unit.archive, load)?;
-            let encoding = (!binary[next]).then_some(&*loader.encoding);
-            let loaded = load_piece(session, encoding, task, load, &mut pieces);
-            let Some(digest) = Box::pin(loaded).await? else {
+            let loaded = load_piece(session, loader, binary[next], task, load, &mut pieces);
+            let Some(loaded) = Box::pin(loaded).await? else {
                 task.form.given_up.store(true, Ordering::Relaxed);
                 break;
             };
-            loader.note(task, load, digest)?;
+            loader.note(task, load, loaded)?;
             next += 1;
         }
         // A reader that was given up waits for somebody to take its rows.
@@ -243,27 +253,37 @@ async fn load_unit(loader: &Arc<Loader>, session: &Session, unit: &Unit) -> Resu
     Ok(())
 }
 
-/// One COPY, of text in an encoding or else of binary rows; `None` when it was broken off because a row has no plain
-/// form. A whole table that this restore made is emptied in the same transaction, so that the server may skip the log
-/// where its settings allow, and write the rows as already frozen.
+/// What one COPY brought in.
+struct Loaded {
+    digest: RowDigest,
+    row_bytes: u64,
+}
+
+/// One COPY, of text or of binary rows; `None` when it was broken off because a row has no plain form. A whole table
+/// that this restore made is emptied in the same transaction, so that the server may skip the log where its settings
+/// allow, and write the rows as already frozen.
 async fn load_piece(
     session: &Session,
-    encoding: Option<&str>,
+    loader: &Loader,
+    is_binary: bool,
     task: &TableTask,
     load: &Load,
     pieces: &mut Pieces,
-) -> Result<Option<RowDigest>, RestoreError> {
+) -> Result<Option<Loaded>, RestoreError> {
+    loader.progress.loading(&task.label);
+    let mut row_bytes = 0;
     let failed = |source| RestoreError::Load { table: task.label.clone(), source };
     let alone = task.fresh.as_ref().filter(|_| load.whole);
     if let Some(table) = alone {
         session.batch_execute(&format!("BEGIN; TRUNCATE ONLY {table}")).await.map_err(failed)?;
     }
     let freeze = if alone.is_some() { ", FREEZE" } else { "" };
-    let form = encoding.map_or("FORMAT binary".to_owned(), |encoding| format!("ENCODING '{encoding}'"));
+    let text = || format!("ENCODING '{}'", loader.encoding);
+    let form = if is_binary { "FORMAT binary".to_owned() } else { text() };
     let statement = format!("{} WITH ({form}{freeze})", task.copy);
     let sink = session.copy_in::<_, Bytes>(&statement).await.map_err(failed)?;
     let mut sink = Box::pin(sink);
-    if encoding.is_none() {
+    if is_binary {
         sink.feed(Bytes::from_static(binary::HEADER)).await.map_err(failed)?;
     }
     let digest = loop {
@@ -274,13 +294,16 @@ async fn load_piece(
                 if alone.is_some() {
                     session.batch_execute("ROLLBACK").await.map_err(failed)?;
                 }
+                loader.bytes_done.fetch_sub(row_bytes, Ordering::Relaxed);
                 return Ok(None);
             }
-            Some(Ok(Piece::Rows(mut rows))) => {
+            Some(Ok(Piece::Rows { mut rows, text_bytes })) => {
                 while !rows.is_empty() {
                     let message = rows.split_to(rows.len().min(MESSAGE_BYTES));
                     sink.feed(message).await.map_err(failed)?;
                 }
+                row_bytes += text_bytes;
+                loader.advance(text_bytes);
             }
             Some(Ok(Piece::End(digest))) => break digest,
             Some(Err(error)) => return Err(error),
@@ -291,7 +314,7 @@ async fn load_piece(
             }
         }
     };
-    if encoding.is_none() {
+    if is_binary {
         sink.feed(Bytes::from_static(binary::TRAILER)).await.map_err(failed)?;
     }
     let rows = sink.as_mut().finish().await.map_err(failed)?;
@@ -302,7 +325,7 @@ async fn load_piece(
     if alone.is_some() {
         session.batch_execute("COMMIT").await.map_err(failed)?;
     }
-    Ok(Some(digest))
+    Ok(Some(Loaded { digest, row_bytes }))
 }
 
 /// Reads, decodes, counts and hashes a unit's rows from load `at` on, on a thread of its own.
@@ -377,14 +400,15 @@ impl UnitReading<'_> {
 
     /// Answers whether more is wanted.
     fn send_rows(&self, load: &Load, rows: Vec<u8>) -> bool {
+        let text_bytes = rows.len() as u64;
         let columns = self.archive.tables[load.table].as_ref().and_then(|task| task.form.columns());
         let Some(columns) = columns.filter(|_| self.binary[self.at]) else {
-            return self.send(Piece::Rows(rows.into()));
+            return self.send(Piece::Rows { rows: rows.into(), text_bytes });
         };
         // Lengths take a little more room than the tabs between fields.
         let mut encoded = Vec::with_capacity(rows.len() + rows.len() / 4);
         match binary::encode_rows(&rows, columns, &mut encoded) {
-            Ok(()) => self.send(Piece::Rows(encoded.into())),
+            Ok(()) => self.send(Piece::Rows { rows: encoded.into(), text_bytes }),
             Err(binary::NotPlain) => {
                 self.send(Piece::NotPlain);
                 false

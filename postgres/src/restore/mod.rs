@@ -19,6 +19,7 @@ mod plan;
 mod prepared;
 mod sections;
 mod serial;
+mod space;
 mod swap;
 mod target;
 
@@ -40,6 +41,7 @@ pub use object::fetch_inventory;
 pub use plan::{Mode, Plan};
 pub use sections::Section;
 pub use serial::write_archive;
+pub use space::{Room, Space};
 pub use swap::{Renames, swap};
 
 use crate::archive::selection::Filter;
@@ -80,6 +82,9 @@ pub struct Restore {
 /// Told how a restore goes on. Called from many tasks; must not block.
 pub trait Progress: fmt::Debug + Send + Sync {
     fn phase(&self, _phase: Phase) {}
+
+    /// Rows of this table are on their way.
+    fn loading(&self, _table: &str) {}
 
     /// Bytes of the archive that were loaded.
     fn bytes(&self, _done: u64, _total: u64) {}

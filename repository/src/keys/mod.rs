@@ -67,6 +67,14 @@ impl KeyError {
     /// What an operator can do, where that is known.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::IdentityFile { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                "run this as the identity's owner, who alone may read it".to_owned()
+            }
+            Self::IdentityFile { .. } => {
+                "`keys.identity_files` in the policy names it: bring the identity here from where it is kept, or correct \
+                 the path"
+                    .to_owned()
+            }
             Self::IdentityTooOpen { path, .. } => format!("chmod 600 {}", path.display()),
             Self::NoMatchingIdentity => {
                 "the manifest lists the recipients' public keys; give the identity file of one of them"
@@ -76,6 +84,11 @@ impl KeyError {
             Self::BadRecipient { .. } => {
                 "a recipient is a public key: age1…, ssh-ed25519 AAAA… or ssh-rsa AAAA…".to_owned()
             }
+            Self::NotAnIdentity { .. } | Self::Identity { .. } => {
+                "an identity file holds AGE-SECRET-KEY-1…, or is an unencrypted or encrypted SSH private key"
+                    .to_owned()
+            }
+            Self::WrongPassphrase { .. } => "run it again with the right passphrase".to_owned(),
             Self::PassphraseNeeded { .. } => {
                 "run this at a terminal, or use an unprotected identity".to_owned()
             }

@@ -99,6 +99,9 @@ impl SignatureError {
             Self::KeyEncrypted { path } => {
                 format!("unattended runs cannot ask for it: ssh-keygen -p -N '' -f {}", path.display())
             }
+            Self::KeyFile { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                "run this as the key's owner, who alone may read it".to_owned()
+            }
             Self::KeyFile { .. } | Self::NotAKey { .. } | Self::KeyAlgorithm { .. } => {
                 "make one with: ssh-keygen -t ed25519 -N '' -C pgproof -f FILE".to_owned()
             }

@@ -167,6 +167,13 @@ pub enum StoreError {
         #[source]
         source: Source,
     },
+    /// Not one of the places where credentials may be has any.
+    #[error("there are no credentials for {location}")]
+    NoCredentials {
+        location: String,
+        #[source]
+        source: Source,
+    },
     #[error("no bucket or folder at {location}")]
     NoSuchPlace {
         location: String,
@@ -222,6 +229,9 @@ impl StoreError {
             Self::Denied { .. } => {
                 Some("check the credentials and the bucket policy (or the folder's owner and mode)")
             }
+            Self::NoCredentials { .. } => Some(
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a `profile` of ~/.aws/credentials in the policy",
+            ),
             Self::NoSuchPlace { .. } => {
                 Some("create the bucket or folder, or correct `repository.location` in the policy")
             }

@@ -18,7 +18,9 @@ use tokio::time::Instant;
 
 use super::operation::Operation;
 use super::part_plan::PartLimits;
-use super::{ObjectMeta, Part, PendingUpload, PutCondition, SharedStore, Store, StoreError, Upload, Version};
+use super::{
+    ObjectMeta, Part, PendingUpload, PutCondition, SharedStore, Source, Store, StoreError, Upload, Version,
+};
 use crate::ids::{KeyPrefix, ObjectKey};
 
 /// Tries at bytes that came damaged. The damage may have happened on the way; what comes so twice lies there so.
@@ -101,25 +103,39 @@ struct Patience {
     key: String,
     wait: Duration,
     /// Set by the first failure.
-    deadline: Option<Instant>,
+    first_failure: Option<Instant>,
+    tries: u32,
     damaged: u32,
+}
+
+/// Between an error that a store may get over and its cause: it was given its time.
+#[derive(Debug, thiserror::Error)]
+#[error("gave up after {tries} tries in {} s", elapsed.as_secs())]
+pub struct GaveUp {
+    pub tries: u32,
+    /// Since the first failure in the row.
+    pub elapsed: Duration,
+    #[source]
+    pub source: Source,
 }
 
 impl Patience {
     fn new(retries: Retries, operation: Operation, key: String) -> Self {
         let wait = retries.policy.first_wait;
-        Self { retries, operation, key, wait, deadline: None, damaged: 0 }
+        Self { retries, operation, key, wait, first_failure: None, tries: 0, damaged: 0 }
     }
 
     /// Returns when it is time to try again; gives the error back where that makes no sense, or not any more.
     async fn wait_after(&mut self, error: StoreError) -> Result<(), StoreError> {
         let now = Instant::now();
-        let deadline = *self.deadline.get_or_insert(now + self.retries.policy.total);
+        let first_failure = *self.first_failure.get_or_insert(now);
+        let deadline = first_failure + self.retries.policy.total;
+        self.tries += 1;
         let is_damaged = matches!(error, StoreError::Damaged { .. });
         self.damaged += u32::from(is_damaged);
         let is_worth_it = error.is_transient() || (is_damaged && self.damaged < DAMAGED_TRIES_MAX);
         if !is_worth_it || now >= deadline {
-            return Err(error);
+            return Err(self.given_up(error, now - first_failure));
         }
         // Half to all of the wait, so that many clients do not come back at one moment.
         let wait = self.wait.mul_f64(rand::random_range(0.5..=1.0)).min(deadline - now);
@@ -136,10 +152,22 @@ impl Patience {
         Ok(())
     }
 
+    /// What was tried more than once says so.
+    fn given_up(&self, error: StoreError, elapsed: Duration) -> StoreError {
+        match error {
+            StoreError::Unreachable { operation, key, source } if self.tries > 1 => {
+                let source = Box::new(GaveUp { tries: self.tries, elapsed, source });
+                StoreError::Unreachable { operation, key, source }
+            }
+            other => other,
+        }
+    }
+
     /// Something came through: the next failure starts a new row.
     fn reset(&mut self) {
         self.wait = self.retries.policy.first_wait;
-        self.deadline = None;
+        self.first_failure = None;
+        self.tries = 0;
     }
 }
 

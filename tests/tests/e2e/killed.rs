@@ -11,6 +11,8 @@ use pgproof_tests::sandbox::{SOURCE, Sandbox};
 /// How long anything here may take before the test gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 const INTERRUPTED: i32 = 130;
+/// Reads of the archive before its first table: the header of age, and the head.
+const HEAD_READS: usize = 2;
 
 #[test]
 fn agent_killed_in_mid_upload_leaves_no_backup() {
@@ -53,6 +55,28 @@ fn server_that_dies_in_mid_dump_fails_the_backup() {
     sandbox.server.start_again();
     sandbox.run_well(&["backup", SOURCE]);
     assert_eq!(sandbox.good_ids().len(), 1);
+}
+
+#[test]
+fn restore_that_is_interrupted_leaves_no_database() {
+    let sandbox = Sandbox::bulky(20);
+    sandbox.run_well(&["backup", SOURCE]);
+    // The first ranges are the archive's head; once a table is on its way, the database is there.
+    let is_load = |method: &str, target: &str| method == "GET" && target.contains("data.000");
+    sandbox.proxy.forget_seen();
+    sandbox.proxy.add(Rule::new(Fault::Hold).method("GET").containing("data.000").after(HEAD_READS));
+    let mut command = sandbox.command(&["restore", SOURCE, "--at", "now", "--into", "restored", "--yes"]);
+    let restore = command.stdout(Stdio::null()).spawn().expect("pgproof");
+    let stuck = sandbox.proxy.wait_until(PATIENCE, |seen| {
+        seen.iter().filter(|seen| is_load(&seen.method, &seen.target)).any(|seen| seen.faulty)
+    });
+    assert!(stuck, "nothing is loaded: {:#?}", sandbox.proxy.seen());
+    assert!(sandbox.server.has_database("restored"), "the database is not made yet");
+    succeed(Command::new("kill").args(["-INT", &restore.id().to_string()]));
+    let status = ended(restore);
+    assert_eq!(status.code(), Some(INTERRUPTED), "{status}");
+    assert!(!sandbox.server.has_database("restored"), "a half-made database is left");
+    no_session_is_left(&sandbox.server);
 }
 
 #[test]

@@ -1,14 +1,18 @@
 //! End-to-end tests: the built programs against real servers.
 
+mod bad_days;
 mod damaged;
 mod drill_extensions;
 mod drill_scratch;
 mod drills;
 mod dump_failures;
+mod first_steps;
 mod groundwork;
 mod key_custody;
 mod killed;
+mod looking;
 mod round_trip;
+mod secrets;
 mod stock_tools;
 mod store_faults;
 mod versions;

@@ -89,18 +89,14 @@ fn profile_only(
 
 /// Missing credentials are reported here, by name, and not as the failure of the first request.
 async fn check_credentials(settings: &S3Settings, sdk: &SdkConfig) -> Result<(), StoreError> {
-    let denied = |source| StoreError::Denied {
-        operation: "search for credentials",
-        key: format!("s3://{}", settings.bucket),
-        source,
-    };
+    let none = |source| StoreError::NoCredentials { location: format!("s3://{}", settings.bucket), source };
     let Some(provider) = sdk.credentials_provider() else {
-        return Err(denied("no provider of credentials is configured".into()));
+        return Err(none("no provider of credentials is configured".into()));
     };
     match tokio::time::timeout(CREDENTIALS, provider.provide_credentials()).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(source)) => Err(denied(Box::new(source))),
-        Err(elapsed) => Err(denied(Box::new(elapsed))),
+        Ok(Err(source)) => Err(none(Box::new(source))),
+        Err(elapsed) => Err(none(Box::new(elapsed))),
     }
 }
 
