@@ -22,7 +22,9 @@ mod verification;
 
 pub use problems::{PolicyProblems, Problem};
 pub use template::{Template, template};
-pub use verification::{Exception, Expectation, SCRATCH_PREFIX_DEFAULT, Scratch, SqlCheck, Verification};
+pub use verification::{
+    Exception, Expectation, SCRATCH_PREFIX_DEFAULT, Scratch, SqlCheck, Verification, WINDOW_DEFAULT,
+};
 
 use raw::{Report, Table};
 
