@@ -27,6 +27,9 @@ const RETRY_FIRST: SignedDuration = SignedDuration::from_mins(1);
 /// However often it failed: an outage of a night is over by the morning.
 const RETRY_LONGEST: SignedDuration = SignedDuration::from_hours(6);
 
+/// How often to look for the first backup of a source.
+const FIRST_BACKUP_WATCH: SignedDuration = SignedDuration::from_mins(15);
+
 /// One good backup that is kept, and what drills found of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backup {
@@ -71,6 +74,8 @@ pub struct Plan {
     pub picks: Vec<Pick>,
     /// A drill of this run came to no verdict: nothing is tried before this time.
     pub retry_at: Option<Timestamp>,
+    /// The run has not drilled yet and there is no backup for it: one may come at any time.
+    pub awaits_backup: bool,
     pub coverage: Coverage,
     pub shortfall: Option<Shortfall>,
 }
@@ -150,6 +155,7 @@ pub fn plan(
         run,
         picks,
         retry_at: past.retry_at().filter(|&at| at > now),
+        awaits_backup: newest.is_none() && !past.is_newest_done(),
         coverage: Coverage::of(backups, rhythm.window, now),
         shortfall: demand.shortfall,
     }
@@ -175,11 +181,11 @@ impl Plan {
         if self.retry_at.is_some() { &[] } else { &self.picks }
     }
 
-    /// When to look again, once nothing is due.
-    pub fn wake_at(&self) -> Timestamp {
-        self.retry_at
-            .filter(|_| !self.picks.is_empty())
-            .map_or(self.run.next_at, |at| at.min(self.run.next_at))
+    /// When to look again, once nothing is due at `now`.
+    pub fn wake_at(&self, now: Timestamp) -> Timestamp {
+        let retry_at = self.retry_at.filter(|_| !self.picks.is_empty());
+        let for_a_backup = self.awaits_backup.then(|| later(now, FIRST_BACKUP_WATCH));
+        [retry_at, for_a_backup].into_iter().flatten().fold(self.run.next_at, Timestamp::min)
     }
 }
 

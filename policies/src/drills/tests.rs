@@ -49,13 +49,14 @@ fn never_drilled_is_due_at_once_and_done_until_the_next_run() {
     let drills = [drill("a", Trigger::ScheduledNewest, Verdict::Good, at(NOW))];
     let then = planned(&backups, &drills, &weekly(4), at(NOW) + HOUR * 2);
     assert_eq!(ids(&then), [""; 0]);
-    assert_eq!(then.wake_at(), at("2026-11-29T04:00:00Z"));
+    assert_eq!(then.wake_at(at(NOW) + HOUR * 2), at("2026-11-29T04:00:00Z"));
     assert_eq!(ids(&planned(&backups, &drills, &weekly(4), at("2026-11-29T04:00:00Z"))), ["a"]);
 }
 
 #[test]
 fn nothing_to_drill_is_no_plan_and_a_drill_by_hand_is_no_run() {
-    assert_eq!(ids(&planned(&[], &[], &weekly(4), at(NOW))), [""; 0]);
+    let nothing = planned(&[], &[], &weekly(4), at(NOW));
+    assert_eq!((ids(&nothing), nothing.wake_at(at(NOW))), (vec![], at(NOW) + FIRST_BACKUP_WATCH));
     let by_hand = [drill("a", Trigger::Manual, Verdict::Good, at(NOW) - HOUR)];
     assert_eq!(ids(&planned(&[proved("a", 1, 0)], &by_hand, &weekly(4), at(NOW))), ["a"]);
 }
@@ -117,12 +118,16 @@ fn a_drill_without_verdict_is_tried_again_ever_later_and_after_the_others() {
     let mut drills = vec![failed(0)];
     let waiting = planned(&backups, &drills, &weekly(4), at(NOW) + HOUR);
     assert_eq!((ids(&waiting), waiting.retry_at), (vec![], Some(at(NOW) + HOUR + RETRY_FIRST)));
-    assert_eq!(waiting.wake_at(), at(NOW) + HOUR + RETRY_FIRST);
-    assert_eq!(ids(&planned(&backups, &drills, &weekly(4), waiting.wake_at())), ["old", "new"]);
+    let retry_at = waiting.wake_at(at(NOW) + HOUR);
+    assert_eq!(retry_at, at(NOW) + HOUR + RETRY_FIRST);
+    assert_eq!(ids(&planned(&backups, &drills, &weekly(4), retry_at)), ["old", "new"]);
     drills.push(drill("old", Trigger::ScheduledOlder, Verdict::Open, at(NOW) + HOUR * 2));
     let longer = planned(&backups, &drills, &weekly(4), at(NOW) + HOUR * 3);
     assert_eq!(longer.retry_at, Some(at(NOW) + HOUR * 3 + RETRY_FIRST * 2));
-    assert_eq!(ids(&planned(&backups, &drills, &weekly(4), longer.wake_at())), ["new", "old"]);
+    assert_eq!(
+        ids(&planned(&backups, &drills, &weekly(4), longer.wake_at(at(NOW) + HOUR * 3))),
+        ["new", "old"]
+    );
     assert_eq!((retry_after(1), retry_after(u32::MAX)), (RETRY_FIRST, RETRY_LONGEST));
 }
 
