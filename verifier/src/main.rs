@@ -42,6 +42,8 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         .with_env_filter(EnvFilter::try_new(cli.log.as_deref().unwrap_or(usual))?)
         .with_writer(std::io::stderr)
         .with_target(false)
+        // A daemon whose log went away still drills.
+        .log_internal_errors(false)
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(Box::pin(run(cli)));
@@ -68,8 +70,9 @@ fn cancel_on_signals(kinds: impl IntoIterator<Item = SignalKind>) -> anyhow::Res
         let (mut signal, token) = (signal(kind)?, token.clone());
         tokio::spawn(async move {
             signal.recv().await;
-            eprintln!("stopping: the private server is being removed");
+            // First, since the terminal may be gone.
             token.cancel();
+            eprintln!("stopping: the private server is being removed");
         });
     }
     Ok(token)
