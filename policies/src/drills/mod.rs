@@ -10,15 +10,18 @@
 //! 4. A backup that was found bad is not taken again: only somebody who asks for it has it drilled.
 //! 5. What a run has come to a verdict on is done. A drill that came to none is tried again, ever later, after the others.
 
+mod demand;
+mod past;
 mod rhythm;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
+use demand::Demand;
+use past::Past;
 use rhythm::later;
 pub use rhythm::{Rhythm, Run, randomness_of};
 
@@ -217,160 +220,6 @@ impl Coverage {
 /// The newest backup that was not found bad.
 fn newest(backups: &[Backup]) -> Option<&Backup> {
     backups.iter().filter(|backup| !backup.is_refuted()).max_by_key(|backup| (backup.snapshot_at, &backup.id))
-}
-
-/// The drills that there were, as the run that is on sees them.
-struct Past<'a> {
-    all: &'a [Drill],
-    of_run: Vec<&'a Drill>,
-    begins_at: Timestamp,
-    /// When the run drilled first; `now` if it has not yet. What it has to do was settled then.
-    drills_since: Timestamp,
-    /// When the source was drilled first; `now` if it never was.
-    began_at: Timestamp,
-}
-
-/// A backup that may be one of the older ones of the run, as it was when the run began.
-struct Candidate<'a> {
-    backup: &'a Backup,
-    proved_at: Option<Timestamp>,
-    deadline: Timestamp,
-    /// Never proved, or in the second half of its window.
-    is_waiting: bool,
-    chance: u64,
-}
-
-impl<'a> Past<'a> {
-    fn of(all: &'a [Drill], run: Run, now: Timestamp) -> Self {
-        let of_run = |drill: &&Drill| drill.trigger != Trigger::Manual && drill.started_at >= run.begins_at;
-        let of_run: Vec<_> = all.iter().filter(of_run).collect();
-        let drills_since = of_run.iter().map(|drill| drill.started_at).min().unwrap_or(now);
-        let began_at = all.iter().map(|drill| drill.started_at).min().unwrap_or(now);
-        Self { all, of_run, begins_at: run.begins_at, drills_since, began_at }
-    }
-
-    fn done(&self, trigger: Trigger) -> impl Iterator<Item = &'a Drill> {
-        let done = move |drill: &&Drill| drill.trigger == trigger && drill.verdict != Verdict::Open;
-        self.of_run.iter().copied().filter(done)
-    }
-
-    fn is_newest_done(&self) -> bool {
-        self.done(Trigger::ScheduledNewest).next().is_some()
-    }
-
-    fn older_done(&self) -> usize {
-        self.done(Trigger::ScheduledOlder).map(|drill| &drill.backup).collect::<BTreeSet<_>>().len()
-    }
-
-    /// Whether this run has come to a verdict on it.
-    fn is_settled(&self, id: &str) -> bool {
-        self.of_run.iter().any(|drill| drill.backup == id && drill.verdict != Verdict::Open)
-    }
-
-    /// Drills of this run that came to no verdict on it.
-    fn attempts(&self, id: &str) -> usize {
-        self.of_run.iter().filter(|drill| drill.backup == id && drill.verdict == Verdict::Open).count()
-    }
-
-    fn retry_at(&self) -> Option<Timestamp> {
-        let mut latest_first = self.of_run.clone();
-        latest_first.sort_by_key(|drill| std::cmp::Reverse(drill.finished_at));
-        let open = latest_first.iter().take_while(|drill| drill.verdict == Verdict::Open).count();
-        let last = latest_first.first().filter(|_| open > 0)?;
-        Some(later(last.finished_at, retry_after(u32::try_from(open).unwrap_or(u32::MAX))))
-    }
-
-    /// Those of the older backups that the run may take or took: not found bad before, and there when it began.
-    fn candidates<'b>(
-        &self,
-        backups: &'b [Backup],
-        newest: Option<&Backup>,
-        window: SignedDuration,
-        randomness: u64,
-    ) -> Vec<Candidate<'b>> {
-        let as_newest: Vec<&str> =
-            self.done(Trigger::ScheduledNewest).map(|drill| drill.backup.as_str()).collect();
-        let is_older = |backup: &&Backup| {
-            let is_newest = newest.is_some_and(|newest| newest.id == backup.id);
-            let is_open = self.is_settled(&backup.id) || !backup.is_refuted();
-            !is_newest
-                && !as_newest.contains(&backup.id.as_str())
-                && is_open
-                && backup.snapshot_at <= self.drills_since
-        };
-        let candidate = |backup: &'b Backup| {
-            let proved_at = self.proved_before_run(backup);
-            let since = proved_at.unwrap_or_else(|| backup.snapshot_at.max(self.began_at));
-            Candidate {
-                backup,
-                proved_at,
-                deadline: later(since, window),
-                is_waiting: proved_at.is_none() || later(since, window / 2) <= self.drills_since,
-                chance: randomness_of((randomness, self.begins_at.as_second(), &backup.id)),
-            }
-        };
-        backups.iter().filter(is_older).map(candidate).collect()
-    }
-
-    /// The proof that it had when the run began, so that what the run has done does not change what it has to do.
-    fn proved_before_run(&self, backup: &Backup) -> Option<Timestamp> {
-        if !self.is_settled(&backup.id) {
-            return backup.proved_at;
-        }
-        let good =
-            self.all.iter().filter(|drill| drill.backup == backup.id && drill.verdict == Verdict::Good);
-        good.map(|drill| drill.finished_at).filter(|&at| at < self.begins_at).max()
-    }
-}
-
-/// How many older backups the run takes.
-struct Demand {
-    /// So many by their deadlines: later runs could not take them, not even with the most that they may.
-    urgent: usize,
-    quota: usize,
-    shortfall: Option<Shortfall>,
-}
-
-impl Demand {
-    /// Orders the candidates by their deadlines, and counts. `later_runs`: when the runs after this one begin.
-    fn of(candidates: &mut [Candidate<'_>], later_runs: &[Timestamp], older_per_run_max: u32) -> Self {
-        candidates.sort_by_key(|candidate| (candidate.deadline, candidate.proved_at, candidate.chance));
-        let most = usize::try_from(older_per_run_max).unwrap_or(usize::MAX);
-        let runs_until = |deadline| 1 + later_runs.partition_point(|&begins_at| begins_at < deadline);
-        let (mut urgent, mut level, mut needed_per_run, mut waiting) = (0, 0, 0, 0);
-        let mut shortfall = None;
-        for (before, candidate) in candidates.iter().enumerate() {
-            let (needed, runs) = (before + 1, runs_until(candidate.deadline));
-            waiting += usize::from(candidate.is_waiting);
-            level = level.max(waiting.div_ceil(runs));
-            needed_per_run = needed_per_run.max(needed.div_ceil(runs));
-            let now_or_never = needed.saturating_sub(most.saturating_mul(runs - 1));
-            if now_or_never > urgent && now_or_never > most {
-                let deadline = candidate.deadline;
-                shortfall =
-                    Some(Shortfall { needed, runs, deadline, older_per_run_max, older_per_run_needed: 0 });
-            }
-            urgent = urgent.max(now_or_never);
-        }
-        let shortfall = shortfall.map(|found| Shortfall { older_per_run_needed: needed_per_run, ..found });
-        Self { urgent: urgent.min(most), quota: urgent.max(level).min(most), shortfall }
-    }
-
-    /// Those that may be taken, best first: candidates as [`Self::of`] ordered them.
-    fn order(&self, by_deadline: &[Candidate<'_>]) -> impl Iterator<Item = Pick> {
-        let (urgent, others) = by_deadline.split_at(self.urgent);
-        let due = |candidate: &Candidate<'_>| {
-            let Candidate { deadline, proved_at, .. } = *candidate;
-            Pick::of(candidate.backup, Reason::DueBy { deadline, proved_at })
-        };
-        let mut others: Vec<_> = others.iter().filter(|candidate| candidate.is_waiting).collect();
-        others.sort_by_key(|candidate| (candidate.proved_at, candidate.chance));
-        let waiting = |candidate: &Candidate<'_>| {
-            Pick::of(candidate.backup, candidate.proved_at.map_or(Reason::NeverProved, Reason::LastProved))
-        };
-        let picks: Vec<Pick> = urgent.iter().map(due).chain(others.into_iter().map(waiting)).collect();
-        picks.into_iter()
-    }
 }
 
 impl Pick {

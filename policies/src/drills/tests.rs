@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -106,7 +106,7 @@ fn a_bad_backup_is_left_to_people() {
     assert_eq!((plan.coverage.kept, plan.coverage.proved), (2, 0));
     let found = [drill("bad", Trigger::ScheduledNewest, Verdict::Bad, at(NOW))];
     let bad = Backup { failed_at: Some(at(NOW) + HOUR), ..bad };
-    assert_eq!(ids(&planned(&[bad.clone()], &found, &weekly(4), at(NOW) + HOUR)), [""; 0]);
+    assert_eq!(ids(&planned(std::slice::from_ref(&bad), &found, &weekly(4), at(NOW) + HOUR)), [""; 0]);
     assert_eq!(least_proved(&[bad.clone(), proved("good", 3, 1)], 1).unwrap().id, "good");
     assert_eq!(least_proved(&[bad], 1).unwrap().id, "bad");
 }

@@ -158,6 +158,40 @@ fn rules_pick_their_backups_and_reports_say_so() {
     assert!(ids.iter().any(|id| random["backup"] == **id), "{random:#}");
 }
 
+#[test]
+fn exception_makes_a_failing_check_a_weaker_proof_until_it_ends() {
+    let sandbox = Sandbox::small();
+    sandbox.run_well(&["backup", SOURCE]);
+    let until = |day: &str| {
+        format!(
+            "{YEARLY}\"\nchecks = [{{ name = \"many\", sql = \"select count(*) from notes\", at_least = 1000 }}]\n\
+             exceptions = [{{ check = 'check \"many\"', reason = \"half a year\", until = \"{day}\" }}]\nwindow = \"90d"
+        )
+    };
+    let sandbox = verified(sandbox, &until("2999-12-31"));
+    let report = sandbox.drill(&[]);
+    assert_eq!(report["verdict"], "degraded", "{report:#}");
+    assert_eq!(report["exceptions"][0]["used"], true);
+    let sandbox = verified(sandbox, &until("2020-12-31"));
+    let report = sandbox.drill(&[]);
+    assert_eq!((&report["verdict"], &report["exceptions"][0]["expired"]), (&"failed".into(), &true.into()));
+    assert_eq!(report["coverage"]["proved"], 0, "{report:#}");
+    // A bad backup is told once, and not drilled again and again.
+    let planned = sandbox.verify(&["plan", SOURCE, "--json"]).json();
+    assert_eq!(planned["picks"], Value::Array(vec![]), "{planned:#}");
+}
+
+#[test]
+fn schedule_is_refused_to_a_verifier_whose_reports_nobody_trusts() {
+    const USAGE: i32 = 2;
+    let sandbox = Sandbox::small().trusting_only_a_stranger();
+    let sandbox = verified(sandbox, YEARLY);
+    let backed_up = sandbox.run(&["backup", SOURCE]);
+    let refused = sandbox.verify(&["run", "--once"]);
+    assert_eq!(refused.code, Some(USAGE), "{}\n{}", refused.stderr, backed_up.stderr);
+    assert!(refused.stderr.contains("trusted_signers"), "{}", refused.stderr);
+}
+
 fn verified(sandbox: Sandbox, schedule: &str) -> Sandbox {
     sandbox.with_policy_lines(&format!("[sources.{SOURCE}.verification]\nschedule = \"{schedule}\"\n"))
 }

@@ -126,8 +126,11 @@ impl Daemon {
                 Looked::Drilled
             }
             Err(error) => {
-                if let Some(NothingDue { wake_at }) = error.downcast_ref::<NothingDue>() {
+                if let Some(NothingDue { wake_at, shortfall }) = error.downcast_ref::<NothingDue>() {
                     tracing::info!(%source, until = %wake_at, "nothing is due");
+                    if let Some(shortfall) = shortfall {
+                        tracing::warn!(%source, "{shortfall}");
+                    }
                     return Looked::NothingDue { wake_at: *wake_at };
                 }
                 // Lost while it was taken: somebody else was a moment faster.
@@ -195,11 +198,13 @@ async fn look(
     cancel: &CancellationToken,
 ) -> anyhow::Result<Drilled> {
     let source = verifier.loaded.source(source)?;
+    verifier.ensure_reports_count(Timestamp::now())?;
     Box::pin(verifier.drill(source, request, cancel)).await
 }
 
 /// The sources that are drilled on a schedule.
 fn verified(verifier: &Verifier) -> anyhow::Result<Vec<SourceName>> {
+    verifier.ensure_reports_count(Timestamp::now())?;
     let sources = verifier.loaded.policy.sources.values();
     let verified: Vec<_> =
         sources.filter(|source| source.verification.is_some()).map(|source| source.name.clone()).collect();

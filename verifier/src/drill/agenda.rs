@@ -2,9 +2,12 @@
 
 use anyhow::Context;
 use jiff::Timestamp;
-use pgproof_policies::drills::{self, Backup, Drill, Plan, Rhythm, Trigger, Verdict, randomness_of};
+use pgproof_policies::drills::{
+    self, Backup, Drill, Plan, Rhythm, Shortfall, Trigger, Verdict, randomness_of,
+};
 use pgproof_policies::policy::Source;
 use pgproof_repository::catalog::{self, Entry};
+use pgproof_repository::ids::RepositoryId;
 use pgproof_repository::report::{Report, chain, v1};
 
 use super::choice::{NEWEST, UNPROVED};
@@ -16,6 +19,8 @@ use crate::verifier::Verifier;
 #[error("nothing is due before {wake_at}")]
 pub(crate) struct NothingDue {
     pub wake_at: Timestamp,
+    /// More is needed than the schedule may do.
+    pub shortfall: Option<Shortfall>,
 }
 
 impl Verifier {
@@ -44,13 +49,13 @@ pub(super) fn plan(
     let zone = verifier.loaded.policy.time_zone();
     // The same for every verifier of this source, so that two that share the work make one plan.
     let randomness = randomness_of((verifier.marker.id.as_str(), source.name.as_str()));
-    Ok(drills::plan(&backups(entries), &past, &rhythm, &zone, now, randomness))
+    Ok(drills::plan(&backups(entries, &verifier.marker.id), &past, &rhythm, &zone, now, randomness))
 }
 
-/// The good backups, with what drills found of them.
-pub(super) fn backups(entries: &[Entry]) -> Vec<Backup> {
+/// The good backups of this repository, with what drills found of them. What was copied here is proved where it belongs.
+pub(super) fn backups(entries: &[Entry], repository: &RepositoryId) -> Vec<Backup> {
     let backup = |entry: &Entry| {
-        let signed = entry.whole()?;
+        let signed = entry.whole().filter(|signed| signed.get().repository == *repository)?;
         Some(Backup {
             id: entry.id.to_string(),
             snapshot_at: signed.snapshot_at(),

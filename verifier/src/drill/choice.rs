@@ -9,7 +9,7 @@ use pgproof_policies::{drills, moment};
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::catalog::{self, Entry};
 use pgproof_repository::chain;
-use pgproof_repository::ids::BackupId;
+use pgproof_repository::ids::{BackupId, RepositoryId};
 use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::signature::TrustedSigners;
 use pgproof_repository::store::SharedStore;
@@ -65,10 +65,12 @@ pub(crate) async fn choose(
     let (signed, selection) = match pick {
         Pick::Backup(id) => (catalog::find(store, &source.name, id, signers).await?, Outcome::Passed),
         Pick::At(_) | Pick::Newest => nearest(entries, at)?,
-        Pick::Oldest | Pick::Random | Pick::Unproved => (by_rule(pick, entries)?, Outcome::Passed),
+        Pick::Oldest | Pick::Random | Pick::Unproved => {
+            (by_rule(pick, entries, &marker.id)?, Outcome::Passed)
+        }
         Pick::Due => {
             let plan = agenda::plan(verifier, source, entries, past, now)?;
-            let nothing = || NothingDue { wake_at: plan.wake_at(now) };
+            let nothing = || NothingDue { wake_at: plan.wake_at(now), shortfall: plan.shortfall };
             let due = plan.due().first().ok_or_else(nothing)?;
             rule = agenda::rule(due.reason);
             (of_id(entries, &due.id)?, selection_of_due(entries, due))
@@ -104,9 +106,9 @@ fn rule(pick: &Pick) -> &'static str {
     }
 }
 
-fn by_rule(pick: &Pick, entries: &[Entry]) -> anyhow::Result<SignedManifest> {
+fn by_rule(pick: &Pick, entries: &[Entry], repository: &RepositoryId) -> anyhow::Result<SignedManifest> {
     let randomness = RandomState::new().hash_one(0);
-    let backups = agenda::backups(entries);
+    let backups = agenda::backups(entries, repository);
     let chance = |backup: &&drills::Backup| drills::randomness_of((randomness, &backup.id));
     let found = match pick {
         Pick::Oldest => backups.iter().min_by_key(|backup| (backup.snapshot_at, &backup.id)),
