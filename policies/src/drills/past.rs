@@ -108,6 +108,6 @@ impl<'a> Past<'a> {
         }
         let good =
             self.all.iter().filter(|drill| drill.backup == backup.id && drill.verdict == Verdict::Good);
-        good.map(|drill| drill.finished_at).filter(|&at| at < self.begins_at).max()
+        good.map(|drill| drill.finished_at).filter(|&at| at <= self.drills_since).max()
     }
 }
