@@ -13,6 +13,9 @@ const GAP_OCCURRENCES_MAX: usize = 9_000;
 /// Span looked at to find the longest gap: it holds a leap day and every month.
 const GAP_YEARS: i64 = 4;
 
+/// Occurrences that are counted: more backups than this are kept nowhere.
+const COUNTED_MAX: usize = 100_000;
+
 /// Five cron fields that come true at least once.
 ///
 /// They are read in a time zone. In the night the clocks go forward a skipped time moves behind the gap; when
@@ -37,6 +40,19 @@ impl Schedule {
     pub fn next_after(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         let after = after.to_zoned(zone.clone());
         self.cron.find_next_occurrence(&after, false).ok().map(|next| next.timestamp())
+    }
+
+    /// The last time at or before `now`; `None` where it never came true before.
+    pub fn at_or_before(&self, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+        let now = now.to_zoned(zone.clone());
+        self.cron.find_previous_occurrence(&now, true).ok().map(|last| last.timestamp())
+    }
+
+    /// How often it comes true within `span` from `from` on.
+    pub fn count_within(&self, from: Timestamp, span: SignedDuration, zone: &TimeZone) -> usize {
+        let until = from.checked_add(span).unwrap_or(Timestamp::MAX);
+        let times = std::iter::successors(self.next_after(from, zone), |last| self.next_after(*last, zone));
+        times.take_while(|at| *at <= until).take(COUNTED_MAX).count()
     }
 
     /// Whether a run is due at `now`, the last one having been started at `last`. What was never run is due at

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use pgproof_policies::names::SourceName;
 use pgproof_repository::ids::BackupId;
 
@@ -23,9 +23,10 @@ pub(crate) struct Cli {
     /// Print the report as JSON instead of text.
     #[arg(long, global = true)]
     pub json: bool,
-    /// What to log on standard error: error, warn, info, debug, or a tracing filter.
-    #[arg(long, global = true, env = "PGPROOF_LOG", default_value = "warn", value_name = "FILTER")]
-    pub log: String,
+    /// What to log on standard error: error, warn, info, debug, or a tracing filter; warn if not given, and for `run`
+    /// what the verifier does.
+    #[arg(long, global = true, env = "PGPROOF_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -40,6 +41,12 @@ pub(crate) enum Command {
     ///
     /// Exit code 0: every one was shown within a year; 1: some were not; 4: one does not open it.
     Restorability(Restorability),
+    /// Print which backups the schedule drills next and why, and how many are proved. Nothing is drilled.
+    Plan(Plan),
+    /// Drill all sources on their schedules, until SIGTERM or SIGINT; SIGHUP reads the policy again.
+    ///
+    /// Exit code with --once as that of `drill`, the worst of all drills; 0 when nothing was due. Without it 0 once asked to end.
+    Run(Run),
 }
 
 #[derive(Debug, Args)]
@@ -51,6 +58,9 @@ pub(crate) struct Drill {
     /// This backup.
     #[arg(long, value_name = "ID")]
     pub backup: Option<BackupId>,
+    /// The one that this rule picks.
+    #[arg(long, value_name = "RULE", conflicts_with_all = ["at", "backup"])]
+    pub pick: Option<Rule>,
     /// Connections that load and read tables at the same time; the number of processors if not given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
@@ -71,4 +81,35 @@ pub(crate) struct Restorability {
     /// What a custodian's `age -d` made of a canary (may be repeated).
     #[arg(long, value_name = "FILE")]
     pub answer: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Rule {
+    Newest,
+    Oldest,
+    /// Any good one.
+    Random,
+    /// One that was never proved, or else the one that was proved longest ago.
+    Unproved,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    pub source: SourceName,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Do what is due and end, for timers.
+    #[arg(long)]
+    pub once: bool,
+    /// Print what is due and end.
+    #[arg(long, conflicts_with = "once")]
+    pub dry_run: bool,
+    /// Drills at the same time, each of another source and with a server of its own.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub concurrency: u16,
+    /// Connections of each drill that load and read tables at the same time; the number of processors if not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
 }

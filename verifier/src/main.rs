@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod daemon;
 mod drill;
 mod failure;
 mod verifier;
@@ -15,6 +16,11 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
+
+/// What commands log that somebody waits for.
+const LOG_DEFAULT: &str = "warn";
+/// What the daemon logs: its journal is all that there is to see of it.
+const LOG_OF_DAEMON: &str = "warn,pgproof_verifier=info";
 
 /// How long blocked threads may take to end once everything was cancelled: stopping a server takes a few seconds.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(20);
@@ -31,10 +37,13 @@ fn main() -> ExitCode {
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     // Whatever this process writes is for its own user alone.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let usual = if matches!(cli.command, Command::Run(_)) { LOG_OF_DAEMON } else { LOG_DEFAULT };
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(&cli.log)?)
+        .with_env_filter(EnvFilter::try_new(cli.log.as_deref().unwrap_or(usual))?)
         .with_writer(std::io::stderr)
         .with_target(false)
+        // A daemon whose log went away still drills.
+        .log_internal_errors(false)
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(Box::pin(run(cli)));
@@ -43,24 +52,30 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let cancel = cancel_on_signal()?;
+    // The daemon reads its policy again on SIGHUP; whatever else runs belongs to a terminal.
+    let hangup = (!matches!(cli.command, Command::Run(_))).then(SignalKind::hangup);
+    let cancel =
+        cancel_on_signals([SignalKind::interrupt(), SignalKind::terminate()].into_iter().chain(hangup))?;
     match cli.command {
         Command::Restorability(args) => {
             Box::pin(commands::restorability::run(&cli.policy, args, cli.json)).await
         }
         Command::Drill(args) => Box::pin(commands::drill::run(&cli.policy, args, cli.json, cancel)).await,
+        Command::Plan(args) => Box::pin(commands::plan::run(&cli.policy, args, cli.json)).await,
+        Command::Run(args) => Box::pin(commands::run::run(&cli.policy, args, cli.json, cancel)).await,
     }
 }
 
-/// A token that is cancelled by SIGINT, SIGTERM or SIGHUP. The private server is then stopped and removed.
-fn cancel_on_signal() -> anyhow::Result<CancellationToken> {
+/// A token that any of these signals cancels. The private server is then stopped and removed.
+fn cancel_on_signals(kinds: impl IntoIterator<Item = SignalKind>) -> anyhow::Result<CancellationToken> {
     let token = CancellationToken::new();
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+    for kind in kinds {
         let (mut signal, token) = (signal(kind)?, token.clone());
         tokio::spawn(async move {
             signal.recv().await;
-            eprintln!("stopping: the private server is being removed");
+            // First, since the terminal may be gone.
             token.cancel();
+            eprintln!("stopping: the private server is being removed");
         });
     }
     Ok(token)

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::catalog::{self, Marker};
 use pgproof_repository::keys::{Identities, NoPrompts};
-use pgproof_repository::signature::{SigningKey, TrustedSigners};
+use pgproof_repository::signature::{SigningKey, TrustedSigners, namespace};
 use pgproof_repository::store::SharedStore;
 
 use crate::failure::{Exit, Failure};
@@ -29,6 +30,22 @@ impl Verifier {
         let identities = loaded.identities(Arc::new(NoPrompts))?;
         let (store, marker) = open_repository(&loaded).await?;
         Ok(Self { loaded, store, marker, signers, signing_key, identities })
+    }
+}
+
+impl Verifier {
+    /// Reports that nobody trusts prove nothing, and a schedule that goes by them would drill for ever.
+    pub(crate) fn ensure_reports_count(&self, now: Timestamp) -> anyhow::Result<()> {
+        let probe = self.loaded.sha256.as_bytes();
+        let signature = self.signing_key.sign(namespace::REPORT, probe)?;
+        match self.signers.verify(namespace::REPORT, probe, &signature, now) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let message = format!("reports of this verifier would not be trusted: {error}");
+                let hint = "add the public half of its signing key to `keys.trusted_signers`";
+                Err(Failure::new(Exit::Usage, message, hint).into())
+            }
+        }
     }
 }
 

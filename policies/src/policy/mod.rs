@@ -24,7 +24,7 @@ pub use problems::{PolicyProblems, Problem};
 pub use template::{Template, template};
 pub use verification::{
     Exception, Expectation, NEGATIVE_CONTROL_EVERY_DEFAULT, SCRATCH_PREFIX_DEFAULT, Scratch, SqlCheck,
-    Verification,
+    Verification, WINDOW_DEFAULT,
 };
 
 use raw::{Report, Table};

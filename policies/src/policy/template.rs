@@ -98,6 +98,8 @@ fn source(about: &Template) -> String {
          # What the verifier does. With it, only a backup that was proved displaces an older one.\n\
          # [sources.{}.verification]\n\
          # schedule = \"0 4 * * 0\"\n\
+         # window = \"90d\"           # within it every kept backup is proved once\n\
+         # older_per_run_max = 4    # so many beside the newest each time, at most\n\
          # checks = [{{ name = \"orders exist\", sql = \"select count(*) > 0 from orders\", expect = \"t\" }}]\n",
         about.source, about.source,
     )

@@ -83,8 +83,32 @@ fn the_nightly_policy_says_what_it_says() {
     assert_eq!(app.objectives.recovery_time, Some(SignedDuration::from_hours(2)));
     let verification = app.verification.unwrap();
     assert_eq!(verification.schedule, "0 4 * * 0");
-    assert_eq!(verification.checks.len(), 1);
+    assert_eq!(verification.checks.len(), 2);
     assert_eq!(verification.checks[0].expect, Expectation::Equals("t".to_owned()));
+    assert_eq!(verification.checks[1].role.as_deref(), Some("shop"));
+    assert_eq!(verification.checks[1].time_limit, SignedDuration::from_mins(2));
+    assert_eq!((verification.jitter, verification.older_per_run_max), (SignedDuration::from_mins(30), 4));
+    assert_eq!(verification.window, SignedDuration::from_hours(90 * 24));
+    // Its only shortfall is the one that it speaks of.
+    let shortfalls = crate::objective::shortfalls(&policy, "2026-11-24T00:00:00Z".parse().unwrap());
+    assert!(
+        matches!(shortfalls[..], [crate::objective::Shortfall::ScheduleTooSparse { .. }]),
+        "{shortfalls:?}"
+    );
+}
+
+#[test]
+fn what_the_nightly_policy_leaves_as_comments_can_be_used() {
+    let used = NIGHTLY
+        .replace("# missing_extensions", "missing_extensions")
+        .replace("# [[sources", "[[sources")
+        .replace("# check =", "check =")
+        .replace("# reason =", "reason =")
+        .replace("# until =", "until =");
+    let verification = source(&parsed(&used), "app").verification.unwrap();
+    assert_eq!(verification.missing_extensions, ["postgis"]);
+    assert_eq!(verification.exceptions[0].check, "collations");
+    assert_eq!(source(&parsed(NIGHTLY), "app").verification.unwrap().exceptions, []);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::{Connection, source, values};
 use std::path::PathBuf;
 
 /// Within this span every kept backup is proved once, unless the policy names another: a quarter, as reports are read.
-const WINDOW_DEFAULT: SignedDuration = SignedDuration::from_hours(90 * 24);
+pub const WINDOW_DEFAULT: SignedDuration = SignedDuration::from_hours(90 * 24);
 /// Of so many drills one also tests the verifier's own alarm.
 pub const NEGATIVE_CONTROL_EVERY_DEFAULT: u32 = 10;
 /// Older backups that one scheduled run drills beside the newest, at most: a night has so many hours.

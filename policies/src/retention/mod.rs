@@ -250,6 +250,27 @@ fn line(backup: &Candidate, reasons: Vec<Reason>) -> PlanLine {
     PlanLine { id: backup.id.clone(), snapshot_at: backup.snapshot_at, decision }
 }
 
+/// As reports say it: `daily 30, monthly 12`.
+impl fmt::Display for Retention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { last, hourly, daily, weekly, monthly, yearly, within, keep_all, gate_verified } = self;
+        let counts = [
+            ("last", last),
+            ("hourly", hourly),
+            ("daily", daily),
+            ("weekly", weekly),
+            ("monthly", monthly),
+            ("yearly", yearly),
+        ];
+        let set = counts.into_iter().filter(|(_, count)| **count > 0);
+        let rules = set.map(|(name, count)| format!("{name} {count}"));
+        let young = within.map(|span| Reason::Within(span).to_string());
+        let all = keep_all.then(|| "everything".to_owned());
+        let gate = gate_verified.then(|| "only proved ones displace".to_owned());
+        f.write_str(&rules.chain(young).chain(all).chain(gate).collect::<Vec<_>>().join(", "))
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -344,3 +344,16 @@ fn the_oldest_goes_first() {
     let expired: Vec<&str> = plan.expired().collect();
     assert_eq!(expired, ["2026-11-01T02:00:00Z", "2026-11-02T02:00:00Z", "2026-11-03T02:00:00Z"]);
 }
+
+#[test]
+fn retention_is_said_in_words() {
+    let rules = Retention { daily: 30, monthly: 12, ..Retention::default() };
+    assert_eq!(rules.to_string(), "daily 30, monthly 12");
+    let young = Retention {
+        within: Some(SignedDuration::from_hours(48)),
+        gate_verified: true,
+        ..Retention::default()
+    };
+    assert_eq!(young.to_string(), "within 48h, only proved ones displace");
+    assert_eq!(Retention { keep_all: true, ..Retention::default() }.to_string(), "everything");
+}

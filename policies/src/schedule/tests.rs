@@ -74,3 +74,24 @@ fn the_longest_gap_is_what_a_recovery_point_has_to_allow() {
     assert_eq!(gap("0 2 1 * *", &TimeZone::UTC), 31 * 24 * 60);
     assert_eq!(gap("*/15 * * * *", &TimeZone::UTC), 15);
 }
+
+#[test]
+fn looking_back_finds_what_looking_ahead_found() {
+    for (text, from) in [
+        ("30 2 * * *", "2026-03-28T00:00:00Z"),
+        ("30 2 * * *", "2026-10-24T00:00:00Z"),
+        ("0 */2 * * *", "2026-10-24T20:00:00Z"),
+        ("0 4 * * 0", "2026-11-24T00:00:00Z"),
+        ("0 0 29 2 *", "2026-11-24T00:00:00Z"),
+    ] {
+        let schedule = schedule(text);
+        let mut last = schedule.next_after(at(from), &berlin()).unwrap();
+        for _ in 0..4 {
+            assert_eq!(schedule.at_or_before(last, &berlin()), Some(last), "{text} at {last}");
+            let next = schedule.next_after(last, &berlin()).unwrap();
+            let just_before = next - SignedDuration::from_secs(1);
+            assert_eq!(schedule.at_or_before(just_before, &berlin()), Some(last), "{text} before {next}");
+            last = next;
+        }
+    }
+}

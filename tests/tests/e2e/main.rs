@@ -3,6 +3,7 @@
 mod bad_days;
 mod damaged;
 mod drill_extensions;
+mod drill_schedule;
 mod drill_scratch;
 mod drills;
 mod dump_failures;

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use pgproof_repository::report::{Verdict, v1};
+use pgproof_repository::report::v1;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli;
+use crate::cli::{self, Rule};
 use crate::drill::{self, Pick, Request};
 use crate::failure::Exit;
 use crate::verifier::Verifier;
@@ -20,15 +20,17 @@ pub(crate) async fn run(
     let verifier = Verifier::open(policy).await?;
     let source = verifier.loaded.source(&args.source)?.clone();
     drill::sweep().await;
-    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
     let request = Request {
-        pick: match (args.backup, args.at) {
-            (Some(id), _) => Pick::Backup(id),
-            (None, Some(at)) => Pick::At(at),
-            (None, None) => Pick::Newest,
+        pick: match (args.backup, args.at, args.pick) {
+            (Some(id), _, _) => Pick::Backup(id),
+            (None, Some(at), _) => Pick::At(at),
+            (None, None, Some(Rule::Oldest)) => Pick::Oldest,
+            (None, None, Some(Rule::Random)) => Pick::Random,
+            (None, None, Some(Rule::Unproved)) => Pick::Unproved,
+            (None, None, Some(Rule::Newest) | None) => Pick::Newest,
         },
         trigger: v1::Trigger::Manual,
-        jobs: args.jobs.map_or_else(processors, usize::from),
+        jobs: super::jobs(args.jobs),
         negative_control: args.negative_control,
     };
     let drilled = Box::pin(verifier.drill(&source, &request, &cancel)).await?;
@@ -36,10 +38,5 @@ pub(crate) async fn run(
         true => println!("{}", serde_json::to_string_pretty(&drilled.report)?),
         false => print!("{}", drilled.report.text(Some(drilled.key.as_str()))),
     }
-    Ok(match drilled.report.verdict {
-        Verdict::Passed | Verdict::Degraded => ExitCode::SUCCESS,
-        Verdict::Failed | Verdict::VerifierFailed => Exit::CheckFailed.into(),
-        Verdict::NotRun if drilled.stopped => Exit::Interrupted.into(),
-        Verdict::NotRun => Exit::NotRun.into(),
-    })
+    Ok(drilled.exit().map_or(ExitCode::SUCCESS, Exit::into))
 }

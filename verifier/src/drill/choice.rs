@@ -1,20 +1,28 @@
 //! Which backup a drill takes, and what the catalog says about it.
 
+use std::hash::{BuildHasher, RandomState};
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use pgproof_policies::moment;
-use pgproof_policies::names::SourceName;
+use pgproof_policies::policy::Source;
+use pgproof_policies::{drills, moment};
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::catalog::{self, Entry};
 use pgproof_repository::chain;
-use pgproof_repository::ids::BackupId;
+use pgproof_repository::ids::{BackupId, RepositoryId};
 use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::signature::TrustedSigners;
 use pgproof_repository::store::SharedStore;
 
+use super::agenda::{self, NothingDue};
 use crate::failure::{Exit, Failure};
 use crate::verifier::Verifier;
+use pgproof_repository::report::chain::Found;
 use pgproof_repository::report::{Outcome, v1};
+
+/// Rules as reports name them; the schedule's picks are told from one another by these two.
+pub(super) const NEWEST: &str = "newest";
+pub(super) const UNPROVED: &str = "unproved";
 
 /// Which backup is asked for.
 #[derive(Debug, Clone)]
@@ -23,6 +31,13 @@ pub(crate) enum Pick {
     At(String),
     Backup(BackupId),
     Newest,
+    Oldest,
+    /// Any of the good ones.
+    Random,
+    /// One that was never proved, or else the one that was proved longest ago.
+    Unproved,
+    /// What the schedule asks for; [`NothingDue`] where that is nothing.
+    Due,
 }
 
 /// A signed backup of this repository.
@@ -38,16 +53,28 @@ pub(crate) struct Chosen {
 
 pub(crate) async fn choose(
     verifier: &Verifier,
-    source: &SourceName,
+    source: &Source,
     pick: &Pick,
     entries: &[Entry],
+    past: &[Found],
     now: Timestamp,
 ) -> anyhow::Result<Chosen> {
     let Verifier { store, signers, marker, .. } = verifier;
     let at = at(&verifier.loaded, pick, now)?;
+    let mut rule = rule(pick);
     let (signed, selection) = match pick {
-        Pick::Backup(id) => (catalog::find(store, source, id, signers).await?, Outcome::Passed),
+        Pick::Backup(id) => (catalog::find(store, &source.name, id, signers).await?, Outcome::Passed),
         Pick::At(_) | Pick::Newest => nearest(entries, at)?,
+        Pick::Oldest | Pick::Random | Pick::Unproved => {
+            (by_rule(pick, entries, &marker.id)?, Outcome::Passed)
+        }
+        Pick::Due => {
+            let plan = agenda::plan(verifier, source, entries, past, now)?;
+            let nothing = || NothingDue { wake_at: plan.wake_at(now), shortfall: plan.shortfall };
+            let due = plan.due().first().ok_or_else(nothing)?;
+            rule = agenda::rule(due.reason);
+            (of_id(entries, &due.id)?, selection_of_due(entries, due))
+        }
     };
     if signed.get().repository != marker.id {
         let message = format!("backup {} was made for another repository", signed.get().id);
@@ -58,14 +85,71 @@ pub(crate) async fn choose(
         )
         .into());
     }
-    let (rule, asked) = match pick {
-        Pick::Backup(id) => ("backup", Some(id.to_string())),
-        Pick::At(at) => ("at", Some(at.clone())),
-        Pick::Newest => ("newest", None),
+    let asked = match pick {
+        Pick::Backup(id) => Some(id.to_string()),
+        Pick::At(at) => Some(at.clone()),
+        Pick::Newest | Pick::Oldest | Pick::Random | Pick::Unproved | Pick::Due => None,
     };
     let candidates = entries.iter().filter_map(Entry::whole).count() as u64;
     let choice = v1::Choice { rule: rule.to_owned(), asked, candidates };
     Ok(Chosen { chain: chain_outcome(store, entries, signers).await, signed, selection, choice })
+}
+
+fn rule(pick: &Pick) -> &'static str {
+    match pick {
+        Pick::Backup(_) => "backup",
+        Pick::At(_) => "at",
+        Pick::Newest => NEWEST,
+        Pick::Oldest => "oldest",
+        Pick::Random => "random",
+        Pick::Unproved | Pick::Due => UNPROVED,
+    }
+}
+
+fn by_rule(pick: &Pick, entries: &[Entry], repository: &RepositoryId) -> anyhow::Result<SignedManifest> {
+    let randomness = RandomState::new().hash_one(0);
+    let backups = agenda::backups(entries, repository);
+    let chance = |backup: &&drills::Backup| drills::randomness_of((randomness, &backup.id));
+    let found = match pick {
+        Pick::Oldest => backups.iter().min_by_key(|backup| (backup.snapshot_at, &backup.id)),
+        Pick::Random => backups.iter().min_by_key(chance),
+        _ => drills::least_proved(&backups, randomness),
+    };
+    of_id(entries, &found.ok_or_else(|| nothing_good("there is no good backup"))?.id)
+}
+
+fn of_id(entries: &[Entry], id: &str) -> anyhow::Result<SignedManifest> {
+    let signed = entries.iter().filter_map(Entry::whole).find(|signed| signed.get().id.as_str() == id);
+    Ok(signed.cloned().ok_or_else(|| nothing_good("the backup was removed"))?)
+}
+
+/// The newest that is good may not be the newest that there is.
+fn selection_of_due(entries: &[Entry], due: &drills::Pick) -> Outcome {
+    if due.reason != drills::Reason::Newest {
+        return Outcome::Passed;
+    }
+    let nearer = |entry: &&Entry| {
+        entry.id.as_str() != due.id
+            && entry.id.started_at() >= due.snapshot_at
+            && match &entry.standing {
+                catalog::Standing::Whole(_) => entry.proofs.is_refuted(),
+                catalog::Standing::Quarantined(_) | catalog::Standing::Unsigned => true,
+                catalog::Standing::Incomplete | catalog::Standing::Pruned => false,
+            }
+    };
+    passed_over(entries.iter().filter(nearer))
+}
+
+fn passed_over<'a>(nearer: impl Iterator<Item = &'a Entry>) -> Outcome {
+    let nearer: Vec<_> = nearer.map(|entry| entry.id.to_string()).collect();
+    match nearer.is_empty() {
+        true => Outcome::Passed,
+        false => Outcome::Degraded { reason: format!("nearer and not usable: {}", nearer.join(", ")) },
+    }
+}
+
+fn nothing_good(message: &str) -> Failure {
+    Failure::new(Exit::NothingFound, message, "`pgproof list` shows what is there")
 }
 
 fn at(loaded: &LoadedPolicy, pick: &Pick, now: Timestamp) -> anyhow::Result<Timestamp> {
@@ -75,16 +159,9 @@ fn at(loaded: &LoadedPolicy, pick: &Pick, now: Timestamp) -> anyhow::Result<Time
 }
 
 fn nearest(entries: &[Entry], at: Timestamp) -> anyhow::Result<(SignedManifest, Outcome)> {
-    let Some(choice) = catalog::choose(entries, at) else {
-        let message = "there is no good backup from that time or before";
-        return Err(Failure::new(Exit::NothingFound, message, "`pgproof list` shows what is there").into());
-    };
-    let nearer: Vec<_> = choice.unusable.iter().map(|entry| entry.id.to_string()).collect();
-    let selection = match nearer.is_empty() {
-        true => Outcome::Passed,
-        false => Outcome::Degraded { reason: format!("nearer and not usable: {}", nearer.join(", ")) },
-    };
-    Ok((choice.backup.clone(), selection))
+    let choice = catalog::choose(entries, at)
+        .ok_or_else(|| nothing_good("there is no good backup from that time or before"))?;
+    Ok((choice.backup.clone(), passed_over(choice.unusable.into_iter())))
 }
 
 async fn chain_outcome(store: &SharedStore, entries: &[Entry], signers: &TrustedSigners) -> Outcome {

@@ -1,12 +1,15 @@
 //! A drill: take the lease, choose a backup, prove it in a scratch database, sign and store what was found.
 
+mod agenda;
 mod attempts;
 mod blank;
 mod choice;
 mod control;
+mod exceptions;
 mod names;
 mod queries;
 mod scratch;
+mod standing;
 mod work;
 
 use anyhow::Context;
@@ -20,10 +23,13 @@ use pgproof_repository::report::{self, Report, v1};
 use pgproof_repository::{catalog, custody, layout, records};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use agenda::NothingDue;
 pub(crate) use choice::Pick;
 pub(crate) use scratch::sweep;
+use standing::Standing;
 use work::{ControlOrder, Drill};
 
+use crate::failure::Exit;
 use crate::verifier::Verifier;
 
 /// What is asked of one drill.
@@ -44,6 +50,18 @@ pub(crate) struct Drilled {
     pub key: ObjectKey,
     /// Whether a signal ended it early.
     pub stopped: bool,
+}
+
+impl Drilled {
+    /// The exit code of a program that did just this; `None` where the backup was proved.
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        match self.report.verdict {
+            v1::Verdict::Passed | v1::Verdict::Degraded => None,
+            v1::Verdict::Failed | v1::Verdict::VerifierFailed => Some(Exit::CheckFailed),
+            v1::Verdict::NotRun if self.stopped => Some(Exit::Interrupted),
+            v1::Verdict::NotRun => Some(Exit::NotRun),
+        }
+    }
 }
 
 impl Verifier {
@@ -74,9 +92,10 @@ impl Verifier {
         let now = Timestamp::now();
         let entries = catalog::list(&self.store, &source.name, &self.signers).await?;
         let past = report::chain::list(&self.store, &source.name, &self.signers).await?;
-        let chosen = choice::choose(self, &source.name, &request.pick, &entries, now).await?;
+        let chosen = choice::choose(self, source, &request.pick, &entries, &past, now).await?;
         let mut report = blank::blank(self, source, &chosen, request.trigger, now);
         (report.number, report.previous) = report::chain::next(&past);
+        let standing = Standing::of(self, source, &entries, &past, now).await;
         let shown = custody::last_shown(&self.store, &source.name, &self.signers).await?;
         for recipient in &mut report.recipients {
             recipient.shown_at = shown.get(&recipient.key).copied();
@@ -107,7 +126,12 @@ impl Verifier {
         if stopped {
             report.warnings.push("stopped by a signal".to_owned());
         }
-        report.conclude(Timestamp::now());
+        let now = Timestamp::now();
+        standing.judge_objectives(&mut report, now);
+        let today = now.to_zoned(self.loaded.policy.time_zone()).date();
+        exceptions::apply(&mut report, source.verification.as_ref(), today);
+        report.conclude(now);
+        standing.tell(&mut report);
         let key = self.store_report(&report).await?;
         Ok(Drilled { report, key, stopped })
     }

@@ -12,6 +12,7 @@ pub(super) const INDEXES: &str = "indexes";
 pub(super) const SEQUENCES: &str = "sequences";
 pub(super) const LARGE_OBJECTS: &str = "large objects";
 pub(super) const OWN_CHECKS: &str = "own checks";
+pub(super) const RECOVERY_POINT: &str = "recovery point";
 pub(super) const RECOVERY_TIME: &str = "recovery time";
 
 /// The name of one of the policy's own checks.

@@ -1,0 +1,46 @@
+//! `pgproof-verifier run`: the schedule of all sources.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use pgproof_policies::policy::Source;
+use tokio_util::sync::CancellationToken;
+
+use super::plan::Planned;
+use crate::cli;
+use crate::daemon::{self, Daemon};
+use crate::failure::Exit;
+use crate::verifier::Verifier;
+
+pub(crate) async fn run(
+    policy: &Path,
+    args: cli::Run,
+    json: bool,
+    cancel: CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    let verifier = Verifier::open(policy).await?;
+    if args.dry_run {
+        return dry_run(&verifier, json).await;
+    }
+    let options = daemon::Options {
+        policy: policy.to_owned(),
+        once: args.once,
+        concurrency: usize::from(args.concurrency),
+        jobs: super::jobs(args.jobs),
+        json,
+    };
+    let worst = Box::pin(Daemon::new(verifier, options)?.run(cancel)).await?;
+    Ok(worst.map_or(ExitCode::SUCCESS, Exit::into))
+}
+
+async fn dry_run(verifier: &Verifier, json: bool) -> anyhow::Result<ExitCode> {
+    let is_verified = |source: &&Source| source.verification.is_some();
+    for source in verifier.loaded.policy.sources.values().filter(is_verified) {
+        let planned = Planned::of(verifier, source).await?;
+        match json {
+            true => println!("{}", planned.document()),
+            false => print!("{}", planned.text()),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,260 @@
+//! The schedule as a daemon. Whatever was done lies in the repository: this keeps no state, so several verifiers share the
+//! work, and one that was killed goes on where it was.
+//!
+//! One look at a source takes its lease, plans, and drills the first backup that is due, or finds that there is none. The
+//! rest is waiting: [`turns::Turns`] says for whom.
+
+mod turns;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pgproof_policies::names::SourceName;
+use pgproof_repository::lease::LeaseError;
+use pgproof_repository::report::v1;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::drill::{self, Drilled, NothingDue, Pick, Request};
+use crate::failure::{self, Exit, Failure};
+use crate::verifier::Verifier;
+use turns::{Looked, Turns};
+
+/// The clock is looked at so often, since a host may sleep, or its clock be set.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long drills that were cancelled may take to store what they found.
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub policy: PathBuf,
+    /// Ends when nothing is due any more.
+    pub once: bool,
+    /// Drills at the same time.
+    pub concurrency: usize,
+    /// Connections of each drill.
+    pub jobs: usize,
+    /// One line a report on standard output.
+    pub json: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    verifier: Arc<Verifier>,
+    options: Options,
+    turns: Turns,
+    worst: Option<Exit>,
+}
+
+/// What a worker comes back with.
+type Ended = (SourceName, anyhow::Result<Drilled>);
+
+impl Daemon {
+    pub(crate) fn new(verifier: Verifier, options: Options) -> anyhow::Result<Self> {
+        let mut turns = Turns::default();
+        turns.restart(verified(&verifier)?, Timestamp::now());
+        Ok(Self { verifier: Arc::new(verifier), options, turns, worst: None })
+    }
+
+    /// Works until it is cancelled, or once until nothing is due. Gives the worst exit code of what it did once.
+    pub(crate) async fn run(mut self, cancel: CancellationToken) -> anyhow::Result<Option<Exit>> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        drill::sweep().await;
+        let mut workers = JoinSet::new();
+        while !cancel.is_cancelled() {
+            self.start_workers(&mut workers, &cancel);
+            if self.options.once && workers.is_empty() && self.turns.wake_at().is_none() {
+                return Ok(self.worst);
+            }
+            self.wait(&mut workers, &mut hangup, &cancel).await?;
+        }
+        self.stop(workers).await;
+        Ok(self.options.once.then_some(Exit::Interrupted))
+    }
+
+    fn start_workers(&mut self, workers: &mut JoinSet<Ended>, cancel: &CancellationToken) {
+        while workers.len() < self.options.concurrency {
+            let Some(source) = self.turns.take(Timestamp::now()) else { return };
+            let request = Request {
+                pick: Pick::Due,
+                trigger: v1::Trigger::Scheduled,
+                jobs: self.options.jobs,
+                negative_control: false,
+            };
+            let (verifier, cancel) = (self.verifier.clone(), cancel.clone());
+            workers.spawn(async move {
+                let drilled = Box::pin(look(&verifier, &source, &request, &cancel)).await;
+                (source, drilled)
+            });
+        }
+    }
+
+    /// Until something has to be done.
+    async fn wait(
+        &mut self,
+        workers: &mut JoinSet<Ended>,
+        hangup: &mut Signal,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let has_room = workers.len() < self.options.concurrency;
+        let wake_at = self.turns.wake_at().filter(|_| has_room);
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            Some(ended) = workers.join_next() => self.ended(ended?),
+            _ = hangup.recv() => Box::pin(self.reload()).await,
+            () = tokio::time::sleep(until(wake_at, Timestamp::now())) => {}
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, (source, result): Ended) {
+        let looked = self.judge(&source, result);
+        let is_verified =
+            self.verifier.loaded.source(&source).is_ok_and(|source| source.verification.is_some());
+        let is_done = self.options.once && matches!(looked, Looked::NothingDue { .. } | Looked::Failed);
+        self.turns.enter(&source, looked, is_verified && !is_done, Timestamp::now());
+        if looked == Looked::Failed && !is_done {
+            tracing::info!(%source, failures = self.turns.failures(&source), "trying again later");
+        }
+    }
+
+    /// Tells how a look ended, and counts it.
+    fn judge(&mut self, source: &SourceName, result: anyhow::Result<Drilled>) -> Looked {
+        match result {
+            Ok(drilled) => {
+                self.tell(&drilled);
+                self.worst = worse(self.worst, drilled.exit());
+                Looked::Drilled
+            }
+            Err(error) => {
+                if let Some(NothingDue { wake_at, shortfall }) = error.downcast_ref::<NothingDue>() {
+                    tracing::info!(%source, until = %wake_at, "nothing is due");
+                    if let Some(shortfall) = shortfall {
+                        tracing::warn!(%source, "{shortfall}");
+                    }
+                    return Looked::NothingDue { wake_at: *wake_at };
+                }
+                // Lost while it was taken: somebody else was a moment faster.
+                let lease = error.chain().find_map(|cause| cause.downcast_ref::<LeaseError>());
+                if let Some(LeaseError::Held { .. } | LeaseError::Lost) = lease {
+                    tracing::info!(%source, "another verifier is at work on it");
+                    return Looked::Held;
+                }
+                tracing::warn!(%source, "could not be drilled");
+                self.worst = worse(self.worst, Some(failure::report(&error, self.options.json)));
+                Looked::Failed
+            }
+        }
+    }
+
+    fn tell(&self, drilled: &Drilled) {
+        let Drilled { report, key, .. } = drilled;
+        let (source, backup, number) = (&report.source, &report.backup, report.number);
+        tracing::info!(%source, %backup, verdict = %report.verdict, number, report = %key.as_str(), "drilled");
+        if self.options.json {
+            match serde_json::to_string(report) {
+                Ok(line) => println!("{line}"),
+                Err(error) => tracing::error!(%error, "the report cannot be printed"),
+            }
+        }
+    }
+
+    /// Takes the policy as it is now, or goes on with the one in force when it is wrong.
+    async fn reload(&mut self) {
+        let opened = Verifier::open(&self.options.policy).await;
+        match opened.and_then(|verifier| Ok((verified(&verifier)?, verifier))) {
+            Ok((sources, verifier)) => {
+                self.verifier = Arc::new(verifier);
+                self.turns.restart(sources, Timestamp::now());
+                tracing::info!("the policy was read again");
+            }
+            Err(error) => {
+                failure::report(&error, self.options.json);
+                eprintln!("the policy that was in force stays in force");
+            }
+        }
+    }
+
+    /// Cancelled drills stop their servers and store a report that says so.
+    async fn stop(&mut self, mut workers: JoinSet<Ended>) {
+        let drain = async {
+            while let Some(ended) = workers.join_next().await {
+                match ended {
+                    Ok((_, Ok(drilled))) => self.tell(&drilled),
+                    Ok((source, Err(error))) => tracing::info!(%source, "stopped: {error:#}"),
+                    Err(error) => tracing::error!(%error, "a drill ended without an answer"),
+                }
+            }
+        };
+        if tokio::time::timeout(STOP_DEADLINE, drain).await.is_err() {
+            tracing::warn!("a drill took too long to stop; what it left is removed by the next one");
+        }
+    }
+}
+
+async fn look(
+    verifier: &Verifier,
+    source: &SourceName,
+    request: &Request,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Drilled> {
+    let source = verifier.loaded.source(source)?;
+    verifier.ensure_reports_count(Timestamp::now())?;
+    Box::pin(verifier.drill(source, request, cancel)).await
+}
+
+/// The sources that are drilled on a schedule.
+fn verified(verifier: &Verifier) -> anyhow::Result<Vec<SourceName>> {
+    verifier.ensure_reports_count(Timestamp::now())?;
+    let sources = verifier.loaded.policy.sources.values();
+    let verified: Vec<_> =
+        sources.filter(|source| source.verification.is_some()).map(|source| source.name.clone()).collect();
+    if verified.is_empty() {
+        let hint = "add a section [sources.NAME.verification] with a schedule";
+        return Err(Failure::new(Exit::Usage, "the policy says of no source how it is verified", hint).into());
+    }
+    Ok(verified)
+}
+
+fn until(wake_at: Option<Timestamp>, now: Timestamp) -> Duration {
+    let wait = wake_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
+    wait.unwrap_or(WAIT_MAX).min(WAIT_MAX)
+}
+
+/// A bad backup is worse than one of which nothing is known.
+fn worse(one: Option<Exit>, other: Option<Exit>) -> Option<Exit> {
+    let rank = |exit: &Option<Exit>| match exit {
+        None => 0,
+        Some(Exit::NotRun | Exit::NothingFound | Exit::Usage) => 1,
+        Some(Exit::Interrupted) => 2,
+        Some(Exit::CheckFailed) => 3,
+    };
+    [one, other].into_iter().max_by_key(rank).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+
+    #[test]
+    fn the_clock_is_looked_at_every_minute_and_the_past_is_now() {
+        let now: Timestamp = "2026-11-24T12:00:00Z".parse().unwrap();
+        assert_eq!(until(None, now), WAIT_MAX);
+        assert_eq!(until(Some(now + SignedDuration::from_hours(3)), now), WAIT_MAX);
+        assert_eq!(until(Some(now + SignedDuration::from_secs(7)), now), Duration::from_secs(7));
+        assert_eq!(until(Some(now - SignedDuration::from_secs(7)), now), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_bad_backup_is_the_worst_that_can_be_found() {
+        assert_eq!(worse(None, None), None);
+        assert_eq!(worse(None, Some(Exit::NotRun)), Some(Exit::NotRun));
+        assert_eq!(worse(Some(Exit::CheckFailed), Some(Exit::NotRun)), Some(Exit::CheckFailed));
+        assert_eq!(worse(Some(Exit::CheckFailed), None), Some(Exit::CheckFailed));
+    }
+}
