@@ -1,6 +1,7 @@
 //! End-to-end tests: the built programs against real servers.
 
 mod damaged;
+mod drill_checks;
 mod drills;
 mod dump_failures;
 mod groundwork;

@@ -1,6 +1,7 @@
 //! A drill: take the lease, choose a backup, prove it in a scratch database, sign and store what was found.
 
 mod blank;
+mod checks;
 mod choice;
 mod names;
 mod queries;

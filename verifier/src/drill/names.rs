@@ -11,6 +11,12 @@ pub(super) const TABLES: &str = "tables";
 pub(super) const INDEXES: &str = "indexes";
 pub(super) const SEQUENCES: &str = "sequences";
 pub(super) const LARGE_OBJECTS: &str = "large objects";
+pub(super) const STRUCTURE: &str = "structure";
+pub(super) const CONSTRAINTS: &str = "constraints";
+pub(super) const MATERIALIZED_VIEWS: &str = "materialized views";
+pub(super) const EXTENSIONS: &str = "extensions";
+pub(super) const COLLATIONS: &str = "collation versions";
+pub(super) const AMCHECK: &str = "amcheck";
 pub(super) const OWN_CHECKS: &str = "own checks";
 pub(super) const RECOVERY_TIME: &str = "recovery time";
 

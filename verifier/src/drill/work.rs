@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pgproof_policies::policy::{Kind, PostgresSource, Source};
 use pgproof_postgres::client::{self, Client, Version};
@@ -20,6 +20,7 @@ use pgproof_repository::report::{self, Outcome, Report, v1};
 use pgproof_repository::store::{SharedStore, StoreError};
 use tokio_util::sync::CancellationToken;
 
+use super::checks::{self, Finding, Subject};
 use super::names::{GLOBALS, INDEXES, OBJECTS, RECOVERY_TIME, RESTORE, SERVER, TABLES, own_check};
 use super::{queries, scratch};
 use crate::failure::{causes, chain};
@@ -65,10 +66,12 @@ impl Drill {
             return;
         }
         self.recovered(since);
+        let restored_in = since.elapsed();
         let database = cluster.spec().with_database(DATABASE);
         self.compare(&database, &inventory).await;
         self.enter(INDEXES, queries::invalid_indexes(&database).await, None);
         self.own_checks(&database).await;
+        self.check_contents(&database, &inventory, restored_in).await;
     }
 
     /// Reads every byte of every object, down to the plaintext.
@@ -240,6 +243,25 @@ impl Drill {
         self.report.tables = tables.iter().map(stored_table).collect();
         let detail = format!("{} tables, {rows} rows counted and digested", tables.len());
         self.enter(TABLES, outcome, Some(detail));
+    }
+
+    /// After the policy's own checks, which see the database as it was restored.
+    async fn check_contents(
+        &mut self,
+        database: &ConnectionSpec,
+        inventory: &Inventory,
+        restored_in: Duration,
+    ) {
+        let since = Instant::now();
+        let verification = self.source.verification.as_ref();
+        let missing_extensions =
+            verification.map_or(&[][..], |verification| &verification.missing_extensions);
+        let subject = Subject { database, inventory, jobs: self.jobs, missing_extensions, restored_in };
+        for finding in Box::pin(checks::run(&subject)).await {
+            let Finding { name, required, outcome, detail } = finding;
+            self.report.enter(name, required, outcome, detail);
+        }
+        self.took("check contents", since);
     }
 
     async fn own_checks(&mut self, database: &ConnectionSpec) {
