@@ -11,6 +11,9 @@ use pgproof_postgres::payload::PayloadError;
 use pgproof_repository::inventory;
 use pgproof_repository::sealed::{Ciphertext, FrameRecord, Plaintext, SealError, SealJob, Sealer};
 
+/// Entries of a table of contents that are relations; the oids of others are of other catalogs.
+const RELATIONS: [&str; 5] = ["TABLE", "FOREIGN TABLE", "VIEW", "MATERIALIZED VIEW", "SEQUENCE"];
+
 /// What a worker found in one block.
 pub(super) type BlockDigests = Result<Vec<(i32, RowDigest)>, PayloadError>;
 
@@ -130,7 +133,8 @@ impl SealedArchive {
     /// The oids of the tables, views and sequences that the archive makes; `None` when it was not read.
     pub(crate) fn relations(&self) -> Option<BTreeSet<u32>> {
         let Found::Indexed(index) = &self.found else { return None };
-        Some(index.toc.entries.iter().map(|entry| entry.oid).collect())
+        let relations = index.toc.entries.iter().filter(|entry| RELATIONS.contains(&entry.desc.as_str()));
+        Some(relations.map(|entry| entry.oid).collect())
     }
 }
 

@@ -22,15 +22,8 @@ const LOCK_TIMEOUT: &str = "10s";
 /// How long one query may take; a second is usual for thousands of tables.
 const STATEMENT_TIMEOUT: &str = "5min";
 /// Kinds that are relations. What belongs to a relation that is missing is not listed beside it.
-const RELATION_KINDS: [&str; 7] = [
-    "table",
-    "partitioned table",
-    "foreign table",
-    "view",
-    "materialized view",
-    "composite type",
-    "sequence",
-];
+const RELATION_KINDS: [&str; 6] =
+    ["table", "partitioned table", "foreign table", "view", "materialized view", "sequence"];
 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -61,10 +61,11 @@ const SCHEMAS: &str = "
      WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'public')
        AND NOT EXISTS (SELECT FROM members m WHERE m.classid = 'pg_namespace'::regclass AND m.objid = n.oid)";
 
+/// A composite type is known by another oid in a dump's table of contents, so that it is given as belonging to none.
 const RELATIONS_THEMSELVES: &str = "
     SELECT CASE r.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'partitioned table' WHEN 'f' THEN 'foreign table'
                           WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'c' THEN 'composite type' END,
-           r.label, r.oid,
+           r.label, CASE WHEN r.relkind = 'c' THEN 0::oid ELSE r.oid END,
            concat_ws('|', c.relpersistence, c.relreplident, c.relrowsecurity, c.relforcerowsecurity,
                      'of ' || nullif(c.reloftype, 0)::regtype::text,
                      'by ' || (SELECT amname FROM pg_am WHERE oid = c.relam),
@@ -91,7 +92,7 @@ const SEQUENCES: &str = "
 
 /// Properties by `to_jsonb`, as not every version has them all.
 const COLUMNS: &str = "
-    SELECT 'column', format('%s.%I', r.label, a.attname), r.oid,
+    SELECT 'column', format('%s.%I', r.label, a.attname), CASE WHEN r.relkind = 'c' THEN 0::oid ELSE r.oid END,
            concat_ws('|', format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
                      CASE WHEN a.attcollation <> t.typcollation THEN a.attcollation::regcollation END,
                      CASE WHEN r.relkind IN ('r', 'p', 'f') THEN

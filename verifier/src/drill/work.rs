@@ -256,7 +256,16 @@ impl Drill {
         let verification = self.source.verification.as_ref();
         let missing_extensions =
             verification.map_or(&[][..], |verification| &verification.missing_extensions);
-        let subject = Subject { database, inventory, jobs: self.jobs, missing_extensions, restored_in };
+        let archive = &self.signed.get().archive;
+        let because = archive.not_indexed_because.as_deref().unwrap_or("the archive is not indexed");
+        let subject = Subject {
+            database,
+            inventory,
+            not_indexed_because: (!archive.indexed).then_some(because),
+            jobs: self.jobs,
+            missing_extensions,
+            restored_in,
+        };
         for finding in Box::pin(checks::run(&subject)).await {
             let Finding { name, required, outcome, detail } = finding;
             self.report.enter(name, required, outcome, detail);

@@ -107,7 +107,11 @@ async fn install(session: &Session) -> Result<String, Stop> {
     if session.query_opt(query, &[]).await?.is_none() {
         return Err(Stop("the extension amcheck is not installed on this server".to_owned()));
     }
-    let install = format!("CREATE SCHEMA {OWN_SCHEMA}; CREATE EXTENSION amcheck SCHEMA {OWN_SCHEMA}");
+    // As a replica, so that event triggers of the restored database neither run nor stand in the way.
+    let install = format!(
+        "SET session_replication_role = replica; \
+         CREATE SCHEMA {OWN_SCHEMA}; CREATE EXTENSION amcheck SCHEMA {OWN_SCHEMA}"
+    );
     session.batch_execute(&install).await?;
     Ok(OWN_SCHEMA.to_owned())
 }

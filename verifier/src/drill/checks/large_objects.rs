@@ -4,11 +4,11 @@ use pgproof_postgres::large_objects;
 use pgproof_repository::inventory::LargeObjects;
 use pgproof_repository::report::Outcome;
 
-use super::{Subject, Told, failed, not_run, not_run_for};
+use super::{Subject, Told, failed, not_recorded, not_run_for};
 
 pub(super) async fn check(subject: &Subject<'_>) -> Told {
     let Some(expected) = &subject.inventory.large_objects else {
-        return not_run("the inventory does not record large objects");
+        return not_recorded(subject, "large objects");
     };
     let found = match large_objects::read(subject.database, subject.jobs).await {
         Ok(found) => found,

@@ -3,11 +3,11 @@
 use pgproof_postgres::sequences::{self, SequenceDifference};
 use pgproof_repository::report::Outcome;
 
-use super::{Subject, Told, failed, named, not_run, not_run_for};
+use super::{Subject, Told, failed, named, not_recorded, not_run_for};
 
 pub(super) async fn check(subject: &Subject<'_>) -> Told {
     let Some(expected) = &subject.inventory.sequences else {
-        return not_run("the inventory does not record sequences");
+        return not_recorded(subject, "sequences");
     };
     let detail = Some(format!("{} sequences", expected.len()));
     match sequences::differences(subject.database, expected).await {
