@@ -52,6 +52,7 @@ fn check(sound: &Archive, limits: Limits, step: usize) {
     assert!(recomposed == sound.bytes, "the blocks are not what was read");
     assert_eq!(index.head_bytes as usize, sound.head);
     assert_eq!(index.archive_bytes as usize, sound.bytes.len());
+    assert_eq!(index.large_objects, sound.large_objects);
     let mut digests: BTreeMap<i32, RowDigest> = index.giant_rows.clone();
     let mut offset = 0;
     for block in &blocks {

@@ -23,6 +23,64 @@ pub struct Inventory {
     pub facts: serde_json::Value,
     #[serde(default)]
     pub server_settings: BTreeMap<String, String>,
+    /// The values that the dump gives to sequences. `None`: not recorded, which is not the same as none at all.
+    #[serde(default)]
+    pub sequences: Option<Vec<Sequence>>,
+    /// What the dump's large objects amount to. `None`: not recorded.
+    #[serde(default)]
+    pub large_objects: Option<LargeObjects>,
+    /// The database's objects beside its rows. `None`: not recorded.
+    #[serde(default)]
+    pub structure: Option<Structure>,
+}
+
+/// What the database was beside its rows, at the snapshot.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Structure {
+    pub server_major: u32,
+    pub objects: Vec<Object>,
+    /// Constraints that were never checked against all rows.
+    pub not_validated: Vec<String>,
+    /// Materialized views that held nothing.
+    pub not_populated: Vec<String>,
+    /// Versions of the collations in use that have one.
+    pub collation_versions: BTreeMap<String, String>,
+    /// Relations that the policy left out of the dump; neither they nor what is theirs is among the objects.
+    pub left_out: Vec<String>,
+}
+
+/// One object of a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    pub kind: String,
+    /// Quoted where SQL needs it, with its schema or its table: `body on public.orders`.
+    pub name: String,
+    /// Oid, in the source, of the relation that it is or belongs to; 0 if there is none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub relation: u32,
+    /// 16 hexadecimal digits: a hash of its definition.
+    pub digest: String,
+}
+
+fn is_zero(oid: &u32) -> bool {
+    *oid == 0
+}
+
+/// A sequence as the dump sets it, which may be later than the snapshot: sequences know no transactions.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Sequence {
+    pub schema: String,
+    pub name: String,
+    pub last_value: i64,
+    pub is_called: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LargeObjects {
+    pub count: u64,
+    pub bytes: u64,
+    /// 32 hexadecimal digits: the sum modulo 2^128 of XXH3-128 over each object's id (4 bytes, big endian) and contents.
+    pub digest: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! One backup, from lease to manifest: the sequence at the top, its steps below.
 
+mod expected;
 mod stream;
 mod watchdog;
 
@@ -15,7 +16,7 @@ use pgproof_postgres::connection::{ConnectionSpec, Environment};
 use pgproof_postgres::dump::{DumpOrder, DumpedGlobals, dump_globals, encoding_of_dump};
 use pgproof_postgres::preflight::Preflight;
 use pgproof_postgres::snapshot::{ExportedSnapshot, ServerSetting, SnapshotFacts};
-use pgproof_postgres::source;
+use pgproof_postgres::{source, structure};
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::catalog::{self, Marker, Standing};
 use pgproof_repository::ids::{BackupId, RepositoryId};
@@ -141,7 +142,11 @@ impl Job {
 
         let dump_program = self.find(Program::PgDump, facts).await?;
         let mut started = Started::new(self.store.clone(), self.source.name.clone(), id.clone());
-        let (archive, parts) = self.dump_archive(&started, &snapshot, &dump_program).await?;
+        let (dumped, structure) = tokio::join!(
+            self.dump_archive(&started, &snapshot, &dump_program),
+            structure::read(snapshot.session())
+        );
+        let (archive, parts) = dumped?;
         if let Found::Uncut { reason } = &archive.found {
             warnings.push(format!("the archive is not indexed and will be restored serially: {reason}"));
         }
@@ -154,7 +159,8 @@ impl Job {
         self.put(&mut started, layout::GLOBALS, v1::Role::Globals, globals.text.as_bytes()).await?;
         warnings.extend(globals.degraded.into_iter().chain(globals.warnings));
         let settings = snapshot.server_settings().await?;
-        let inventory = inventory_of(&archive, facts, &settings)?;
+        let mut inventory = inventory_of(&archive, facts, &settings)?;
+        warnings.extend(expected::record(&mut inventory, &archive, structure, postgres(&self.source)));
         let inventory_bytes = serde_json::to_vec(&inventory)?;
         self.put(&mut started, layout::INVENTORY, v1::Role::Inventory, &inventory_bytes).await?;
         snapshot.close().await?;
@@ -411,6 +417,9 @@ fn inventory_of(
         archives: vec![archive.inventory(layout::archive_name(0))],
         facts: serde_json::to_value(facts).context("facts cannot be written down")?,
         server_settings: settings.iter().map(|s| (s.name.clone(), s.value.clone())).collect(),
+        sequences: None,
+        large_objects: None,
+        structure: None,
     })
 }
 

@@ -1,15 +1,20 @@
 //! From `pg_dump`'s pipe to the parts of an upload: cut at rows, compress, digest, encrypt. All on threads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
+use pgproof_postgres::archive::sequences::{SequenceValue, UnknownStatement};
 use pgproof_postgres::archive::{
     ArchiveError, ArchiveIndex, BlockLayout, CutBlock, Cutter, Outcome, TocEntry,
 };
 use pgproof_postgres::digest::{RowDigest, digest_bytes};
+use pgproof_postgres::large_objects::LargeObjectDigest;
 use pgproof_postgres::payload::PayloadError;
 use pgproof_repository::inventory;
 use pgproof_repository::sealed::{Ciphertext, FrameRecord, Plaintext, SealError, SealJob, Sealer};
+
+/// Entries of a table of contents that are relations; the oids of others are of other catalogs.
+const RELATIONS: [&str; 5] = ["TABLE", "FOREIGN TABLE", "VIEW", "MATERIALIZED VIEW", "SEQUENCE"];
 
 /// What a worker found in one block.
 pub(super) type BlockDigests = Result<Vec<(i32, RowDigest)>, PayloadError>;
@@ -106,6 +111,33 @@ impl SealedArchive {
             }
         }
         inventory::Archive { object, head_bytes: index.head_bytes, tables, blobs, frames }
+    }
+}
+
+impl SealedArchive {
+    /// What the archive sets sequences to; `None` when it was not read.
+    pub(crate) fn sequences(&self) -> Option<Result<Vec<inventory::Sequence>, UnknownStatement>> {
+        let Found::Indexed(index) = &self.found else { return None };
+        let stored = |value: SequenceValue| inventory::Sequence {
+            schema: value.schema,
+            name: value.name,
+            last_value: value.last_value,
+            is_called: value.is_called,
+        };
+        Some(index.toc.sequence_values().map(|values| values.into_iter().map(stored).collect()))
+    }
+
+    pub(crate) fn large_objects(&self) -> Option<inventory::LargeObjects> {
+        let Found::Indexed(index) = &self.found else { return None };
+        let LargeObjectDigest { count, bytes, sum } = index.large_objects;
+        Some(inventory::LargeObjects { count, bytes, digest: format!("{sum:032x}") })
+    }
+
+    /// The oids of the tables, views and sequences that the archive makes; `None` when it was not read.
+    pub(crate) fn relations(&self) -> Option<BTreeSet<u32>> {
+        let Found::Indexed(index) = &self.found else { return None };
+        let relations = index.toc.entries.iter().filter(|entry| RELATIONS.contains(&entry.desc.as_str()));
+        Some(relations.map(|entry| entry.oid).collect())
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::Toc;
 use crate::digest::RowDigest;
+use crate::large_objects::LargeObjectDigest;
 
 /// How large blocks are, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +78,7 @@ pub struct ArchiveIndex {
     pub data: Vec<DataSpan>,
     /// The rows that no block holds whole; they are to be added to the tables' digests.
     pub giant_rows: BTreeMap<i32, RowDigest>,
+    pub large_objects: LargeObjectDigest,
     pub archive_bytes: u64,
 }
 

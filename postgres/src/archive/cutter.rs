@@ -1,8 +1,8 @@
 //! Cutting an archive, as it streams by, into blocks that begin and end at rows.
 //!
 //! The cutter is the one thread that every byte of a backup passes, so it looks at chunk headers and at the ends of
-//! chunks, and at nothing between them; counting and hashing rows is left to whoever takes the blocks. Only rows
-//! longer than a whole block are hashed here, because no one else sees them in one piece.
+//! chunks, and at nothing between them; counting and hashing rows is left to whoever takes the blocks. Only large
+//! objects, and rows longer than a whole block, are hashed here, because no one else sees them in one piece.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -13,6 +13,7 @@ use super::rows::OpenTable;
 use super::source::Source;
 use super::toc::{HeadParser, Progress};
 use super::{ArchiveError, INT_BYTES, Toc, read_int};
+use crate::large_objects::LargeObjectHasher;
 
 /// What a data block of a table begins with, and one of large objects.
 const KIND_ROWS: u8 = 1;
@@ -37,6 +38,7 @@ pub struct Cutter<R> {
     awaited: HashMap<i32, DataKind>,
     data: Vec<DataSpan>,
     giants: GiantRows,
+    large_objects: LargeObjectHasher,
 }
 
 #[derive(Debug)]
@@ -94,6 +96,7 @@ impl<R: Read> Cutter<R> {
             awaited: HashMap::new(),
             data: Vec::new(),
             giants: GiantRows::default(),
+            large_objects: LargeObjectHasher::default(),
         }
     }
 
@@ -139,6 +142,7 @@ impl<R: Read> Cutter<R> {
                 head_bytes: self.head_bytes,
                 data: self.data,
                 giant_rows: self.giants.into_digests(),
+                large_objects: self.large_objects.digest(),
                 archive_bytes,
             }))),
             _ => {
@@ -393,6 +397,7 @@ impl<R: Read> Cutter<R> {
             if blobs.chunk_left > 0 {
                 let room = self.limits.target - self.position;
                 let count = (blobs.chunk_left as usize).min(room).min(filled.len() - self.position);
+                self.large_objects.update(&filled[self.position..self.position + count]);
                 self.position += count;
                 blobs.chunk_left -= count as u32;
                 if count == 0 {
@@ -408,8 +413,14 @@ impl<R: Read> Cutter<R> {
             match (blobs.inside_object, value) {
                 (false, 0) => return Ok(self.end_blobs()),
                 // An object's id is unsigned, and was written as if it had a sign.
-                (false, _) => blobs.inside_object = true,
-                (true, 0) => blobs.inside_object = false,
+                (false, id) => {
+                    blobs.inside_object = true;
+                    self.large_objects.begin(id as u32);
+                }
+                (true, 0) => {
+                    blobs.inside_object = false;
+                    self.large_objects.end();
+                }
                 (true, length) => match u32::try_from(length) {
                     Ok(length) => blobs.chunk_left = length,
                     Err(_) => return Err(self.damaged("a chunk of a negative length")),

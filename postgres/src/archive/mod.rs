@@ -12,6 +12,7 @@ mod giants;
 mod reader;
 mod rows;
 pub mod selection;
+pub mod sequences;
 mod source;
 pub mod toc;
 

@@ -245,6 +245,9 @@ mod tests {
             archives: vec![archive],
             facts: serde_json::Value::Null,
             server_settings: settings,
+            sequences: None,
+            large_objects: None,
+            structure: None,
         }
     }
 

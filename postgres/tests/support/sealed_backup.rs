@@ -48,6 +48,9 @@ pub(crate) async fn back_up(bin: &Path, spec: &ConnectionSpec, indexed: bool) ->
         archives: vec![archive],
         facts: serde_json::to_value(&facts).unwrap(),
         server_settings: BTreeMap::new(),
+        sequences: None,
+        large_objects: None,
+        structure: None,
     };
     let manifest = signed(&manifest(&facts, object, &inventory, indexed));
     let store: SharedStore = memory.clone();

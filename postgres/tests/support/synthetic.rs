@@ -1,6 +1,7 @@
 //! Archives written by hand, with what they ought to be read as.
 
 use pgproof_postgres::digest::{RowDigest, digest_rows};
+use pgproof_postgres::large_objects::{LargeObjectDigest, LargeObjectHasher};
 
 /// One entry's data.
 #[derive(Debug, Clone)]
@@ -16,6 +17,7 @@ pub(crate) struct Archive {
     pub(crate) head: usize,
     /// For each table its dump id, where its data lies and what its rows amount to.
     pub(crate) tables: Vec<(i32, std::ops::Range<usize>, RowDigest)>,
+    pub(crate) large_objects: LargeObjectDigest,
 }
 
 pub(crate) fn int(out: &mut Vec<u8>, value: i64) {
@@ -36,7 +38,7 @@ fn null(out: &mut Vec<u8>) {
 pub(crate) fn archive(minor: u8, data: &[Data]) -> Archive {
     let mut bytes = head(minor, data);
     let head = bytes.len();
-    let mut tables = Vec::new();
+    let (mut tables, mut large_objects) = (Vec::new(), LargeObjectHasher::default());
     for (id, data) in (1..).zip(data) {
         let start = bytes.len();
         write_data(&mut bytes, i64::from(id), data);
@@ -44,7 +46,19 @@ pub(crate) fn archive(minor: u8, data: &[Data]) -> Archive {
             tables.push((id, start..bytes.len(), digest_rows(rows.iter().map(Vec::as_slice))));
         }
     }
-    Archive { bytes, head, tables }
+    for (oid, contents) in data.iter().flat_map(blobs) {
+        large_objects.begin(*oid);
+        large_objects.update(contents);
+        large_objects.end();
+    }
+    Archive { bytes, head, tables, large_objects: large_objects.digest() }
+}
+
+fn blobs(data: &Data) -> &[(u32, Vec<u8>)] {
+    match data {
+        Data::Rows { .. } => &[],
+        Data::Blobs(blobs) => blobs,
+    }
 }
 
 fn head(minor: u8, data: &[Data]) -> Vec<u8> {

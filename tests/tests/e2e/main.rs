@@ -2,6 +2,7 @@
 
 mod bad_days;
 mod damaged;
+mod drill_checks;
 mod drill_extensions;
 mod drill_schedule;
 mod drill_scratch;

@@ -3,6 +3,7 @@
 mod agenda;
 mod attempts;
 mod blank;
+mod checks;
 mod choice;
 mod control;
 mod exceptions;

@@ -14,13 +14,16 @@ use pgproof_repository::report::Outcome;
 const OWN_TIME_MAX: Duration = Duration::from_secs(300);
 /// Values in a report are for reading; what is longer is cut.
 const SHOWN_CHARS_MAX: usize = 200;
-/// Gives a session the search path that the database's users have; sessions of ours start with an empty one.
+/// Gives a session the search path that its role has in the database; sessions of ours start with an empty one.
 const USERS_SEARCH_PATH: &str = r#"
     SELECT pg_catalog.set_config('search_path', coalesce(
         (SELECT pg_catalog.substr(setting, 13)
            FROM pg_catalog.pg_db_role_setting AS own, pg_catalog.unnest(own.setconfig) AS setting
-          WHERE own.setrole = 0 AND setting LIKE 'search\_path=%' AND own.setdatabase =
-                (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())),
+          WHERE setting LIKE 'search\_path=%'
+            AND own.setrole IN (0, (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user))
+            AND own.setdatabase IN
+                (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))
+          ORDER BY own.setrole = 0, own.setdatabase = 0 LIMIT 1),
         '"$user", public'), false)"#;
 
 /// Asks one of the policy's questions, read only and for a limited time.
@@ -30,6 +33,11 @@ pub(crate) async fn ask(database: &ConnectionSpec, check: &SqlCheck) -> Outcome 
         Ok(session) => session,
         Err(reason) => return Outcome::NotRun { reason },
     };
+    if let Some(role) = &check.role
+        && let Err(outcome) = become_role(&session, role).await
+    {
+        return outcome;
+    }
     if let Err(error) = session.batch_execute(USERS_SEARCH_PATH).await {
         return Outcome::NotRun { reason: told(&error) };
     }
@@ -44,6 +52,17 @@ pub(crate) async fn ask(database: &ConnectionSpec, check: &SqlCheck) -> Outcome 
         Ok(Err(error)) => of_error(&error),
         Ok(Ok(messages)) => judge(&messages, &check.expect),
     }
+}
+
+/// Goes on as another role. One that the restored cluster lacks is a finding: the backup should have brought it.
+async fn become_role(session: &Session, role: &str) -> Result<(), Outcome> {
+    let query = "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = $1";
+    let there = session.query_opt(query, &[&role]).await;
+    if there.map_err(|error| Outcome::NotRun { reason: told(&error) })?.is_none() {
+        return Err(Outcome::Failed { reason: format!("role {role:?} does not exist after the restore") });
+    }
+    let set = session.query("SELECT pg_catalog.set_config('role', $1, false)", &[&role]).await;
+    set.map(drop).map_err(|error| Outcome::NotRun { reason: told(&error) })
 }
 
 /// Indexes that are not valid. Some are meant to be so, such as those of partitioned tables with a partition missing.

@@ -1,7 +1,7 @@
 //! The work of one drill: read everything, restore it with the code that an operator runs, compare every row.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use pgproof_policies::policy::{Kind, Source};
@@ -24,6 +24,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio_util::sync::CancellationToken;
 
+use super::checks::{self, Finding, Subject};
 use super::control::Control;
 use super::names::{GLOBALS, INDEXES, OBJECTS, RECOVERY_TIME, RESTORE, SERVER, TABLES, own_check};
 use super::queries;
@@ -101,9 +102,10 @@ impl Drill {
             return;
         }
         self.recovered(since);
+        let restored_in = since.elapsed();
         let restored = extensions::without(prepared.inventory, &self.left_out);
         tokio::select! {
-            () = Box::pin(self.check(scratch, &restored)) => {}
+            () = Box::pin(self.check(scratch, &restored, restored_in)) => {}
             () = cancel.cancelled() => {}
         }
         // Checks that could not be made for want of a server are worth another attempt, whichever they were.
@@ -134,11 +136,12 @@ impl Drill {
         }
     }
 
-    async fn check(&mut self, scratch: &Scratch, inventory: &Inventory) {
+    async fn check(&mut self, scratch: &Scratch, inventory: &Inventory, restored_in: Duration) {
         let database = scratch.server().with_database(scratch.database());
         self.compare(&database, inventory).await;
         self.enter(INDEXES, queries::invalid_indexes(&database).await, None);
         self.own_checks(&database).await;
+        self.check_contents(&database, inventory, restored_in).await;
         self.control(&database, inventory).await;
     }
 
@@ -370,6 +373,34 @@ impl Drill {
         self.report.tables = tables.iter().map(stored_table).collect();
         let detail = format!("{} tables, {rows} rows counted and digested", tables.len());
         self.enter(TABLES, outcome, Some(detail));
+    }
+
+    /// After the policy's own checks, which see the database as it was restored.
+    async fn check_contents(
+        &mut self,
+        database: &ConnectionSpec,
+        inventory: &Inventory,
+        restored_in: Duration,
+    ) {
+        let since = Instant::now();
+        let verification = self.source.verification.as_ref();
+        let missing_extensions =
+            verification.map_or(&[][..], |verification| &verification.missing_extensions);
+        let archive = &self.signed.get().archive;
+        let because = archive.not_indexed_because.as_deref().unwrap_or("the archive is not indexed");
+        let subject = Subject {
+            database,
+            inventory,
+            not_indexed_because: (!archive.indexed).then_some(because),
+            jobs: self.jobs,
+            missing_extensions,
+            restored_in,
+        };
+        for finding in Box::pin(checks::run(&subject)).await {
+            let Finding { name, required, outcome, detail } = finding;
+            self.report.enter(name, required, outcome, detail);
+        }
+        self.took("check contents", since);
     }
 
     async fn own_checks(&mut self, database: &ConnectionSpec) {
