@@ -153,3 +153,19 @@ pub enum InventoryError {
     #[error("inventory has version {version}; this program reads up to version {VERSION}")]
     Newer { version: u32 },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_older_inventory_does_not_record_is_not_taken_for_none() {
+        let head = r#""format": "pgproof-inventory", "version": 1, "archives": [], "facts": null"#;
+        let older = parse(format!("{{{head}}}").as_bytes()).unwrap();
+        assert_eq!((&older.sequences, &older.large_objects, &older.structure), (&None, &None, &None));
+        let newer = parse(format!("{{{head}, \"sequences\": []}}").as_bytes()).unwrap();
+        assert_eq!(newer.sequences, Some(Vec::new()));
+        let read_again = parse(&serde_json::to_vec(&newer).unwrap()).unwrap();
+        assert_eq!(read_again, newer);
+    }
+}
