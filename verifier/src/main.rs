@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod drill;
 mod failure;
+mod report;
 mod verifier;
 
 use std::process::ExitCode;
@@ -46,6 +47,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let cancel = cancel_on_signal()?;
     match cli.command {
         Command::Drill(args) => Box::pin(commands::drill::run(&cli.policy, args, cli.json, cancel)).await,
+        Command::Report(command) => commands::report::run(&cli.policy, command, cli.json).await,
     }
 }
 

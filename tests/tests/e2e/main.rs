@@ -5,6 +5,7 @@ mod drills;
 mod dump_failures;
 mod groundwork;
 mod killed;
+mod reports;
 mod round_trip;
 mod stock_tools;
 mod store_faults;

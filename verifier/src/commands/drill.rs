@@ -1,6 +1,6 @@
 //! `pgproof-verifier drill`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use pgproof_repository::report::{Verdict, v1};
@@ -35,10 +35,24 @@ pub(crate) async fn run(
         true => println!("{}", serde_json::to_string_pretty(&drilled.report)?),
         false => print!("{}", drilled.report.text(Some(drilled.key.as_str()))),
     }
+    let published = told(&drilled.page, json);
     Ok(match drilled.report.verdict {
+        Verdict::Passed | Verdict::Degraded if !published => Exit::NotRun.into(),
         Verdict::Passed | Verdict::Degraded => ExitCode::SUCCESS,
         Verdict::Failed | Verdict::VerifierFailed => Exit::CheckFailed.into(),
         Verdict::NotRun if drilled.stopped => Exit::Interrupted.into(),
         Verdict::NotRun => Exit::NotRun.into(),
     })
+}
+
+/// Says where the page lies; false when there should be one and it could not be written.
+fn told(page: &anyhow::Result<Option<PathBuf>>, json: bool) -> bool {
+    match page {
+        Ok(None) => {}
+        // Standard output is the report alone.
+        Ok(Some(page)) if json => eprintln!("page: {}", page.display()),
+        Ok(Some(page)) => println!("  {:<18} {}", "page", page.display()),
+        Err(error) => eprintln!("warning: {error:#}"),
+    }
+    page.is_ok()
 }

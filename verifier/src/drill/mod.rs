@@ -2,10 +2,12 @@
 
 mod blank;
 mod choice;
-mod names;
+pub(crate) mod names;
 mod queries;
 mod scratch;
 mod work;
+
+use std::path::PathBuf;
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -38,6 +40,8 @@ pub(crate) struct Drilled {
     pub key: ObjectKey,
     /// Whether a signal ended it early.
     pub stopped: bool,
+    /// The page in the policy's report directory, if it names one. That it could not be written loses no report.
+    pub page: anyhow::Result<Option<PathBuf>>,
 }
 
 impl Verifier {
@@ -91,7 +95,8 @@ impl Verifier {
         }
         report.conclude(Timestamp::now());
         let key = self.store_report(&report).await?;
-        Ok(Drilled { report, key, stopped })
+        let page = self.publish(&key).await;
+        Ok(Drilled { report, key, stopped, page })
     }
 
     /// A drill of which no report remains is no proof.

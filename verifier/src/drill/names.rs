@@ -1,18 +1,18 @@
 //! The names of the checks, as reports print them and exceptions of the policy name them.
 
-pub(super) const SELECTION: &str = "selection";
-pub(super) const SIGNATURE: &str = "signature";
-pub(super) const CHAIN: &str = "chain";
-pub(super) const OBJECTS: &str = "objects";
-pub(super) const SERVER: &str = "server";
-pub(super) const GLOBALS: &str = "globals";
-pub(super) const RESTORE: &str = "restore";
-pub(super) const TABLES: &str = "tables";
-pub(super) const INDEXES: &str = "indexes";
-pub(super) const SEQUENCES: &str = "sequences";
-pub(super) const LARGE_OBJECTS: &str = "large objects";
-pub(super) const OWN_CHECKS: &str = "own checks";
-pub(super) const RECOVERY_TIME: &str = "recovery time";
+pub(crate) const SELECTION: &str = "selection";
+pub(crate) const SIGNATURE: &str = "signature";
+pub(crate) const CHAIN: &str = "chain";
+pub(crate) const OBJECTS: &str = "objects";
+pub(crate) const SERVER: &str = "server";
+pub(crate) const GLOBALS: &str = "globals";
+pub(crate) const RESTORE: &str = "restore";
+pub(crate) const TABLES: &str = "tables";
+pub(crate) const INDEXES: &str = "indexes";
+pub(crate) const SEQUENCES: &str = "sequences";
+pub(crate) const LARGE_OBJECTS: &str = "large objects";
+pub(crate) const OWN_CHECKS: &str = "own checks";
+pub(crate) const RECOVERY_TIME: &str = "recovery time";
 
 /// The name of one of the policy's own checks.
 pub(super) fn own_check(name: &str) -> String {
