@@ -21,8 +21,8 @@ const ARGUMENTS: [&str; 8] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Measured {
     pub window_width: u32,
-    /// Larger than the window's where the page has to be scrolled sideways.
-    pub page_width: u32,
+    /// Pixels by which the page has to be scrolled sideways.
+    pub overflow: u32,
     pub height: u32,
 }
 
@@ -33,7 +33,7 @@ pub struct Measured {
 #[must_use]
 pub fn measure(page: &Path, width: u32) -> Measured {
     const PROBE: &str = "<script>addEventListener('load', () => { const e = document.documentElement; \
-        parent.document.title = [innerWidth, e.scrollWidth, e.scrollHeight].join(' '); });</script>";
+        parent.document.title = [innerWidth, e.scrollWidth - e.clientWidth, e.scrollHeight].join(' '); });</script>";
     let text = std::fs::read_to_string(page).expect("a page");
     // The page itself allows no script, which is for the page's readers; the copy is for the probe.
     let (before, rest) = text.split_once("<meta http-equiv=\"Content-Security-Policy\"").expect("a policy");
@@ -51,8 +51,8 @@ pub fn measure(page: &Path, width: u32) -> Measured {
     let title = dom.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>"));
     let (title, _) = title.unwrap_or_else(|| panic!("{} was not measured", page.display()));
     let numbers: Vec<u32> = title.split(' ').map(|number| number.parse().expect("a measure")).collect();
-    let [window_width, page_width, height] = numbers[..] else { panic!("measured {title:?}") };
-    Measured { window_width, page_width, height }
+    let [window_width, overflow, height] = numbers[..] else { panic!("measured {title:?}") };
+    Measured { window_width, overflow, height }
 }
 
 /// The text of the page printed on paper, and the number of sheets.

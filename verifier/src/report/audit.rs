@@ -256,9 +256,8 @@ fn check_period(bundle: &Bundle, period: &Period, signers: &TrustedSigners) -> R
     let (Some(json), Some(signature)) = (&bundle.json, &bundle.signature) else {
         return Err(ReportError::Unsigned);
     };
-    let at = period.drills.last().map_or(period.days.start(), |drill| drill.finished_at);
     let signature = String::from_utf8_lossy(signature);
-    let verified = signers.verify(namespace::REPORT_PERIOD, json, &signature, at);
+    let verified = signers.verify(namespace::REPORT_PERIOD, json, &signature, period.at());
     verified.map(drop).map_err(|source| ReportError::BadlySigned { source })
 }
 

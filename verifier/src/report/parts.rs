@@ -16,6 +16,9 @@ pub(crate) enum Tone {
 /// Rows from which on a browser need not lay out what it does not show.
 const LONG_ROWS: usize = 200;
 
+/// Characters of an id or a digest, which stay on one line where there is room; hashes and keys are longer.
+const SHORT_CODE_CHARS: usize = 32;
+
 /// A table: the first cell of each row is its heading.
 #[derive(Debug, Clone, PartialEq, Eq, Template)]
 #[template(path = "grid.html")]
@@ -105,8 +108,13 @@ impl Grid {
         self.rows.is_empty()
     }
 
-    pub(crate) fn is_long(&self) -> bool {
-        self.rows.len() >= LONG_ROWS
+    /// How it is laid out: two columns do not need the page's width.
+    fn class(&self) -> &'static str {
+        match (self.columns.len(), self.rows.len()) {
+            (2, _) => "pair",
+            (_, LONG_ROWS..) => "list",
+            _ => "plain",
+        }
     }
 
     /// The rows with the columns' titles beside their cells, as narrow screens show them.
@@ -132,6 +140,10 @@ impl Cell {
 
     pub(crate) fn marked(tone: Tone, text: impl Into<String>) -> Self {
         Self { text: text.into(), tone: Some(tone), code: false }
+    }
+
+    fn is_short(&self) -> bool {
+        self.text.len() <= SHORT_CODE_CHARS
     }
 
     /// For what is not known: an empty cell would leave open whether something was forgotten.

@@ -185,6 +185,11 @@ impl Period {
         bytes
     }
 
+    /// When the signature must be valid: the newest report's time, because the document itself knows no other.
+    pub(crate) fn at(&self) -> Timestamp {
+        self.drills.last().map_or(self.days.start(), |drill| drill.finished_at)
+    }
+
     pub(crate) fn proved(&self) -> u64 {
         self.verdicts.passed + self.verdicts.degraded
     }

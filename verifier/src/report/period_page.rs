@@ -44,7 +44,7 @@ pub(crate) fn html(period: &Period, sha256: &str, signed: bool) -> String {
     let name = name(period);
     let page = Page {
         title: format!("Drills of {} from {} to {}", period.source, period.days.first, period.days.last),
-        verify: files::verify_command(&name, namespace::REPORT_PERIOD),
+        verify: files::verify_command(&name, namespace::REPORT_PERIOD, period.at()),
         name,
         sha256: sha256.to_owned(),
         signed,

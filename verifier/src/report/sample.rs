@@ -24,6 +24,7 @@ pub(crate) fn rich() -> Report {
     report.tables = tables();
     report.history.backups = backups(&report);
     report.history.drills = drills(&report);
+    report.objectives.recovery_point.worst_gap_from = Some(report.snapshot_at - DAY * 12);
     report.objectives.recovery_point.achieved_seconds = Some(4.0 * 86_400.0);
     report.objectives.recovery_point.objective_seconds = Some(26.0 * 3600.0);
     report.coverage.kept = 42;

@@ -1,30 +1,29 @@
-//! The JSON Schema of stored reports, derived from the types that are stored.
-
-use pgproof_repository::report::Report;
-use schemars::Schema;
-use schemars::generate::SchemaSettings;
-use schemars::transform::RecursiveTransform;
+//! The JSON Schema of stored reports. It is derived from the types that are stored, and a test compares the two.
 
 /// The published file, `report.schema.json`.
 pub(crate) const PUBLISHED: &str = include_str!("../../report.schema.json");
 
-/// The schema as it follows from the types: every field is there, and no other.
-pub(crate) fn derived() -> Schema {
-    let closed = RecursiveTransform(|schema: &mut Schema| {
-        if schema.get("properties").is_some() {
-            schema.insert("additionalProperties".to_owned(), false.into());
-        }
-    });
-    let settings = SchemaSettings::draft2020_12().for_serialize().with_transform(closed);
-    settings.into_generator().into_root_schema_for::<Report>()
-}
-
 #[cfg(test)]
 mod tests {
+    use pgproof_repository::report::Report;
+    use schemars::Schema;
+    use schemars::generate::SchemaSettings;
+    use schemars::transform::RecursiveTransform;
     use serde_json::{Value, json};
 
     use super::*;
     use crate::report::sample;
+
+    /// The schema as it follows from the types: every field is there, and no other.
+    fn derived() -> Schema {
+        let closed = RecursiveTransform(|schema: &mut Schema| {
+            if schema.get("properties").is_some() {
+                schema.insert("additionalProperties".to_owned(), false.into());
+            }
+        });
+        let settings = SchemaSettings::draft2020_12().for_serialize().with_transform(closed);
+        settings.into_generator().into_root_schema_for::<Report>()
+    }
 
     fn is_valid(report: &Value) -> bool {
         let schema: Value = serde_json::from_str(PUBLISHED).unwrap();

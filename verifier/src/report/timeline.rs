@@ -13,7 +13,7 @@ const MARGIN: f64 = 12.0;
 /// How much longer than the usual interval a gap must be to be drawn, where there is no objective.
 const GAP_FACTOR: f64 = 1.5;
 /// About what a label takes in the timeline's own units, at its size of type.
-const LABEL_WIDTH: f64 = 64.0;
+const LABEL_WIDTH: f64 = 80.0;
 /// Points in time that are labelled on the axis, at most.
 const TICKS_MAX: usize = 7;
 
@@ -237,7 +237,7 @@ fn bar(gap: Gap, longest: bool, scale: &Scale) -> Bar {
 
 /// Evenly spaced days, as many as there is room for.
 fn ticks(scale: &Scale) -> Vec<Tick> {
-    let room = ((scale.width - 2.0 * MARGIN) / (LABEL_WIDTH * 1.5)) as usize;
+    let room = ((scale.width - 2.0 * MARGIN) / (LABEL_WIDTH * 1.2)) as usize;
     let count = room.clamp(1, TICKS_MAX) as i64;
     let whole = scale.to.duration_since(scale.from);
     let at = |index: i64| scale.from + SignedDuration::from_secs(whole.as_secs() * index / count);
