@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use rand::Rng;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// Characters of the random tail of a [`BackupId`]: RFC 4648 base32, lower case, so that ids are safe in keys and URLs.
@@ -179,6 +180,26 @@ macro_rules! sha256_newtype {
         }
 
         string_conversions!($name);
+        text_schema!($name, "^[0-9a-f]{64}$", "A SHA-256 in lower-case hexadecimal.");
+    };
+}
+
+/// How the JSON Schema of reports describes a name: its form and what it is.
+macro_rules! text_schema {
+    ($name:ident, $pattern:literal, $description:literal) => {
+        impl JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "pattern": $pattern, "description": $description })
+            }
+        }
     };
 }
 
@@ -213,6 +234,12 @@ macro_rules! display_inner {
 display_inner!(BackupId, RepositoryId, ObjectKey, KeyPrefix);
 string_conversions!(BackupId);
 string_conversions!(RepositoryId);
+text_schema!(
+    BackupId,
+    "^[0-9]{8}T[0-9]{6}Z-[a-z0-9]{6}$",
+    "A backup: its start second in UTC and a random tail."
+);
+text_schema!(RepositoryId, "^[a-z2-7]{26}$", "Marks one repository for ever.");
 sha256_newtype!(
     /// SHA-256 of bytes before compression and encryption: what `pg_dump` wrote.
     PlaintextSha256

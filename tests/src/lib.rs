@@ -6,6 +6,7 @@
 
 mod background;
 pub mod binaries;
+pub mod browser;
 pub mod comparison;
 pub mod hard_cases;
 pub mod postgres_server;

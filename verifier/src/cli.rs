@@ -3,8 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::civil::Date;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::ids::BackupId;
+
+use crate::failure::{Exit, Failure};
+use crate::report::span::Days;
 
 /// Proof that PostgreSQL backups can be restored.
 #[derive(Debug, Parser)]
@@ -47,6 +51,9 @@ pub(crate) enum Command {
     ///
     /// Exit code with --once as that of `drill`, the worst of all drills; 0 when nothing was due. Without it 0 once asked to end.
     Run(Run),
+    /// Read, hand on and check stored reports.
+    #[command(subcommand)]
+    Report(Report),
 }
 
 #[derive(Debug, Args)]
@@ -112,4 +119,112 @@ pub(crate) struct Run {
     /// Connections of each drill that load and read tables at the same time; the number of processors if not given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Report {
+    /// Every report of a source or of all; those that are unreadable or badly signed with what is the matter.
+    List { source: Option<SourceName> },
+    /// One report.
+    Show {
+        source: SourceName,
+        /// A report's number, or latest.
+        #[arg(value_name = "NUMBER", default_value = "latest")]
+        which: Which,
+    },
+    /// Write reports into a folder: the signed JSON and its signature, a page, a CSV file of the tables, and a list of all.
+    ///
+    /// A file that is there is never overwritten with another; the list alone is made anew.
+    Export(Export),
+    /// Find out whether reports are what was signed, and whether one is missing.
+    ///
+    /// Of a folder it needs the files and the signers' public keys, no policy and no network. Exit code 0: all is well;
+    /// 1: a file could not be compared; 3: there is no report; 4: something is not what was signed.
+    Check(Check),
+    /// Write what all drills of a span say together: a page, a CSV file of the drills, and JSON, signed where the policy
+    /// has a key. Days are those of UTC.
+    Period(Period),
+    /// The JSON Schema of reports.
+    Schema,
+}
+
+/// Which report of a source.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Which {
+    Latest,
+    Number(u64),
+}
+
+impl std::str::FromStr for Which {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "latest" => Ok(Self::Latest),
+            number => number.parse().map(Self::Number).map_err(|_| "must be a number or latest"),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    pub source: SourceName,
+    /// The folder; it is made where there is none.
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// Only the report with this number.
+    #[arg(long, value_name = "N", conflicts_with = "since")]
+    pub number: Option<u64>,
+    /// Only reports of drills that ended at this time or later, such as "2026-11-01 00:00 UTC".
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// A folder of exported reports.
+    #[arg(value_name = "DIR", requires = "signers", required_unless_present = "source")]
+    pub dir: Option<PathBuf>,
+    /// The signers that are trusted, in the format of OpenSSH's allowed signers.
+    #[arg(long, value_name = "FILE", requires = "dir")]
+    pub signers: Option<PathBuf>,
+    /// The reports of this source in the policy's repository.
+    #[arg(long, value_name = "NAME", conflicts_with = "dir")]
+    pub source: Option<SourceName>,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("span").required(true).args(["month", "quarter", "from"]))]
+pub(crate) struct Period {
+    pub source: SourceName,
+    /// A month, such as 2026-11.
+    #[arg(long, value_name = "YYYY-MM", value_parser = Days::month)]
+    pub month: Option<Days>,
+    /// A quarter, such as 2026-Q4.
+    #[arg(long, value_name = "YYYY-QN", value_parser = Days::quarter)]
+    pub quarter: Option<Days>,
+    /// The first day, such as 2026-11-01.
+    #[arg(long, value_name = "DATE", requires = "last")]
+    pub from: Option<Date>,
+    /// The last day; it belongs to the span.
+    #[arg(long = "until", id = "last", value_name = "DATE", requires = "from")]
+    pub last: Option<Date>,
+    /// The folder; it is made where there is none.
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+}
+
+impl Period {
+    /// The span that was named, in whichever way.
+    pub(crate) fn days(&self) -> Result<Days, Failure> {
+        let hint = "name --month, --quarter, or --from and --until, the last day";
+        let wrong = |message: String| Failure::new(Exit::Usage, message, hint);
+        match (self.month.or(self.quarter), self.from, self.last) {
+            (Some(days), ..) => Ok(days),
+            (None, Some(first), Some(last)) => {
+                Days::new(first, last).map_err(|error| wrong(error.to_string()))
+            }
+            _ => Err(wrong("no span was named".to_owned())),
+        }
+    }
 }

@@ -10,6 +10,8 @@ use pgproof_repository::catalog::CatalogError;
 use pgproof_repository::manifest::ManifestError;
 use pgproof_repository::store::StoreError;
 
+use crate::report::export::ExportError;
+
 /// Exit codes, documented in the README.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -103,6 +105,9 @@ fn hint_of(cause: &(dyn Error + 'static)) -> Option<String> {
         return error.hint().map(str::to_owned);
     }
     if let Some(error) = cause.downcast_ref::<ManifestError>() {
+        return error.hint().map(str::to_owned);
+    }
+    if let Some(error) = cause.downcast_ref::<ExportError>() {
         return error.hint().map(str::to_owned);
     }
     cause.downcast_ref::<AccessError>()?.hint().map(str::to_owned)

@@ -5,6 +5,7 @@ mod commands;
 mod daemon;
 mod drill;
 mod failure;
+mod report;
 mod verifier;
 
 use std::process::ExitCode;
@@ -63,6 +64,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Drill(args) => Box::pin(commands::drill::run(&cli.policy, args, cli.json, cancel)).await,
         Command::Plan(args) => Box::pin(commands::plan::run(&cli.policy, args, cli.json)).await,
         Command::Run(args) => Box::pin(commands::run::run(&cli.policy, args, cli.json, cancel)).await,
+        Command::Report(command) => commands::report::run(&cli.policy, command, cli.json).await,
     }
 }
 

@@ -18,8 +18,8 @@ use crate::signature::{SignatureError, Signer, TrustedSigners, namespace};
 use crate::store::{SharedStore, StoreError};
 
 /// Largest report that is read: a line for each of 100,000 tables stays below this.
-const REPORT_BYTES_MAX: u64 = 64 << 20;
-const SIGNATURE_BYTES_MAX: u64 = 64 << 10;
+pub const REPORT_BYTES_MAX: u64 = 64 << 20;
+pub const SIGNATURE_BYTES_MAX: u64 = 64 << 10;
 /// Reports fetched at the same time: listing waits on round trips, not on bytes.
 const FETCHES_IN_FLIGHT: usize = 16;
 
@@ -117,6 +117,20 @@ pub async fn fetch(
         }
     };
     Ok(Found { key, report })
+}
+
+/// A report and its signature as they lie in the store, byte for byte.
+#[derive(Debug, Clone)]
+pub struct Files {
+    pub report: bytes::Bytes,
+    pub signature: bytes::Bytes,
+}
+
+/// The files of one report, unchecked: what is handed on must be exactly what was signed.
+pub async fn files(store: &SharedStore, key: &ObjectKey) -> Result<Files, StoreError> {
+    let (report, _) = store.get(key, REPORT_BYTES_MAX).await?;
+    let (signature, _) = store.get(&layout::signature_of(key), SIGNATURE_BYTES_MAX).await?;
+    Ok(Files { report, signature })
 }
 
 /// The number and the link of the next report after `found`. Reports that are not well signed have no place in the

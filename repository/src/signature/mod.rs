@@ -17,6 +17,7 @@ pub use trusted::{TrustError, TrustedSigners};
 pub mod namespace {
     pub const MANIFEST: &str = "pgproof-manifest";
     pub const REPORT: &str = "pgproof-report";
+    pub const REPORT_PERIOD: &str = "pgproof-report-period";
     pub const RUN: &str = "pgproof-run";
     pub const HOLD: &str = "pgproof-hold";
     pub const TOMBSTONE: &str = "pgproof-tombstone";

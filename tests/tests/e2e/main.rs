@@ -13,6 +13,7 @@ mod groundwork;
 mod key_custody;
 mod killed;
 mod looking;
+mod reports;
 mod round_trip;
 mod secrets;
 mod stock_tools;

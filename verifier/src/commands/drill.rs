@@ -1,6 +1,6 @@
 //! `pgproof-verifier drill`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use pgproof_repository::report::v1;
@@ -38,5 +38,17 @@ pub(crate) async fn run(
         true => println!("{}", serde_json::to_string_pretty(&drilled.report)?),
         false => print!("{}", drilled.report.text(Some(drilled.key.as_str()))),
     }
+    tell(&drilled.page, json);
     Ok(drilled.exit().map_or(ExitCode::SUCCESS, Exit::into))
+}
+
+/// Says where the page lies, or that it could not be written.
+fn tell(page: &anyhow::Result<Option<PathBuf>>, json: bool) {
+    match page {
+        Ok(None) => {}
+        // Standard output is the report alone.
+        Ok(Some(page)) if json => eprintln!("page: {}", page.display()),
+        Ok(Some(page)) => println!("  {:<18} {}", "page", page.display()),
+        Err(error) => eprintln!("warning: {error:#}"),
+    }
 }

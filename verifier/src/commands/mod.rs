@@ -2,6 +2,7 @@
 
 pub(crate) mod drill;
 pub(crate) mod plan;
+pub(crate) mod report;
 pub(crate) mod restorability;
 pub(crate) mod run;
 

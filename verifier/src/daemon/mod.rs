@@ -151,9 +151,12 @@ impl Daemon {
     }
 
     fn tell(&self, drilled: &Drilled) {
-        let Drilled { report, key, .. } = drilled;
+        let Drilled { report, key, page, .. } = drilled;
         let (source, backup, number) = (&report.source, &report.backup, report.number);
         tracing::info!(%source, %backup, verdict = %report.verdict, number, report = %key.as_str(), "drilled");
+        if let Err(error) = page {
+            tracing::warn!(%source, error = format!("{error:#}"), "the report is stored, and could not be written out");
+        }
         if self.options.json {
             match serde_json::to_string(report) {
                 Ok(line) => println!("{line}"),

@@ -7,11 +7,13 @@ mod checks;
 mod choice;
 mod control;
 mod exceptions;
-mod names;
+pub(crate) mod names;
 mod queries;
 mod scratch;
 mod standing;
 mod work;
+
+use std::path::PathBuf;
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -51,13 +53,17 @@ pub(crate) struct Drilled {
     pub key: ObjectKey,
     /// Whether a signal ended it early.
     pub stopped: bool,
+    /// The page in the policy's report directory, if it names one. That it could not be written loses no report.
+    pub page: anyhow::Result<Option<PathBuf>>,
 }
 
 impl Drilled {
-    /// The exit code of a program that did just this; `None` where the backup was proved.
+    /// The exit code of a program that did just this; `None` where the backup was proved and the report is where the
+    /// policy wants it.
     pub(crate) fn exit(&self) -> Option<Exit> {
         match self.report.verdict {
-            v1::Verdict::Passed | v1::Verdict::Degraded => None,
+            // What a reviewer waits for is not there.
+            v1::Verdict::Passed | v1::Verdict::Degraded => self.page.is_err().then_some(Exit::NotRun),
             v1::Verdict::Failed | v1::Verdict::VerifierFailed => Some(Exit::CheckFailed),
             v1::Verdict::NotRun if self.stopped => Some(Exit::Interrupted),
             v1::Verdict::NotRun => Some(Exit::NotRun),
@@ -134,7 +140,8 @@ impl Verifier {
         report.conclude(now);
         standing.tell(&mut report);
         let key = self.store_report(&report).await?;
-        Ok(Drilled { report, key, stopped })
+        let page = self.publish(&key).await;
+        Ok(Drilled { report, key, stopped, page })
     }
 
     fn control_due(

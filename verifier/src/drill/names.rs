@@ -1,25 +1,25 @@
 //! The names of the checks, as reports print them and exceptions of the policy name them.
 
-pub(super) const SELECTION: &str = "selection";
-pub(super) const SIGNATURE: &str = "signature";
-pub(super) const CHAIN: &str = "chain";
-pub(super) const OBJECTS: &str = "objects";
-pub(super) const SERVER: &str = "server";
-pub(super) const GLOBALS: &str = "globals";
-pub(super) const RESTORE: &str = "restore";
-pub(super) const TABLES: &str = "tables";
-pub(super) const INDEXES: &str = "indexes";
-pub(super) const SEQUENCES: &str = "sequences";
-pub(super) const LARGE_OBJECTS: &str = "large objects";
-pub(super) const STRUCTURE: &str = "structure";
-pub(super) const CONSTRAINTS: &str = "constraints";
-pub(super) const MATERIALIZED_VIEWS: &str = "materialized views";
-pub(super) const EXTENSIONS: &str = "extensions";
-pub(super) const COLLATIONS: &str = "collation versions";
-pub(super) const AMCHECK: &str = "amcheck";
-pub(super) const OWN_CHECKS: &str = "own checks";
-pub(super) const RECOVERY_POINT: &str = "recovery point";
-pub(super) const RECOVERY_TIME: &str = "recovery time";
+pub(crate) const SELECTION: &str = "selection";
+pub(crate) const SIGNATURE: &str = "signature";
+pub(crate) const CHAIN: &str = "chain";
+pub(crate) const OBJECTS: &str = "objects";
+pub(crate) const SERVER: &str = "server";
+pub(crate) const GLOBALS: &str = "globals";
+pub(crate) const RESTORE: &str = "restore";
+pub(crate) const TABLES: &str = "tables";
+pub(crate) const INDEXES: &str = "indexes";
+pub(crate) const SEQUENCES: &str = "sequences";
+pub(crate) const LARGE_OBJECTS: &str = "large objects";
+pub(crate) const STRUCTURE: &str = "structure";
+pub(crate) const CONSTRAINTS: &str = "constraints";
+pub(crate) const MATERIALIZED_VIEWS: &str = "materialized views";
+pub(crate) const EXTENSIONS: &str = "extensions";
+pub(crate) const COLLATIONS: &str = "collation versions";
+pub(crate) const AMCHECK: &str = "amcheck";
+pub(crate) const OWN_CHECKS: &str = "own checks";
+pub(crate) const RECOVERY_POINT: &str = "recovery point";
+pub(crate) const RECOVERY_TIME: &str = "recovery time";
 
 /// The name of one of the policy's own checks.
 pub(super) fn own_check(name: &str) -> String {

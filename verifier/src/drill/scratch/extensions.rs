@@ -28,14 +28,25 @@ pub(crate) async fn missing(
     }
 }
 
-/// What was restored: a table that was left out is no part of it.
+/// How the archive names the entry that sets a sequence.
+const SEQUENCE_ENTRY: &str = "SEQUENCE SET ";
+
+/// What was restored: tables and sequences that were left out are no part of it.
 pub(crate) fn without(mut inventory: Inventory, left_out: &LeftOut) -> Inventory {
     for archive in &mut inventory.archives {
         let is_there =
             |schema: &String, name: &String| !left_out.tables.contains(&(schema.clone(), name.clone()));
         archive.tables.retain(|table| is_there(&table.schema, &table.name));
     }
+    if let Some(sequences) = &mut inventory.sequences {
+        let is_left_out = |name: &str| left_out_sequences(left_out).any(|left_out| left_out == name);
+        sequences.retain(|sequence| !is_left_out(&format!("{}.{}", sequence.schema, sequence.name)));
+    }
     inventory
+}
+
+fn left_out_sequences(left_out: &LeftOut) -> impl Iterator<Item = &str> {
+    left_out.entries.iter().filter_map(|entry| entry.strip_prefix(SEQUENCE_ENTRY))
 }
 
 /// A restore without extensions proves less than a whole one, even where nothing was left out.
@@ -47,6 +58,15 @@ pub(crate) fn of_restore(left_out: &LeftOut) -> Outcome {
 pub(crate) fn of_tables(left_out: &LeftOut) -> Outcome {
     let names = left_out.tables.iter().map(|(schema, name)| format!("{schema}.{name}"));
     told(left_out, left_out.tables.len(), "table(s)", names)
+}
+
+/// The same of the sequences.
+pub(crate) fn of_sequences(left_out: &LeftOut) -> Outcome {
+    let names: Vec<String> = left_out_sequences(left_out).map(str::to_owned).collect();
+    match names.len() {
+        0 => Outcome::Passed,
+        count => told(left_out, count, "sequence(s)", names.into_iter()),
+    }
 }
 
 fn told(left_out: &LeftOut, count: usize, what: &str, names: impl Iterator<Item = String>) -> Outcome {
