@@ -18,10 +18,13 @@ use super::target::open;
 use crate::archive::INT_BYTES;
 use crate::connection::{ConnectionSpec, Session};
 use crate::digest::{RowDigest, RowHasher};
-use crate::payload::{CopyText, PayloadError};
+use crate::payload::CopyText;
 
-/// Decoded frames that wait for a connection; with the one in hand this bounds a worker's memory to about 16 MiB.
-const FRAMES_WAITING: usize = 1;
+/// Rows that are handed to the connection at a time, in bytes: few enough that they are sent while they are still in the
+/// processor's cache.
+const BATCH_BYTES: usize = 512 << 10;
+/// Batches that wait for a connection; with the frame they come from this bounds a worker's memory to about 10 MiB.
+const BATCHES_WAITING: usize = 4;
 /// Rows sent in one message: large enough to be cheap, small enough for the server's buffers.
 const MESSAGE_BYTES: usize = 128 << 10;
 /// Tables with less data than this are loaded as text: asking for their columns' types would take longer than it saves.
@@ -227,7 +230,7 @@ async fn work(loader: Arc<Loader>) -> Result<(), RestoreError> {
 async fn load_unit(loader: &Arc<Loader>, session: &Session, unit: &Unit) -> Result<(), RestoreError> {
     let mut next = 0;
     while next < unit.loads.len() {
-        let (sender, mut pieces) = mpsc::channel(FRAMES_WAITING);
+        let (sender, mut pieces) = mpsc::channel(BATCHES_WAITING);
         // Decided once for reader and connection: another worker may give a table's binary form up meanwhile.
         let tasks = unit.loads.iter().map(|load| loader.task(unit.archive, load));
         let binary: Vec<bool> =
@@ -380,9 +383,8 @@ impl UnitReading<'_> {
                 let open_chunk = if at_start { 0 } else { placed.open_chunk };
                 (CopyText::resume(open_chunk, false), RowHasher::default())
             });
-            let rows = rows_of(&mut text, &mut hasher, chunks).map_err(|error| damaged(&error))?;
             let ends_here = load.range.end <= plain.end;
-            if !rows.is_empty() && !self.send_rows(load, rows) {
+            if !self.give_rows(load, &mut text, &mut hasher, chunks)? {
                 return Ok(false);
             }
             if !ends_here {
@@ -396,6 +398,35 @@ impl UnitReading<'_> {
             self.at += 1;
         }
         Ok(false)
+    }
+
+    /// Takes the rows out of a frame's chunks, digests them and hands them over in batches; answers whether more is
+    /// wanted.
+    fn give_rows(
+        &self,
+        load: &Load,
+        text: &mut CopyText,
+        hasher: &mut RowHasher,
+        chunks: &[u8],
+    ) -> Result<bool, RestoreError> {
+        let mut rows = Vec::with_capacity(BATCH_BYTES.min(chunks.len()));
+        for piece in text.pieces(chunks) {
+            let piece = piece.map_err(|error| damaged(&error))?;
+            hasher.update(piece);
+            rows.extend_from_slice(piece);
+            if rows.len() < BATCH_BYTES {
+                continue;
+            }
+            // A row that is longer than a batch waits for its end.
+            let Some(end) = memchr::memrchr(b'\n', piece) else { continue };
+            let mut next = Vec::with_capacity(BATCH_BYTES);
+            next.extend_from_slice(&piece[end + 1..]);
+            rows.truncate(rows.len() - next.len());
+            if !self.send_rows(load, std::mem::replace(&mut rows, next)) {
+                return Ok(false);
+            }
+        }
+        Ok(rows.is_empty() || self.send_rows(load, rows))
     }
 
     /// Answers whether more is wanted.
@@ -428,16 +459,6 @@ fn without_header(chunks: &[u8]) -> &[u8] {
         Some(&DATA_KIND_ROWS) => chunks.get(DATA_HEADER_BYTES..).unwrap_or(&[]),
         _ => chunks,
     }
-}
-
-fn rows_of(text: &mut CopyText, hasher: &mut RowHasher, chunks: &[u8]) -> Result<Vec<u8>, PayloadError> {
-    let mut rows = Vec::with_capacity(chunks.len());
-    for piece in text.pieces(chunks) {
-        let piece = piece?;
-        hasher.update(piece);
-        rows.extend_from_slice(piece);
-    }
-    Ok(rows)
 }
 
 fn damaged(error: &dyn std::error::Error) -> RestoreError {

@@ -1,8 +1,6 @@
 //! `pgproof-verifier restorability`: whether the keys that the policy encrypts to can still open what is sealed to them.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,6 +17,7 @@ use pgproof_repository::{contents, layout, records};
 
 use crate::cli;
 use crate::failure::{Exit, Failure, chain};
+use crate::report::export;
 use crate::verifier::Verifier;
 
 /// A key that nobody has seen at work for longer than this counts as not shown. Once a year is what custodians can be
@@ -56,11 +55,11 @@ async fn challenge(
         host: host_name(),
         canaries: secrets.collect(),
     };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    export::make_folder(folder)?;
     let mut files = BTreeMap::new();
     for (number, canary) in canaries.iter().enumerate() {
         let path = folder.join(format!("canary-{}.age", number + 1));
-        write_new(&path, &canary.sealed)?;
+        export::put(&path, &canary.sealed)?;
         files.insert(canary.recipient.clone(), path);
     }
     // A canary that nobody has is harmless; an answer to a challenge that is not on record would count for nothing.
@@ -248,13 +247,4 @@ fn verdict(record: &Custody) -> anyhow::Result<ExitCode> {
     let message = format!("not shown within a year: {}", missing.join(", "));
     let hint = "give the key with --identity, or send its custodian a canary: --challenge DIR";
     Err(Failure::new(Exit::NotRun, message, hint).into())
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let write = || {
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().with_context(|| format!("{} cannot be written", path.display()))
 }
