@@ -13,6 +13,10 @@ use super::frames::FrameMap;
 const PIECE_BYTES_MIN: u64 = 8 << 20;
 /// Pieces of the largest tables for each connection, so that the last ones end at about the same time.
 const PIECES_PER_JOB: u64 = 4;
+/// Connections from which on a large table is split. Two of them gain nothing on the two processors that they keep busy:
+/// what the load gains, the index builds lose, whose rows then come in another order and not yet frozen (measured with
+/// `tests/bench/main-job`).
+const SPLIT_JOBS_MIN: usize = 3;
 /// Small tables that share a frame are loaded by one worker, up to this many, to fetch the frame once.
 const TABLES_PER_UNIT_MAX: usize = 64;
 /// Data of a table without rows: the end of its COPY text and of its chunks, with headers, in bytes.
@@ -139,7 +143,8 @@ pub(crate) fn is_empty(table: &Table) -> bool {
 fn pieces(archive: usize, index: usize, table: &Table, map: &FrameMap, jobs: usize, share: u64) -> Vec<Unit> {
     let bytes = table.end - table.start;
     let pieces = (jobs as u64 * PIECES_PER_JOB).max(1);
-    let goal = if bytes > share { (bytes / pieces).max(PIECE_BYTES_MIN) } else { u64::MAX };
+    let is_split = jobs >= SPLIT_JOBS_MIN && bytes > share;
+    let goal = if is_split { (bytes / pieces).max(PIECE_BYTES_MIN) } else { u64::MAX };
     let frames = map.overlapping(&(table.start..table.end));
     let mut cuts = vec![table.start];
     for at in frames.skip(1) {
