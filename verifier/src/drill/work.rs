@@ -69,20 +69,17 @@ impl Drill {
     /// the token is cancelled.
     pub(super) async fn work(&mut self, cancel: &CancellationToken) {
         self.left_out = LeftOut::default();
-        let read = tokio::select! {
-            read = self.read_objects() => read,
-            () = cancel.cancelled() => false,
-        };
-        if !read {
-            return;
-        }
         // A start that is broken off removes by itself what it made.
         let started = tokio::select! {
-            started = self.start_server() => started,
+            started = self.read_and_start() => started,
             () = cancel.cancelled() => None,
         };
         let Some(scratch) = started else { return };
         Box::pin(self.restore_and_compare(&scratch, cancel)).await;
+        self.finish(scratch).await;
+    }
+
+    async fn finish(&mut self, scratch: Scratch) {
         let since = Instant::now();
         if let Err(fault) = scratch.finish().await {
             self.report.warnings.push(format!("what the drill made was not removed: {}", fault.reason()));
@@ -203,7 +200,8 @@ impl Drill {
         }
     }
 
-    async fn start_server(&mut self) -> Option<Scratch> {
+    /// Reads all objects while the server is made: neither needs the other.
+    async fn read_and_start(&mut self) -> Option<Scratch> {
         let since = Instant::now();
         let Kind::Postgres(postgres) = self.source.kind.clone();
         let signed = self.signed.clone();
@@ -215,14 +213,23 @@ impl Drill {
             major: Version::from_number(dumped.version_number).major,
             durable: source.objectives.recovery_time.is_some(),
         };
-        let started = Box::pin(scratch::start(&wanted)).await;
-        self.took("start server", since);
-        match started {
-            Ok(Started { scratch, identity }) => self.accepted(scratch, &identity, wanted.major),
-            Err(fault) => {
+        let start = async {
+            let started = Box::pin(scratch::start(&wanted)).await;
+            (started, since.elapsed())
+        };
+        let (read, (started, took)) = tokio::join!(self.read_objects(), start);
+        self.phase("start server, meanwhile", took.as_secs_f64());
+        match (read, started) {
+            (true, Ok(Started { scratch, identity })) => self.accepted(scratch, &identity, wanted.major),
+            (true, Err(fault)) => {
                 self.blame(SERVER, fault, None);
                 None
             }
+            (false, Ok(Started { scratch, .. })) => {
+                self.finish(scratch).await;
+                None
+            }
+            (false, Err(_)) => None,
         }
     }
 
