@@ -30,9 +30,6 @@ use crate::connection::Session;
 use crate::digest::RowDigest;
 use crate::quoting::{CopyTarget, qualified};
 
-/// Memory for index builds over all connections together, in MiB. A server with more set for one build keeps that.
-const MAINTENANCE_MIB: i64 = 512;
-
 /// An archive with its contents.
 #[derive(Debug)]
 pub(crate) struct OpenArchive {
@@ -123,7 +120,7 @@ async fn parallel(
     let mut lenience = Lenience::new(toc, &restore.without_extensions);
     clock.enter(Phase::PreData);
     let pre_data = list("pre-data.list", &selection.pre_data)?;
-    let ended = section(program, Section::PreData, pre_data.as_deref(), 1, Vec::new(), &head).await;
+    let ended = section(program, Section::PreData, pre_data.as_deref(), 1, &head).await;
     lenience.forgive(ended)?;
 
     clock.enter(Phase::Load);
@@ -138,10 +135,8 @@ async fn parallel(
 
     clock.enter(Phase::PostData);
     let post_data = list("post-data.list", &selection.post_data)?;
-    let settings = build_settings(restore).await?;
     let jobs = restore.jobs.max(1);
-    lenience
-        .forgive(section(program, Section::PostData, post_data.as_deref(), jobs, settings, &head).await)?;
+    lenience.forgive(section(program, Section::PostData, post_data.as_deref(), jobs, &head).await)?;
     report.left_out = lenience.left_out(absent);
     let lost = selection.foreign_keys_left_out.len();
     if lost > 0 {
@@ -171,10 +166,9 @@ async fn section(
     section: Section,
     list: Option<&Path>,
     jobs: usize,
-    settings: Vec<(String, String)>,
     head: &Path,
 ) -> Result<(), RestoreError> {
-    let run = Run { section, list, jobs, settings };
+    let run = Run { section, list, jobs };
     program.run(run, Input::File(head)).await
 }
 
@@ -432,24 +426,11 @@ async fn other_data(
     blobs.retain(|block| wanted.contains(&block.dump_id));
     blobs.sort_by_key(|block| block.start);
     if blobs.is_empty() {
-        return section(program, Section::Data, Some(list), 1, Vec::new(), head).await;
+        return section(program, Section::Data, Some(list), 1, head).await;
     }
-    let run = Run { section: Section::Data, list: Some(list), jobs: 1, settings: Vec::new() };
+    let run = Run { section: Section::Data, list: Some(list), jobs: 1 };
     let stream = Stream::Spliced { head: main.head.clone(), blobs };
     run_with_stream(program, run, &main.object, stream).await
-}
-
-/// More memory for index builds than a server has by default, shared between the connections.
-async fn build_settings(restore: &Restore) -> Result<Vec<(String, String)>, RestoreError> {
-    let session = open(&restore.target).await?;
-    let query =
-        "SELECT setting::bigint / 1024 FROM pg_catalog.pg_settings WHERE name = 'maintenance_work_mem'";
-    let row = session
-        .query_one(query, &[])
-        .await
-        .map_err(|source| RestoreError::Server { doing: "ask for the target's memory settings", source })?;
-    let mib = row.get::<_, i64>(0).max(MAINTENANCE_MIB / restore.jobs.max(1) as i64);
-    Ok(vec![("maintenance_work_mem".to_owned(), format!("{mib}MB"))])
 }
 
 async fn analyze(restore: &Restore) -> Result<(), RestoreError> {

@@ -70,8 +70,6 @@ pub(crate) struct Run<'a> {
     pub(crate) section: Section,
     pub(crate) list: Option<&'a Path>,
     pub(crate) jobs: usize,
-    /// Further settings of its sessions.
-    pub(crate) settings: Vec<(String, String)>,
 }
 
 impl PgRestore {
@@ -81,9 +79,6 @@ impl PgRestore {
         let mut command = std::process::Command::new(&self.program);
         environment.apply(&mut command);
         self.write_arguments(&mut command, &run);
-        if !run.settings.is_empty() {
-            command.env("PGOPTIONS", options(&environment.variables()["PGOPTIONS"], &run.settings));
-        }
         match &input {
             Input::File(path) => command.arg(path).stdin(Stdio::null()),
             Input::Stream(_) => command.stdin(Stdio::piped()),
@@ -182,12 +177,4 @@ async fn complaints(stderr: Option<impl AsyncRead + Unpin>, kept_max: usize) -> 
         kept.extend_from_slice(&buffer[..count.min(room)]);
     }
     String::from_utf8_lossy(&kept).trim().to_owned()
-}
-
-fn options(pins: &OsString, settings: &[(String, String)]) -> OsString {
-    let mut options = pins.clone();
-    for (name, value) in settings {
-        options.push(format!(" -c {name}={value}"));
-    }
-    options
 }

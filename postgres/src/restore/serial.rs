@@ -23,7 +23,7 @@ pub(crate) async fn run(
     archives: &[OpenArchive],
     list: Option<&Path>,
 ) -> Result<(), RestoreError> {
-    let run = |section, list| Run { section, list, jobs: 1, settings: Vec::new() };
+    let run = |section, list| Run { section, list, jobs: 1 };
     let main = &archives[0].object;
     if archives.len() == 1 {
         return run_with_stream(program, run(Section::Whole, list), main, Stream::Whole).await;
