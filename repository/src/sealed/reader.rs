@@ -6,7 +6,8 @@
 use std::fmt;
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::vec;
+use std::sync::mpsc;
+use std::{thread, vec};
 
 use age::stream::StreamReader;
 use bytes::Bytes;
@@ -32,6 +33,10 @@ const BATCH_SEALED_BYTES: u64 = 4 << 20;
 
 /// Most that is fetched at once: a batch, or the frame of a block that does not compress.
 const RANGE_BYTES_MAX: u64 = BLOCK_BYTES_MAX as u64 + (1 << 20);
+
+/// What a check hashes at a time, and how many such pieces wait for it.
+const CHECK_PIECE_BYTES: u64 = 1 << 20;
+const CHECK_PIECES: usize = 2;
 
 /// What a signed manifest says of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,10 +194,34 @@ impl PlaintextStream {
         }
     }
 
-    /// Reads what is left and throws it away, for checks of an object.
+    /// Reads what is left and throws it away, for checks of an object. The plaintext is hashed on a second thread,
+    /// which takes about as long as decoding it.
     pub fn check(mut self) -> Result<Expected, ReadError> {
-        let mut piece = vec![0; CHUNK_PLAIN_BYTES as usize];
-        while self.read(&mut piece).map_err(read_error)? > 0 {}
+        let (full, to_hash) = mpsc::sync_channel::<Vec<u8>>(CHECK_PIECES);
+        let (empty, hashed) = mpsc::channel();
+        let mut hash = std::mem::take(&mut self.hash);
+        let hashing = thread::spawn(move || {
+            for piece in to_hash {
+                hash.update(&piece);
+                // A reader that is done wants no more room.
+                let _ = empty.send(piece);
+            }
+            hash
+        });
+        let mut read = || loop {
+            let mut piece = hashed.try_recv().unwrap_or_default();
+            piece.clear();
+            let count = (&mut self.decoder).take(CHECK_PIECE_BYTES).read_to_end(&mut piece)?;
+            self.bytes += count as u64;
+            if count == 0 || full.send(piece).is_err() {
+                return Ok(());
+            }
+        };
+        let read = read();
+        drop(full);
+        self.hash = hashing.join().expect("hashing does not panic");
+        read.map_err(read_error)?;
+        self.ended = Some(self.compare());
         self.finish()
     }
 
