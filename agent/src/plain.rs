@@ -1,6 +1,7 @@
 //! Values as people read them.
 
 use jiff::{SignedDuration, Timestamp};
+use pgproof_repository::manifest::v1::Contents;
 
 /// `1.4 GiB`.
 pub(crate) fn bytes(count: u64) -> String {
@@ -31,6 +32,24 @@ pub(crate) fn age(at: Timestamp, now: Timestamp) -> String {
     match age.is_negative() {
         true => format!("{} ahead", duration(age.abs())),
         false => format!("{} ago", duration(age)),
+    }
+}
+
+/// What a backup is of.
+pub(crate) fn what(contents: &Contents) -> String {
+    match contents {
+        Contents::Postgres(dumped) => format!("database {}", dumped.server.database),
+        Contents::Unknown => "of a kind that this version does not know".to_owned(),
+    }
+}
+
+/// How much is in it.
+pub(crate) fn contents(contents: &Contents) -> String {
+    match contents {
+        Contents::Postgres(dumped) => {
+            format!("{} tables, {} rows", dumped.archive.table_count, dumped.archive.row_count)
+        }
+        Contents::Unknown => "not known".to_owned(),
     }
 }
 

@@ -171,7 +171,6 @@ impl Job {
             version: v1::VERSION,
             repository: marker.id.clone(),
             source: self.source.name.clone(),
-            kind: "postgres".to_owned(),
             id: id.clone(),
             started_at,
             finished_at: Timestamp::now(),
@@ -180,9 +179,11 @@ impl Job {
                 lsn: facts.lsn.clone(),
                 in_recovery: facts.in_recovery,
             },
-            server: server(facts),
             programs: programs(&dump_program),
-            archive: archive_facts(&archive, &inventory),
+            contents: v1::Contents::Postgres(Box::new(v1::Postgres {
+                server: server(facts),
+                archive: archive_facts(&archive, &inventory),
+            })),
             objects,
             recipients: self.recipients.public_lines(),
             policy_sha256: self.loaded.sha256.clone(),
@@ -443,7 +444,7 @@ fn server(facts: &SnapshotFacts) -> v1::Server {
 fn programs(pg_dump: &Client) -> v1::Programs {
     v1::Programs {
         pgproof: env!("CARGO_PKG_VERSION").to_owned(),
-        pg_dump: pg_dump.version.to_string(),
+        pg_dump: Some(pg_dump.version.to_string()),
         zstd: zstd::zstd_safe::version_string().to_owned(),
     }
 }

@@ -48,10 +48,7 @@ fn print(committed: &Committed) -> anyhow::Result<()> {
     let plain_bytes: u64 = manifest.objects.iter().map(|object| object.plaintext.bytes).sum();
     say(&format!("backed up {} as {} in {took}", manifest.source, manifest.id))?;
     say(&format!("  snapshot  {}", plain::time(manifest.snapshot.at)))?;
-    say(&format!(
-        "  contents  {} tables, {} rows",
-        manifest.archive.table_count, manifest.archive.row_count
-    ))?;
+    say(&format!("  contents  {}", plain::contents(&manifest.contents)))?;
     say(&format!("  stored    {} for {}", plain::bytes(manifest.stored_bytes()), plain::bytes(plain_bytes)))?;
     for warning in &manifest.warnings {
         say(&format!("  warning   {warning}"))?;

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use pgproof_repository::inventory::Inventory;
 use pgproof_repository::keys::TerminalPrompts;
 use pgproof_repository::manifest::SignedManifest;
-use pgproof_repository::manifest::v1::Previous;
+use pgproof_repository::manifest::v1::{Postgres, Previous};
 use pgproof_repository::{catalog, contents};
 
 use super::{open, print_json, say};
@@ -45,8 +45,10 @@ fn print(signed: &SignedManifest) -> anyhow::Result<()> {
     let manifest = signed.get();
     say(&format!("backup      {}", manifest.id))?;
     say(&format!(
-        "source      {} (database {} on {})",
-        manifest.source, manifest.server.database, manifest.host
+        "source      {} ({} on {})",
+        manifest.source,
+        plain::what(&manifest.contents),
+        manifest.host
     ))?;
     let (at, now) = (manifest.snapshot.at, Timestamp::now());
     say(&format!("snapshot    {} ({})", plain::time(at), plain::age(at, now)))?;
@@ -54,25 +56,19 @@ fn print(signed: &SignedManifest) -> anyhow::Result<()> {
         "took        {}",
         plain::duration(manifest.finished_at.duration_since(manifest.started_at))
     ))?;
-    say(&format!(
-        "server      PostgreSQL {}, {}, {}",
-        manifest.server.version, manifest.server.encoding, manifest.server.collate
-    ))?;
-    say(&format!(
-        "programs    pgproof {}, pg_dump {}",
-        manifest.programs.pgproof, manifest.programs.pg_dump
-    ))?;
+    if let Some(Postgres { server, .. }) = manifest.postgres() {
+        say(&format!("server      PostgreSQL {}, {}, {}", server.version, server.encoding, server.collate))?;
+    }
+    let pg_dump = manifest.programs.pg_dump.iter().map(|version| format!(", pg_dump {version}"));
+    say(&format!("programs    pgproof {}{}", manifest.programs.pgproof, pg_dump.collect::<String>()))?;
     say(&format!("signed by   {} ({})", signed.signer().principal, signed.signer().fingerprint))?;
     match &manifest.previous {
         Previous::None => say("previous    none, it is the first")?,
         Previous::Known { id, .. } => say(&format!("previous    {id}"))?,
         Previous::Unknown { reason } => say(&format!("previous    unknown: {reason}"))?,
     }
-    say(&format!(
-        "contents    {} tables, {} rows",
-        manifest.archive.table_count, manifest.archive.row_count
-    ))?;
-    if let Some(reason) = &manifest.archive.not_indexed_because {
+    say(&format!("contents    {}", plain::contents(&manifest.contents)))?;
+    if let Some(reason) = manifest.postgres().and_then(|dumped| dumped.archive.not_indexed_because.as_ref()) {
         say(&format!("not indexed {reason}"))?;
     }
     for object in &manifest.objects {

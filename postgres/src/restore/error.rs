@@ -14,6 +14,8 @@ pub(super) type Source = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
+    #[error("backup is of kind {kind}, not of a database")]
+    NotADatabase { kind: &'static str },
     #[error("database {database:?} exists and holds {objects} objects")]
     TargetNotEmpty { database: String, objects: i64 },
     #[error("a new database cannot have the name {database:?}")]

@@ -171,9 +171,13 @@ impl Restore {
         clock.enter(Phase::Prepare);
         let ready = self.unless_cancelled(phases::prepare(self)).await?;
         // Not to be broken off: it would be unknown whether there is a database to drop.
-        let made =
-            target::create(&self.target, &self.database, &self.manifest.get().server, self.marker.as_deref())
-                .await?;
+        let made = target::create(
+            &self.target,
+            &self.database,
+            &ready.prepared.facts.server,
+            self.marker.as_deref(),
+        )
+        .await?;
         match self.unless_cancelled(phases::fill(self, &mut clock, ready)).await {
             Ok(mut report) => {
                 report.phases = clock.finish();

@@ -41,7 +41,7 @@ pub(crate) struct OpenArchive {
 /// All that was found out before the database is made.
 #[derive(Debug)]
 pub(crate) struct Ready {
-    prepared: Prepared,
+    pub(crate) prepared: Prepared,
     archives: Vec<OpenArchive>,
     selection: Option<Selection>,
     program: PgRestore,
@@ -86,8 +86,8 @@ pub(crate) async fn fill(
             };
             serial::run(&program, &archives, list.as_deref()).await?;
             report.bytes_fetched = prepared.objects.iter().map(|object| object.ciphertext.bytes).sum();
-            report.tables = restore.manifest.get().archive.table_count;
-            report.rows = restore.manifest.get().archive.row_count;
+            report.tables = prepared.facts.archive.table_count;
+            report.rows = prepared.facts.archive.row_count;
             report.warnings.push("rows were not compared while loading: the serial path cannot".to_owned());
         }
     }
@@ -251,7 +251,8 @@ async fn pg_restore(
     report: &mut RestoreReport,
 ) -> Result<PgRestore, RestoreError> {
     let written_by = archives[0].toc.as_ref().and_then(|toc| dump_major(&toc.header));
-    let by_manifest = || restore.manifest.get().programs.pg_dump.parse::<Version>().ok().map(|v| v.major);
+    let by_manifest =
+        || restore.manifest.get().programs.pg_dump.as_ref()?.parse::<Version>().ok().map(|v| v.major);
     let major = written_by.or_else(by_manifest).unwrap_or(0);
     let tools = restore.tools.clone();
     let client = tokio::task::spawn_blocking(move || tools.find(Program::PgRestore, major))

@@ -1,7 +1,7 @@
 //! What follows from manifest and inventory alone, before anything is opened: the archives, their frames, the mode.
 
 use pgproof_repository::inventory::Table;
-use pgproof_repository::manifest::v1::{Object, Role};
+use pgproof_repository::manifest::v1::{Object, Postgres, Role};
 
 use super::Restore;
 use super::error::RestoreError;
@@ -12,6 +12,7 @@ use crate::archive::selection::Filter;
 /// What follows from manifest and inventory alone.
 #[derive(Debug)]
 pub(crate) struct Prepared {
+    pub(crate) facts: Postgres,
     pub(crate) objects: Vec<Object>,
     pub(crate) maps: Vec<FrameMap>,
     pub(crate) mode: Mode,
@@ -21,24 +22,29 @@ impl Prepared {
     pub(crate) fn new(restore: &Restore) -> Result<Self, RestoreError> {
         check_disjoint(&restore.inventory)?;
         let manifest = restore.manifest.get();
+        let facts = manifest
+            .postgres()
+            .ok_or_else(|| RestoreError::NotADatabase { kind: manifest.contents.kind() })?
+            .clone();
         let objects: Vec<Object> =
             manifest.objects.iter().filter(|object| object.role == Role::Archive).cloned().collect();
         if objects.is_empty() {
             return Err(RestoreError::Inventory { why: "the manifest names no archive".to_owned() });
         }
-        let maps = objects.iter().map(|object| map_of(restore, object)).collect::<Result<Vec<_>, _>>()?;
-        let mode = match (&manifest.archive.not_indexed_because, restore.serial) {
-            _ if !manifest.archive.indexed => {
-                let reason = manifest.archive.not_indexed_because.clone();
+        let maps =
+            objects.iter().map(|object| map_of(restore, &facts, object)).collect::<Result<Vec<_>, _>>()?;
+        let mode = match (&facts.archive.not_indexed_because, restore.serial) {
+            _ if !facts.archive.indexed => {
+                let reason = facts.archive.not_indexed_because.clone();
                 Mode::Serial { reason: reason.unwrap_or_else(|| "the archive is not indexed".to_owned()) }
             }
             (_, true) => Mode::Serial { reason: "it was asked for".to_owned() },
             (_, false) => Mode::Parallel,
         };
-        if restore.selection.is_some() && !manifest.archive.indexed {
+        if restore.selection.is_some() && !facts.archive.indexed {
             return Err(RestoreError::SelectionWithoutIndex);
         }
-        Ok(Self { objects, maps, mode })
+        Ok(Self { facts, objects, maps, mode })
     }
 
     /// The plan by the inventory's names; which tables a selection brings along is known with the archive's head.
@@ -84,7 +90,7 @@ impl Prepared {
 }
 
 /// The archive of the inventory that describes `object`; it may be missing where nothing is indexed.
-fn map_of(restore: &Restore, object: &Object) -> Result<FrameMap, RestoreError> {
+fn map_of(restore: &Restore, facts: &Postgres, object: &Object) -> Result<FrameMap, RestoreError> {
     let described = restore.inventory.archives.iter().find(|archive| archive.object == object.name);
     match described {
         // Frames without an index of tables still authenticate the stream, piece by piece.
@@ -97,7 +103,7 @@ fn map_of(restore: &Restore, object: &Object) -> Result<FrameMap, RestoreError> 
             }
             Ok(map)
         }
-        _ if restore.manifest.get().archive.indexed => {
+        _ if facts.archive.indexed => {
             Err(RestoreError::Inventory { why: format!("{} is not in it", object.name) })
         }
         _ => Ok(FrameMap::default()),

@@ -137,4 +137,12 @@ mod tests {
         assert!(matches!(parse(other.as_bytes()), Err(ManifestError::NotAManifest { .. })));
         assert!(matches!(parse(&GOLDEN_V1[..GOLDEN_V1.len() / 2]), Err(ManifestError::Unreadable { .. })));
     }
+
+    #[test]
+    fn a_kind_of_a_newer_version_is_read_and_does_not_pass_for_a_database() {
+        let text = std::str::from_utf8(GOLDEN_V1).unwrap();
+        let other = text.replace("\"kind\": \"postgres\"", "\"kind\": \"clickhouse\"");
+        let manifest = parse(other.as_bytes()).unwrap();
+        assert_eq!((&manifest.contents, manifest.postgres()), (&v1::Contents::Unknown, None));
+    }
 }

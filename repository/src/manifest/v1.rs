@@ -18,15 +18,13 @@ pub struct Manifest {
     pub version: u32,
     pub repository: RepositoryId,
     pub source: SourceName,
-    /// `postgres`.
-    pub kind: String,
     pub id: BackupId,
     pub started_at: Timestamp,
     pub finished_at: Timestamp,
     pub snapshot: Snapshot,
-    pub server: Server,
     pub programs: Programs,
-    pub archive: Archive,
+    #[serde(flatten)]
+    pub contents: Contents,
     pub objects: Vec<Object>,
     /// Public keys of those who can decrypt.
     pub recipients: Vec<String>,
@@ -45,14 +43,32 @@ pub struct Manifest {
     pub restore: String,
 }
 
+/// What is backed up. The field `kind` says it, and what only that kind has stands beside it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Contents {
+    Postgres(Box<Postgres>),
+    /// Written by a newer version: listed and kept, and not restored.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A database.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Postgres {
+    pub server: Server,
+    pub archive: Archive,
+}
+
 /// The moment all objects show.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// By the server's clock, when the snapshot was taken.
+    /// When it was taken; of a database by the server's clock.
     pub at: Timestamp,
     /// WAL position, `16/B374D848`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lsn: Option<String>,
+    #[serde(default)]
     pub in_recovery: bool,
 }
 
@@ -80,7 +96,8 @@ pub struct Server {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Programs {
     pub pgproof: String,
-    pub pg_dump: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pg_dump: Option<String>,
     pub zstd: String,
 }
 
@@ -142,12 +159,30 @@ pub enum Previous {
     },
 }
 
+impl Contents {
+    /// The name of the kind, as policy and manifest have it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Postgres(_) => "postgres",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 impl Manifest {
     /// The bytes that are signed and stored: indented JSON with a final newline.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec_pretty(self).expect("a manifest has only string keys");
         bytes.push(b'\n');
         bytes
+    }
+
+    /// What only the backup of a database says.
+    pub fn postgres(&self) -> Option<&Postgres> {
+        match &self.contents {
+            Contents::Postgres(postgres) => Some(postgres),
+            Contents::Unknown => None,
+        }
     }
 
     pub fn object(&self, role: Role) -> Option<&Object> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use pgproof_policies::policy::Source;
 use pgproof_repository::lease::host_name;
-use pgproof_repository::manifest::v1::{Manifest, Object};
+use pgproof_repository::manifest::v1::{Manifest, Object, Postgres};
 use pgproof_repository::report::{Outcome, Report, Verdict, v1};
 
 use super::choice::Chosen;
@@ -43,7 +43,7 @@ pub(super) fn blank(
         trigger,
         choice: chosen.choice.clone(),
         attempts: 1,
-        database: database(manifest),
+        database: database(manifest, &chosen.dumped),
         scratch: v1::Scratch { kind: None, server_version: None, isolation: None },
         checks: Vec::new(),
         tables: Vec::new(),
@@ -112,16 +112,17 @@ pub(super) fn blank(
     report
 }
 
-fn database(manifest: &Manifest) -> v1::Database {
+fn database(manifest: &Manifest, dumped: &Postgres) -> v1::Database {
+    let Postgres { server, archive } = dumped;
     v1::Database {
-        name: manifest.server.database.clone(),
-        server_version: manifest.server.version.clone(),
-        encoding: manifest.server.encoding.clone(),
-        bytes: manifest.server.database_bytes,
+        name: server.database.clone(),
+        server_version: server.version.clone(),
+        encoding: server.encoding.clone(),
+        bytes: server.database_bytes,
         plaintext_bytes: manifest.objects.iter().map(|object| object.plaintext.bytes).sum(),
         stored_bytes: manifest.stored_bytes(),
-        tables: manifest.archive.table_count,
-        rows: manifest.archive.row_count,
+        tables: archive.table_count,
+        rows: archive.row_count,
     }
 }
 

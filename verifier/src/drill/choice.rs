@@ -11,6 +11,7 @@ use pgproof_repository::catalog::{self, Entry};
 use pgproof_repository::chain;
 use pgproof_repository::ids::{BackupId, RepositoryId};
 use pgproof_repository::manifest::SignedManifest;
+use pgproof_repository::manifest::v1::Postgres;
 use pgproof_repository::signature::TrustedSigners;
 use pgproof_repository::store::SharedStore;
 
@@ -44,6 +45,8 @@ pub(crate) enum Pick {
 #[derive(Debug)]
 pub(crate) struct Chosen {
     pub signed: SignedManifest,
+    /// What the manifest says of the database.
+    pub dumped: Postgres,
     pub choice: v1::Choice,
     /// Whether it is the one that was asked for, or one stands aside that is nearer and cannot be used.
     pub selection: Outcome,
@@ -85,6 +88,7 @@ pub(crate) async fn choose(
         )
         .into());
     }
+    let dumped = signed.get().postgres().cloned().ok_or_else(|| no_database(signed.get().contents.kind()))?;
     let asked = match pick {
         Pick::Backup(id) => Some(id.to_string()),
         Pick::At(at) => Some(at.clone()),
@@ -92,7 +96,7 @@ pub(crate) async fn choose(
     };
     let candidates = entries.iter().filter_map(Entry::whole).count() as u64;
     let choice = v1::Choice { rule: rule.to_owned(), asked, candidates };
-    Ok(Chosen { chain: chain_outcome(store, entries, signers).await, signed, selection, choice })
+    Ok(Chosen { chain: chain_outcome(store, entries, signers).await, signed, dumped, selection, choice })
 }
 
 fn rule(pick: &Pick) -> &'static str {
@@ -146,6 +150,12 @@ fn passed_over<'a>(nearer: impl Iterator<Item = &'a Entry>) -> Outcome {
         true => Outcome::Passed,
         false => Outcome::Degraded { reason: format!("nearer and not usable: {}", nearer.join(", ")) },
     }
+}
+
+/// Only databases are drilled.
+pub(super) fn no_database(kind: &str) -> Failure {
+    let hint = "`pgproof check --read-data` reads through backups of other kinds";
+    Failure::new(Exit::Usage, format!("a source of kind {kind} is no database, and cannot be drilled"), hint)
 }
 
 fn nothing_good(message: &str) -> Failure {

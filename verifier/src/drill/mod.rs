@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use jiff::Timestamp;
-use pgproof_policies::policy::{NEGATIVE_CONTROL_EVERY_DEFAULT, Source};
+use pgproof_policies::policy::{Kind, NEGATIVE_CONTROL_EVERY_DEFAULT, Source};
 use pgproof_postgres::restore::LeftOut;
 use pgproof_repository::ids::ObjectKey;
 use pgproof_repository::lease::Lease;
@@ -96,6 +96,7 @@ impl Verifier {
         request: &Request,
         cancel: &CancellationToken,
     ) -> anyhow::Result<Drilled> {
+        let Kind::Postgres(reach) = source.kind.clone();
         let now = Timestamp::now();
         let entries = catalog::list(&self.store, &source.name, &self.signers).await?;
         let past = report::chain::list(&self.store, &source.name, &self.signers).await?;
@@ -118,6 +119,8 @@ impl Verifier {
             store: self.store.clone(),
             source: source.clone(),
             signed: chosen.signed,
+            dumped: chosen.dumped,
+            reach,
             identities: self.identities.clone(),
             jobs: request.jobs,
             refuse_vulnerable: self.loaded.policy.refuse_vulnerable_clients,

@@ -202,7 +202,7 @@ fn history_backup(entry: &Entry, repository: &RepositoryId) -> Option<v1::Histor
         snapshot_at: manifest.map_or_else(|| entry.id.started_at(), |signed| signed.snapshot_at()),
         standing: standing.to_owned(),
         stored_bytes: manifest.map(|signed| signed.get().stored_bytes()),
-        database_bytes: manifest.map(|signed| signed.get().server.database_bytes),
+        database_bytes: manifest.and_then(|signed| Some(signed.get().postgres()?.server.database_bytes)),
         held: entry.held,
         proved_at: entry.proofs.proved_at,
         failed_at: entry.proofs.failed_at,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use pgproof_policies::policy::{Kind, Source};
+use pgproof_policies::policy::{PostgresSource, Source};
 use pgproof_postgres::client::{self, Version};
 use pgproof_postgres::comparison::{self, TableComparison};
 use pgproof_postgres::connection::ConnectionSpec;
@@ -15,7 +15,7 @@ use pgproof_repository::catalog::Entry;
 use pgproof_repository::inventory::Inventory;
 use pgproof_repository::keys::Identities;
 use pgproof_repository::manifest::SignedManifest;
-use pgproof_repository::manifest::v1::{Object, Role};
+use pgproof_repository::manifest::v1::{Object, Postgres, Role};
 use pgproof_repository::report::{self, Outcome, Report, v1};
 use pgproof_repository::signature::TrustedSigners;
 use pgproof_repository::store::SharedStore;
@@ -37,6 +37,10 @@ pub(super) struct Drill {
     pub store: SharedStore,
     pub source: Source,
     pub signed: SignedManifest,
+    /// What the manifest says of the database.
+    pub dumped: Postgres,
+    /// How the policy reaches it.
+    pub reach: PostgresSource,
     pub identities: Identities,
     pub jobs: usize,
     pub refuse_vulnerable: bool,
@@ -203,13 +207,11 @@ impl Drill {
     /// Reads all objects while the server is made: neither needs the other.
     async fn read_and_start(&mut self) -> Option<Scratch> {
         let since = Instant::now();
-        let Kind::Postgres(postgres) = self.source.kind.clone();
-        let signed = self.signed.clone();
-        let (dumped, source) = (&signed.get().server, self.source.clone());
+        let (reach, dumped, source) = (self.reach.clone(), self.dumped.server.clone(), self.source.clone());
         let wanted = scratch::Wanted {
-            source: &postgres,
+            source: &reach,
             verification: source.verification.as_ref(),
-            dumped,
+            dumped: &dumped,
             major: Version::from_number(dumped.version_number).major,
             durable: source.objectives.recovery_time.is_some(),
         };
@@ -349,7 +351,7 @@ impl Drill {
     }
 
     async fn compare(&mut self, database: &ConnectionSpec, inventory: &Inventory) {
-        let archive = &self.signed.get().archive;
+        let archive = &self.dumped.archive;
         if !archive.indexed {
             let why = archive.not_indexed_because.as_deref().unwrap_or("the archive is not indexed");
             let reason = format!("no row could be compared: {why}");
@@ -365,7 +367,7 @@ impl Drill {
     }
 
     fn judge_tables(&mut self, tables: &[TableComparison]) {
-        let signed_tables = self.signed.get().archive.table_count;
+        let signed_tables = self.dumped.archive.table_count;
         let expected = signed_tables.saturating_sub(self.left_out.tables.len() as u64);
         let rows: u64 = tables.iter().filter_map(|table| table.found).map(|found| found.rows).sum();
         let differing = tables.iter().filter(|table| !table.equal).count();
@@ -393,7 +395,7 @@ impl Drill {
         let verification = self.source.verification.as_ref();
         let missing_extensions =
             verification.map_or(&[][..], |verification| &verification.missing_extensions);
-        let archive = &self.signed.get().archive;
+        let archive = &self.dumped.archive;
         let because = archive.not_indexed_because.as_deref().unwrap_or("the archive is not indexed");
         let subject = Subject {
             database,

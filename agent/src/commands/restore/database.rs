@@ -1,14 +1,12 @@
-//! `pgproof restore`: which backup a time asks for, what will be missing, and the restore itself.
+//! Restoring a database: into a new one, and on request in the place of the old.
 
 use std::io::{BufRead, IsTerminal, Write};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
-use pgproof_policies::moment;
+use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::{Kind, PostgresSource};
 use pgproof_postgres::archive::selection::{Filter, QualifiedName};
 use pgproof_postgres::client::{self, Program, Version};
@@ -18,29 +16,28 @@ use pgproof_postgres::restore::{
     Phase, Plan, Restore, RestoreError, RestoreReport, Room, Space, Unwatched, swap, write_archive,
 };
 use pgproof_postgres::source;
-use pgproof_repository::catalog::{self, Entry};
 use pgproof_repository::keys::TerminalPrompts;
 use pgproof_repository::manifest::SignedManifest;
-use pgproof_repository::report::Proofs;
+use pgproof_repository::manifest::v1::{Postgres, Server};
 use pgproof_repository::{contents, layout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Opened, open, print_json, say};
+use crate::commands::{Opened, print_json, say};
 use crate::failure::{Exit, Failure};
 use crate::progress::Progress;
 use crate::{cli, plain};
 
-pub(crate) async fn run(
-    policy: &Path,
+/// Restores the dump that `signed` is of.
+pub(super) async fn run(
+    opened: &Opened,
     args: cli::Restore,
+    signed: SignedManifest,
+    dumped: &Postgres,
     json: bool,
     cancel: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let opened = open(policy, Some(&args.source)).await?;
-    let source = opened.loaded.source(&args.source)?;
-    let Kind::Postgres(postgres) = &source.kind;
+    let postgres = reach(opened, &args.source)?;
     let now = Timestamp::now();
-    let signed = choose(&opened, &args, now).await?;
     let identities = opened.loaded.identities(Arc::new(TerminalPrompts))?;
     let inventory = contents::inventory(&opened.store, &signed, &identities).await?;
     if args.stdout {
@@ -56,8 +53,8 @@ pub(crate) async fn run(
     }
 
     let target = target(&args, postgres)?;
-    let (tools, manifest) = (source::tools(postgres), signed.get());
-    let database = args.into.clone().unwrap_or_else(|| new_name(&signed));
+    let (tools, manifest, server) = (source::tools(postgres), signed.get(), &dumped.server);
+    let database = args.into.clone().unwrap_or_else(|| new_name(&signed, &dumped.server));
     let mut restore = Restore {
         store: opened.store.clone(),
         manifest: signed.clone(),
@@ -78,29 +75,28 @@ pub(crate) async fn run(
         cancel,
     };
     let plan = restore.plan()?;
-    let needed = bytes_needed(&restore, &plan);
+    let needed = bytes_needed(&restore, server, &plan);
     let room = Space::of(&target).await.room_for(needed);
     if args.dry_run {
         say(&format!("{plan}\n  space          {}", told_room(&room, needed)))?;
         return Ok(ExitCode::SUCCESS);
     }
     refuse_too_little(&room, needed, args.ignore_space)?;
-    refuse_vulnerable(&opened, &restore).await?;
+    refuse_vulnerable(opened, &restore, server).await?;
     if args.swap {
-        confirm_swap(&manifest.server.database, args.yes)?;
+        confirm_swap(&server.database, args.yes)?;
     }
     if args.globals {
         let text = contents::globals(&opened.store, &signed, &identities).await?;
         apply_globals(&target, &text).await?;
     }
     // Only now: what is printed below a bar tears it.
-    restore.progress =
-        Arc::new(Watch { bar: Progress::new("restore", manifest.server.database_bytes, json) });
+    restore.progress = Arc::new(Watch { bar: Progress::new("restore", server.database_bytes, json) });
     let report = Box::pin(restore.run()).await;
     drop(restore);
     let report = report?;
     let renamed = match args.swap {
-        true => Some(swap(&target, &database, &manifest.server.database, now).await?),
+        true => Some(swap(&target, &database, &server.database, now).await?),
         false => None,
     };
     if json {
@@ -125,69 +121,10 @@ pub(crate) async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-async fn choose(opened: &Opened, args: &cli::Restore, now: Timestamp) -> anyhow::Result<SignedManifest> {
-    let signers = opened.loaded.trusted_signers()?;
-    let signed = match (&args.backup, &args.at) {
-        (Some(id), _) => catalog::find(&opened.store, &args.source, id, &signers).await?,
-        (None, at) => {
-            let zone = opened.loaded.policy.zone.as_deref();
-            let at = moment::parse(at.as_deref().unwrap_or("now"), zone, &TimeZone::system(), now)?;
-            let entries = catalog::list(&opened.store, &args.source, &signers).await?;
-            choose_at(&entries, at, now)?
-        }
-    };
-    if signed.get().repository != opened.marker.id {
-        let message = format!("backup {} was made for another repository", signed.get().id);
-        return Err(Failure::new(
-            Exit::Integrity,
-            message,
-            "it was copied here; restore it from where it belongs",
-        )
-        .into());
-    }
-    Ok(signed)
-}
-
-/// Says on standard error which backup it takes and what that means.
-fn choose_at(entries: &[Entry], at: Timestamp, now: Timestamp) -> anyhow::Result<SignedManifest> {
-    let Some(choice) = catalog::choose(entries, at) else {
-        let oldest = entries.iter().filter_map(Entry::whole).map(SignedManifest::snapshot_at).min();
-        let message = format!("there is no good backup from {at} or before");
-        let hint = match oldest {
-            Some(oldest) => format!("the oldest one shows {oldest}"),
-            None => "`pgproof list` shows what is there".to_owned(),
-        };
-        return Err(Failure::new(Exit::NothingFound, message, hint).into());
-    };
-    let (backup, snapshot) = (choice.backup.get(), choice.backup.snapshot_at());
-    eprintln!("asked for     {} ({})", plain::time(at), plain::age(at, now));
-    eprintln!("backup        {} shows {} ({})", backup.id, plain::time(snapshot), plain::age(snapshot, now));
-    eprintln!(
-        "missing       what was written in the {} before the time asked for",
-        plain::duration(at.duration_since(snapshot))
-    );
-    if let Some(later) = choice.later.first() {
-        let (id, snapshot) = (&later.get().id, later.snapshot_at());
-        eprintln!(
-            "next later    {id} shows {}; {} later backup(s) are not used",
-            plain::time(snapshot),
-            choice.later.len()
-        );
-    }
-    let proofs = entries.iter().find(|entry| entry.id == backup.id).map(|entry| &entry.proofs);
-    eprintln!("drills        {}", told(proofs));
-    for entry in &choice.unusable {
-        eprintln!("WARNING       {} is nearer and cannot be used; see `pgproof list`", entry.id);
-    }
-    Ok(choice.backup.clone())
-}
-
-fn told(proofs: Option<&Proofs>) -> String {
-    match proofs {
-        Some(proofs) if proofs.is_refuted() => "THE LAST ONE FOUND THIS BACKUP BAD".to_owned(),
-        Some(Proofs { proved_at: Some(at), .. }) => format!("proved {}", plain::time(*at)),
-        _ => "none: it was never proved".to_owned(),
-    }
+/// How the policy reaches the source's server.
+fn reach<'a>(opened: &'a Opened, source: &SourceName) -> anyhow::Result<&'a PostgresSource> {
+    let Kind::Postgres(postgres) = &opened.loaded.source(source)?.kind;
+    Ok(postgres)
 }
 
 fn target(args: &cli::Restore, postgres: &PostgresSource) -> anyhow::Result<ConnectionSpec> {
@@ -199,9 +136,9 @@ fn target(args: &cli::Restore, postgres: &PostgresSource) -> anyhow::Result<Conn
     })
 }
 
-fn new_name(signed: &SignedManifest) -> String {
+fn new_name(signed: &SignedManifest, server: &Server) -> String {
     let at = signed.snapshot_at().strftime("%Y%m%dt%H%M%Sz");
-    let name: String = signed.get().server.database.chars().take(40).collect();
+    let name: String = server.database.chars().take(40).collect();
     format!("{name}_{at}")
 }
 
@@ -214,9 +151,9 @@ fn selection(args: &cli::Restore) -> anyhow::Result<Option<Filter>> {
 }
 
 /// What the restored database takes: as much as it took where it was dumped, or the rows that were chosen.
-fn bytes_needed(restore: &Restore, plan: &Plan) -> u64 {
+fn bytes_needed(restore: &Restore, server: &Server, plan: &Plan) -> u64 {
     match restore.selection {
-        None => restore.manifest.get().server.database_bytes,
+        None => server.database_bytes,
         Some(_) => plan.plain_bytes,
     }
 }
@@ -266,8 +203,8 @@ async fn apply_globals(target: &ConnectionSpec, text: &str) -> anyhow::Result<()
 }
 
 /// Names a `pg_restore` that a hostile archive could take over; refuses it where the policy says so.
-async fn refuse_vulnerable(opened: &Opened, restore: &Restore) -> anyhow::Result<()> {
-    let major = Version::from_number(restore.manifest.get().server.version_number).major;
+async fn refuse_vulnerable(opened: &Opened, restore: &Restore, server: &Server) -> anyhow::Result<()> {
+    let major = Version::from_number(server.version_number).major;
     let tools = restore.tools.clone();
     let found = tokio::task::spawn_blocking(move || tools.find(Program::PgRestore, major)).await??;
     if !client::is_vulnerable_restore(found.version) {

@@ -1,0 +1,105 @@
+//! `pgproof restore`: which backup a time asks for, what will be missing, and the restore itself.
+
+mod database;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use pgproof_policies::moment;
+use pgproof_repository::catalog::{self, Entry};
+use pgproof_repository::manifest::SignedManifest;
+use pgproof_repository::manifest::v1::Contents;
+use pgproof_repository::report::Proofs;
+use tokio_util::sync::CancellationToken;
+
+use super::{Opened, open};
+use crate::failure::{Exit, Failure};
+use crate::{cli, plain};
+
+pub(crate) async fn run(
+    policy: &Path,
+    args: cli::Restore,
+    json: bool,
+    cancel: CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    let opened = open(policy, Some(&args.source)).await?;
+    let signed = choose(&opened, &args, Timestamp::now()).await?;
+    match signed.get().contents.clone() {
+        Contents::Postgres(dumped) => {
+            Box::pin(database::run(&opened, args, signed, &dumped, json, cancel)).await
+        }
+        Contents::Unknown => Err(Failure::new(
+            Exit::Usage,
+            format!("backup {} is of a kind that this version does not know", signed.get().id),
+            "use a pgproof at least as new as the one that wrote it",
+        )
+        .into()),
+    }
+}
+
+async fn choose(opened: &Opened, args: &cli::Restore, now: Timestamp) -> anyhow::Result<SignedManifest> {
+    let signers = opened.loaded.trusted_signers()?;
+    let signed = match (&args.backup, &args.at) {
+        (Some(id), _) => catalog::find(&opened.store, &args.source, id, &signers).await?,
+        (None, at) => {
+            let zone = opened.loaded.policy.zone.as_deref();
+            let at = moment::parse(at.as_deref().unwrap_or("now"), zone, &TimeZone::system(), now)?;
+            let entries = catalog::list(&opened.store, &args.source, &signers).await?;
+            choose_at(&entries, at, now)?
+        }
+    };
+    if signed.get().repository != opened.marker.id {
+        let message = format!("backup {} was made for another repository", signed.get().id);
+        return Err(Failure::new(
+            Exit::Integrity,
+            message,
+            "it was copied here; restore it from where it belongs",
+        )
+        .into());
+    }
+    Ok(signed)
+}
+
+/// Says on standard error which backup it takes and what that means.
+fn choose_at(entries: &[Entry], at: Timestamp, now: Timestamp) -> anyhow::Result<SignedManifest> {
+    let Some(choice) = catalog::choose(entries, at) else {
+        let oldest = entries.iter().filter_map(Entry::whole).map(SignedManifest::snapshot_at).min();
+        let message = format!("there is no good backup from {at} or before");
+        let hint = match oldest {
+            Some(oldest) => format!("the oldest one shows {oldest}"),
+            None => "`pgproof list` shows what is there".to_owned(),
+        };
+        return Err(Failure::new(Exit::NothingFound, message, hint).into());
+    };
+    let (backup, snapshot) = (choice.backup.get(), choice.backup.snapshot_at());
+    eprintln!("asked for     {} ({})", plain::time(at), plain::age(at, now));
+    eprintln!("backup        {} shows {} ({})", backup.id, plain::time(snapshot), plain::age(snapshot, now));
+    eprintln!(
+        "missing       what was written in the {} before the time asked for",
+        plain::duration(at.duration_since(snapshot))
+    );
+    if let Some(later) = choice.later.first() {
+        let (id, snapshot) = (&later.get().id, later.snapshot_at());
+        eprintln!(
+            "next later    {id} shows {}; {} later backup(s) are not used",
+            plain::time(snapshot),
+            choice.later.len()
+        );
+    }
+    let proofs = entries.iter().find(|entry| entry.id == backup.id).map(|entry| &entry.proofs);
+    eprintln!("drills        {}", told(proofs));
+    for entry in &choice.unusable {
+        eprintln!("WARNING       {} is nearer and cannot be used; see `pgproof list`", entry.id);
+    }
+    Ok(choice.backup.clone())
+}
+
+fn told(proofs: Option<&Proofs>) -> String {
+    match proofs {
+        Some(proofs) if proofs.is_refuted() => "THE LAST ONE FOUND THIS BACKUP BAD".to_owned(),
+        Some(Proofs { proved_at: Some(at), .. }) => format!("proved {}", plain::time(*at)),
+        _ => "none: it was never proved".to_owned(),
+    }
+}
