@@ -8,6 +8,7 @@
 pub mod access;
 pub mod catalog;
 pub mod chain;
+pub mod configuration;
 pub mod contents;
 pub mod custody;
 pub mod ids;
