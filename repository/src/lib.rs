@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod chain;
 pub mod contents;
 pub mod custody;
+pub mod history;
 pub mod ids;
 pub mod inventory;
 pub mod keys;
