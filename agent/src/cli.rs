@@ -27,8 +27,10 @@ pub(crate) struct Cli {
     #[arg(long, global = true)]
     pub json: bool,
     /// What to log on standard error: error, warn, info, debug, or a tracing filter.
-    #[arg(long, global = true, env = "PGPROOF_LOG", default_value = "warn", value_name = "FILTER")]
-    pub log: String,
+    ///
+    /// Without it warnings, and what `run`, `backup --all` and `backup --due` do.
+    #[arg(long, global = true, env = "PGPROOF_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -40,8 +42,12 @@ pub(crate) enum Command {
     /// Work on the policy file.
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Back up a source now.
+    /// Back up a source now; with --all every source; with --due what its schedule asks for.
     Backup(Backup),
+    /// Back up all sources by their schedules, until it is stopped.
+    ///
+    /// SIGHUP reads the policy again; SIGTERM stops what is at work and leaves nothing half-done.
+    Run(Run),
     /// Restore a source as it was at a time, into a new database.
     Restore(Restore),
     /// List backups.
@@ -56,6 +62,17 @@ pub(crate) enum Command {
     Hold(Hold),
     /// Give a held backup back to retention.
     Release(Release),
+}
+
+impl Command {
+    /// Whether it is made for timers and daemons.
+    pub(crate) fn is_unattended(&self) -> bool {
+        match self {
+            Self::Run(args) => !args.dry_run,
+            Self::Backup(args) => args.all || args.due,
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -88,7 +105,14 @@ pub(crate) struct Init {
 
 #[derive(Debug, Args)]
 pub(crate) struct Backup {
-    pub source: SourceName,
+    #[arg(required_unless_present = "all")]
+    pub source: Option<SourceName>,
+    /// Every source of the policy.
+    #[arg(long, conflicts_with_all = ["source", "tag", "reason", "hold", "explain"])]
+    pub all: bool,
+    /// Only what the schedule asks for now: what `pgproof run` would do. For timers.
+    #[arg(long, conflicts_with_all = ["tag", "reason", "hold", "explain"])]
+    pub due: bool,
     /// A label, key=value (may be repeated).
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub tag: Vec<(String, String)>,
@@ -101,6 +125,16 @@ pub(crate) struct Backup {
     /// Print what would be done and how much memory it takes, and stop.
     #[arg(long)]
     pub explain: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Do what is due now, and end; like `pgproof backup --all --due`.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub once: bool,
+    /// Print what would be done now, and when the next runs begin.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use pgproof_policies::backups::Cause;
 use pgproof_policies::moment::MomentError;
 use pgproof_policies::policy::PolicyProblems;
 use pgproof_postgres::archive::ArchiveError;
@@ -18,6 +19,8 @@ use pgproof_repository::manifest::ManifestError;
 use pgproof_repository::sealed::{ReadError, UnsealError};
 use pgproof_repository::signature::{SignatureError, TrustError};
 use pgproof_repository::store::StoreError;
+
+use crate::backup::HookError;
 
 /// Exit codes, documented in the README.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,11 +52,18 @@ pub(crate) struct Failure {
     pub message: String,
     pub exit: Exit,
     pub hint: Option<String>,
+    /// It stays so until somebody mends something.
+    is_standing: bool,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { message: message.into(), exit, hint: Some(hint.into()) }
+        Self { message: message.into(), exit, hint: Some(hint.into()), is_standing: exit == Exit::Usage }
+    }
+
+    /// The same, where no retry mends it.
+    pub(crate) fn standing(self) -> Self {
+        Self { is_standing: true, ..self }
     }
 }
 
@@ -72,16 +82,51 @@ pub(crate) fn report(error: &anyhow::Error, json: bool) -> Exit {
     exit
 }
 
-/// The chain on one line, whatever line breaks a server or library put in; a policy's problems keep a line each.
-fn message(error: &anyhow::Error) -> String {
-    let told = format!("{error:#}");
-    match error.chain().any(|cause| cause.is::<PolicyProblems>()) {
-        true => told,
-        false => told.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" "),
+/// An error of a library as [`message`] has it.
+pub(crate) fn message_of(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |cause| cause.source());
+    on_one_line(&causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+}
+
+/// What a failed backup calls for: whether it may be over by itself.
+pub(crate) fn cause(error: &anyhow::Error) -> Cause {
+    match exit(error) {
+        Exit::Interrupted => Cause::Stopped,
+        _ if error.chain().any(is_standing) => Cause::Standing,
+        _ => Cause::Passing,
     }
 }
 
-fn exit(error: &anyhow::Error) -> Exit {
+/// Failures that stay the same however often a backup is tried.
+fn is_standing(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let is_denied =
+        |error: &StoreError| matches!(error, StoreError::Denied { .. } | StoreError::NoSuchPlace { .. });
+    cause.downcast_ref::<Failure>().is_some_and(|failure| failure.is_standing)
+        || cause.downcast_ref::<StoreError>().is_some_and(is_denied)
+        || cause.downcast_ref::<ConnectError>().is_some_and(ConnectError::is_standing)
+        || cause.is::<PolicyProblems>()
+        || cause.is::<AccessError>()
+        || cause.is::<KeyError>()
+        || cause.is::<SignatureError>()
+        || cause.is::<TrustError>()
+        || cause.is::<ConnectionError>()
+        || cause.is::<ClientError>()
+}
+
+/// The chain on one line, whatever line breaks a server or library put in; a policy's problems keep a line each.
+pub(crate) fn message(error: &anyhow::Error) -> String {
+    let told = format!("{error:#}");
+    match error.chain().any(|cause| cause.is::<PolicyProblems>()) {
+        true => told,
+        false => on_one_line(&told),
+    }
+}
+
+pub(crate) fn on_one_line(told: &str) -> String {
+    told.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+pub(crate) fn exit(error: &anyhow::Error) -> Exit {
     error.chain().find_map(exit_of).unwrap_or(Exit::Failed)
 }
 
@@ -114,7 +159,7 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
 }
 
-fn hint(error: &anyhow::Error) -> Option<String> {
+pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(hint_of)
 }
 
@@ -151,6 +196,7 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         RestoreError,
         SnapshotError,
         ReadError,
+        HookError,
     );
     None
 }

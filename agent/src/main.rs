@@ -3,17 +3,25 @@
 mod backup;
 mod cli;
 mod commands;
+mod daemon;
 mod failure;
 mod plain;
 mod progress;
 mod signals;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tokio::signal::unix::SignalKind;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, PolicyCommand};
+
+/// What commands log that somebody waits for.
+const LOG_DEFAULT: &str = "warn";
+/// What is logged where nobody looks on: the journal is all that there is to see.
+const LOG_UNATTENDED: &str = "warn,pgproof=info";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -27,10 +35,14 @@ fn main() -> ExitCode {
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     // Whatever this process writes is for its own user alone.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let usual = if cli.command.is_unattended() { LOG_UNATTENDED } else { LOG_DEFAULT };
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(&cli.log)?)
+        .with_env_filter(EnvFilter::try_new(cli.log.as_deref().unwrap_or(usual))?)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_target(false)
+        // A daemon whose log went away still backs up.
+        .log_internal_errors(false)
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(run(cli));
@@ -41,11 +53,16 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli { policy, json, command, .. } = cli;
-    let cancel = signals::cancel_on_signal()?;
+    // The daemon reads its policy again on SIGHUP; whatever else runs belongs to a terminal.
+    let cancel = match command {
+        Command::Run(_) => signals::cancel_on_signal([])?,
+        _ => signals::cancel_on_signal([SignalKind::hangup()])?,
+    };
     match command {
         Command::Init(args) => commands::init::run(&policy, args, json),
         Command::Policy(PolicyCommand::Check) => commands::policy::check(&policy, json),
         Command::Backup(args) => Box::pin(commands::backup::run(&policy, args, json, cancel)).await,
+        Command::Run(args) => Box::pin(commands::run::run(&policy, args, json, cancel)).await,
         Command::Restore(args) => Box::pin(commands::restore::run(&policy, args, json, cancel)).await,
         Command::List(args) => commands::list::run(&policy, args, json).await,
         Command::Show(args) => commands::show::run(&policy, args, json).await,

@@ -8,13 +8,13 @@ use tokio_util::sync::CancellationToken;
 /// How long blocked threads may take to end once everything was cancelled.
 pub(crate) const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A token that is cancelled by the first SIGINT, SIGTERM or SIGHUP. A second one ends the process as usual.
-pub(crate) fn cancel_on_signal() -> anyhow::Result<CancellationToken> {
+/// A token that is cancelled by the first SIGINT, SIGTERM or one of `further`. A second one ends the process as usual.
+pub(crate) fn cancel_on_signal(
+    further: impl IntoIterator<Item = SignalKind>,
+) -> anyhow::Result<CancellationToken> {
     let token = CancellationToken::new();
-    let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
-        .map(signal)
-        .into_iter()
-        .collect::<Result<Vec<_>, _>>()?;
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate()].into_iter().chain(further);
+    let mut signals = kinds.map(signal).collect::<Result<Vec<_>, _>>()?;
     let cancelled = token.clone();
     tokio::spawn(async move {
         let any = futures::future::select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv())));

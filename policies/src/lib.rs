@@ -5,20 +5,25 @@
 //! - [`retention::plan`]: which backups stay and which go, each with its reasons.
 //! - [`objective::shortfalls`]: what the policy promises and its schedules cannot keep.
 //! - [`objective::recovery_point`], [`forecast::recovery_time`]: what was found of the objectives, and what is to come.
+//! - [`backups::plan`]: whether a source is backed up now, why, and when to look again.
 //! - [`drills::plan`]: which backups are drilled next, each with its reason, and how much is proved.
 //! - [`moment::parse`]: the instant an operator means by `--at`.
 //!
 //! Everything here is a function of values. There is no file, no clock and no network in this crate: text,
 //! `now` and time zones come in as arguments.
 
+pub mod backups;
+pub mod cadence;
 pub mod drills;
 pub mod forecast;
 pub mod moment;
 pub mod names;
 pub mod objective;
+pub mod pauses;
 pub mod policy;
 pub mod retention;
 pub mod schedule;
+pub mod turns;
 
 pub use names::{SourceName, Tag};
 pub use policy::{Policy, PolicyProblems};

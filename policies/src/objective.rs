@@ -112,7 +112,7 @@ fn sparse_verification(source: &Source, zone: &TimeZone, now: Timestamp) -> Opti
     let rhythm = Rhythm::of(source.verification.as_ref()?).ok()?;
     let kept = kept_at_most(source, zone, now);
     let (window, older_per_run_max) = (rhythm.window, rhythm.older_per_run_max);
-    let runs = rhythm.schedule.count_within(now, window, zone);
+    let runs = rhythm.cadence.schedule.count_within(now, window, zone);
     // The newest is among those that are kept, and each run proves it.
     let newest = usize::from(runs > 0);
     let older = usize::try_from(older_per_run_max).unwrap_or(usize::MAX);

@@ -55,32 +55,19 @@ impl Schedule {
         times.take_while(|at| *at <= until).take(COUNTED_MAX).count()
     }
 
-    /// Whether a run is due at `now`, the last one having been started at `last`. What was never run is due at
-    /// once: a new source has no backup. However many times were missed, one run makes up for them.
-    pub fn is_due(&self, last: Option<Timestamp>, zone: &TimeZone, now: Timestamp) -> bool {
-        match last {
-            None => true,
-            // The clock went back: as much as can be known is that a run happened.
-            Some(last) if last > now => false,
-            Some(last) => self.next_after(last, zone).is_some_and(|next| next <= now),
-        }
-    }
-
     /// The longest time between two runs from `from` on: no recovery point shorter than this can be promised.
     pub fn longest_gap(&self, zone: &TimeZone, from: Timestamp) -> Option<SignedDuration> {
+        self.gaps(zone, from).max()
+    }
+
+    /// The times between runs from `from` on, for a year of an hourly schedule or four years of a rarer one.
+    pub fn gaps(&self, zone: &TimeZone, from: Timestamp) -> impl Iterator<Item = SignedDuration> {
         let until =
             from.checked_add(SignedDuration::from_hours(GAP_YEARS * 366 * 24)).unwrap_or(Timestamp::MAX);
-        let mut previous = self.next_after(from, zone)?;
-        let mut longest = None;
-        for _ in 0..GAP_OCCURRENCES_MAX {
-            let Some(next) = self.next_after(previous, zone) else { break };
-            longest = longest.max(Some(next.duration_since(previous)));
-            if next > until {
-                break;
-            }
-            previous = next;
-        }
-        longest
+        let first = self.next_after(from, zone);
+        let starts = std::iter::successors(first, |last| self.next_after(*last, zone));
+        let gap = |previous| Some(self.next_after(previous, zone)?.duration_since(previous));
+        starts.take_while(move |start| *start <= until).take(GAP_OCCURRENCES_MAX).filter_map(gap)
     }
 }
 

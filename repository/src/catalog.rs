@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{BackupId, KeyPrefix, ObjectKey, RepositoryId};
 use crate::layout;
 use crate::manifest::{MANIFEST_BYTES_MAX, ManifestError, SIGNATURE_BYTES_MAX, SignedManifest};
+use crate::records::RecordError;
 use crate::report::{Proofs, chain};
 use crate::signature::TrustedSigners;
 use crate::store::{PutCondition, SharedStore, Store, StoreError};
@@ -110,7 +111,7 @@ pub async fn list(
     source: &SourceName,
     signers: &TrustedSigners,
 ) -> Result<Vec<Entry>, CatalogError> {
-    let ids = ids_below(store, &layout::backups(source)).await?;
+    let ids = ids(store, source).await?;
     let held = ids_below(store, &layout::holds(source)).await?;
     let pruned = record_ids(store, &layout::tombstones(source)).await?;
     let reports = report_keys(store, source).await?;
@@ -136,7 +137,7 @@ pub async fn newest(
     source: &SourceName,
     signers: &TrustedSigners,
 ) -> Result<Option<(BackupId, Standing)>, CatalogError> {
-    let ids = ids_below(store, &layout::backups(source)).await?;
+    let ids = ids(store, source).await?;
     let finished_at = |standing: &Standing| match standing {
         Standing::Whole(signed) => Some(signed.get().finished_at),
         _ => None,
@@ -153,6 +154,11 @@ pub async fn newest(
         }
     }
     Ok(newest)
+}
+
+/// The names of a source's folders, whatever they are worth, oldest first.
+pub async fn ids(store: &SharedStore, source: &SourceName) -> Result<Vec<BackupId>, CatalogError> {
+    ids_below(store, &layout::backups(source)).await
 }
 
 /// One backup, whose absence is an error.
@@ -302,6 +308,11 @@ pub enum CatalogError {
     Report {
         #[source]
         source: StoreError,
+    },
+    #[error("the record of a run cannot be fetched")]
+    Record {
+        #[source]
+        source: RecordError,
     },
     #[error("repository.json cannot be read")]
     Marker {

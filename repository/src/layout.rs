@@ -54,6 +54,16 @@ pub fn run(source: &SourceName, id: &BackupId) -> ObjectKey {
     key(format!("{source}/runs/{id}.json"))
 }
 
+pub fn runs(source: &SourceName) -> KeyPrefix {
+    prefix(format!("{source}/runs/"))
+}
+
+/// What sorts before the runs that were started at `since` or later; `None` where all of them were.
+pub fn runs_from(source: &SourceName, since: Timestamp) -> Option<ObjectKey> {
+    let is_of_our_time = since >= Timestamp::UNIX_EPOCH;
+    is_of_our_time.then(|| key(format!("{source}/runs/{}", since.strftime("%Y%m%dT%H%M%SZ"))))
+}
+
 pub fn holds(source: &SourceName) -> KeyPrefix {
     prefix(format!("{source}/holds/"))
 }

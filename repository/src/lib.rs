@@ -11,6 +11,7 @@ pub mod chain;
 pub mod configuration;
 pub mod contents;
 pub mod custody;
+pub mod history;
 pub mod ids;
 pub mod inventory;
 pub mod keys;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use pgproof_policies::backups::Cause;
 use pgproof_policies::names::SourceName;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -36,8 +37,14 @@ pub struct Run {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum RunOutcome {
-    Committed { warnings: Vec<String> },
-    Failed { error: String },
+    Committed {
+        warnings: Vec<String>,
+    },
+    Failed {
+        error: String,
+        #[serde(default)]
+        cause: Cause,
+    },
 }
 
 /// A hold keeps a backup whatever retention says.

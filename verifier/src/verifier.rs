@@ -36,16 +36,11 @@ impl Verifier {
 impl Verifier {
     /// Reports that nobody trusts prove nothing, and a schedule that goes by them would drill for ever.
     pub(crate) fn ensure_reports_count(&self, now: Timestamp) -> anyhow::Result<()> {
-        let probe = self.loaded.sha256.as_bytes();
-        let signature = self.signing_key.sign(namespace::REPORT, probe)?;
-        match self.signers.verify(namespace::REPORT, probe, &signature, now) {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let message = format!("reports of this verifier would not be trusted: {error}");
-                let hint = "add the public half of its signing key to `keys.trusted_signers`";
-                Err(Failure::new(Exit::Usage, message, hint).into())
-            }
-        }
+        self.signers.would_accept(&self.signing_key, namespace::REPORT, now).map_err(|error| {
+            let message = format!("reports of this verifier would not be trusted: {error}");
+            let hint = "add the public half of its signing key to `keys.trusted_signers`";
+            Failure::new(Exit::Usage, message, hint).into()
+        })
     }
 }
 

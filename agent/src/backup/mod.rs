@@ -1,13 +1,16 @@
 //! One backup, from lease to manifest: the sequence at the top, its steps below.
 
 mod expected;
+mod hooks;
 mod stream;
 mod watchdog;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use jiff::{SignedDuration, Timestamp};
+use pgproof_policies::backups::Cause;
 use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::{Kind, PostgresSource, Source};
 use pgproof_postgres::archive::TocEntry;
@@ -22,7 +25,7 @@ use pgproof_repository::catalog::{self, Marker, Standing};
 use pgproof_repository::ids::{BackupId, RepositoryId};
 use pgproof_repository::inventory::{self, Inventory};
 use pgproof_repository::keys::Recipients;
-use pgproof_repository::lease::{Lease, host_name};
+use pgproof_repository::lease::{Lease, Renewal, host_name};
 use pgproof_repository::lifecycle::{Committed, PartsUploaded, Started, upload_parts};
 use pgproof_repository::manifest::v1;
 use pgproof_repository::records::{self, Run, RunOutcome};
@@ -33,8 +36,10 @@ use pgproof_repository::store::part_plan::PartPlan;
 use pgproof_repository::{layout, prune};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::hooks::HookError;
+use self::hooks::{Hook, Outcome, Surroundings};
 use self::stream::{Found, SealedArchive, StreamError};
-use crate::failure::{Exit, Failure};
+use crate::failure::{self, Exit, Failure};
 use crate::progress::Progress;
 
 /// Parts that are uploaded at the same time: enough to hide a round trip behind another, few enough for little memory.
@@ -45,13 +50,15 @@ const WORKERS_MAX: usize = 8;
 /// What one backup needs. Existence means that policy, keys and connection were found usable.
 #[derive(Debug)]
 pub(crate) struct Job {
-    pub loaded: LoadedPolicy,
+    pub loaded: Arc<LoadedPolicy>,
     pub source: Source,
     pub store: SharedStore,
     pub tags: BTreeMap<String, String>,
     pub reason: Option<String>,
     /// Progress is for a program.
     pub json: bool,
+    /// Somebody looks on, so that progress is shown.
+    pub is_watched: bool,
     pub cancel: CancellationToken,
     recipients: Recipients,
     signing_key: SigningKey,
@@ -59,9 +66,47 @@ pub(crate) struct Job {
     tools: ClientTools,
 }
 
+/// The right to back up a source, held until it is used or given back.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    marker: Marker,
+    renewal: Renewal,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub id: BackupId,
+    pub outcome: anyhow::Result<BackedUp>,
+    /// Its record lies in the repository, for whoever plans the next one.
+    pub is_recorded: bool,
+}
+
+/// A good backup, and what came after it.
+#[derive(Debug)]
+pub(crate) struct BackedUp {
+    pub committed: Committed,
+    /// The hook that runs then. Its failure makes the backup no worse.
+    pub after: Result<(), HookError>,
+}
+
+impl Claim {
+    pub(crate) async fn give_back(self) {
+        self.renewal.release().await;
+    }
+}
+
+impl BackedUp {
+    /// What a person should know of the run.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let after = self.after.as_ref().err().map(|error| failure::message_of(error));
+        self.committed.manifest.warnings.iter().cloned().chain(after).collect()
+    }
+}
+
 impl Job {
     pub(crate) async fn new(
-        loaded: LoadedPolicy,
+        loaded: Arc<LoadedPolicy>,
         name: &SourceName,
         cancel: CancellationToken,
     ) -> anyhow::Result<Self> {
@@ -81,6 +126,7 @@ impl Job {
             tags,
             reason,
             json: false,
+            is_watched: true,
             cancel,
             recipients,
             signing_key,
@@ -103,25 +149,65 @@ impl Job {
         &self.connection
     }
 
-    /// Takes the lease, backs up, and leaves a record of how it ended.
-    pub(crate) async fn run(&self) -> anyhow::Result<Committed> {
+    /// Takes the source's lease, so that nobody else backs it up.
+    pub(crate) async fn claim(&self) -> anyhow::Result<Claim> {
+        let now = Timestamp::now();
+        let new_id = RepositoryId::generate(&mut rand::rng());
+        let marker = catalog::ensure_marker(&*self.store, new_id, now).await?;
+        let key = layout::backup_lease(&self.source.name);
+        let renewal = Lease::take(self.store.clone(), key, now).await?.keep();
+        Ok(Claim { marker, renewal })
+    }
+
+    /// Backs up between the source's hooks, leaves a record of how it ended, and gives the lease back.
+    pub(crate) async fn run(&self, claim: Claim) -> Attempt {
         let started_at = Timestamp::now();
         let id = BackupId::new(started_at, &mut rand::rng());
-        let new_id = RepositoryId::generate(&mut rand::rng());
-        let marker = catalog::ensure_marker(&*self.store, new_id, started_at).await?;
-        let key = layout::backup_lease(&self.source.name);
-        let renewal = Lease::take(self.store.clone(), key, started_at).await?.keep();
+        let Claim { marker, renewal } = claim;
         let outcome = tokio::select! {
-            outcome = self.back_up(&marker, &id, started_at) => outcome,
+            outcome = self.back_up_between_hooks(&marker, &id, started_at) => outcome,
             lost = renewal.lost() => Err(anyhow!(lost).context("the lease on this source was lost")),
         };
         let outcome = match self.cancel.is_cancelled() {
             true if outcome.is_err() => Err(interrupted().into()),
             _ => outcome,
         };
-        self.record(&id, started_at, &outcome).await;
+        if let Err(error) = &outcome {
+            self.tell_hook_of_failure(&id, error).await;
+        }
+        let is_recorded = self.record(&id, started_at, &outcome).await;
         renewal.release().await;
-        outcome
+        Attempt { id, outcome, is_recorded }
+    }
+
+    async fn back_up_between_hooks(
+        &self,
+        marker: &Marker,
+        id: &BackupId,
+        started_at: Timestamp,
+    ) -> anyhow::Result<BackedUp> {
+        let hooks = self.hooks(id);
+        hooks.run(Hook::Before, Outcome::Starting).await?;
+        let committed = self.back_up(marker, id, started_at).await?;
+        let after = hooks.run(Hook::After, Outcome::Committed).await;
+        Ok(BackedUp { committed, after })
+    }
+
+    /// There is no backup already: what happens to this program makes it no worse.
+    async fn tell_hook_of_failure(&self, id: &BackupId, error: &anyhow::Error) {
+        let told = failure::message(error);
+        let outcome = match failure::cause(error) {
+            Cause::Stopped => Outcome::Stopped { error: &told },
+            Cause::Passing | Cause::Standing => Outcome::Failed { error: &told },
+        };
+        if let Err(error) = self.hooks(id).run(Hook::OnFailure, outcome).await {
+            let error = failure::message(&error.into());
+            tracing::warn!(source = %self.source.name, %error, "the hook on failure failed, too");
+        }
+    }
+
+    fn hooks<'a>(&'a self, id: &'a BackupId) -> Surroundings<'a> {
+        Surroundings { hooks: &self.source.hooks, source: &self.source.name, id, cancel: &self.cancel }
     }
 
     async fn back_up(
@@ -135,7 +221,10 @@ impl Job {
         if stale.count > 0 {
             tracing::warn!(count = stale.count, "aborted uploads that an earlier run left behind");
         }
-        let snapshot = ExportedSnapshot::open(&self.connection).await?;
+        let snapshot = tokio::select! {
+            snapshot = ExportedSnapshot::open(&self.connection) => snapshot?,
+            () = self.cancel.cancelled() => bail!(interrupted()),
+        };
         let facts = snapshot.facts().clone();
         let facts = &facts;
         let mut warnings = self.preflight(&snapshot).await?;
@@ -216,6 +305,7 @@ impl Job {
             message,
             "grant pg_read_all_data to the role, and BYPASSRLS where row security is on",
         )
+        .standing()
         .into())
     }
 
@@ -251,6 +341,7 @@ impl Job {
         let mut sealing = tokio::task::spawn_blocking(move || {
             stream::seal(output, sealer, |block, table| {
                 beating.now();
+                let Some(progress) = &progress else { return };
                 progress.advance(block.bytes.len() as u64);
                 if let Some(entry) = table {
                     progress.at(&in_work(entry));
@@ -294,9 +385,9 @@ impl Job {
         }
     }
 
-    fn progress(&self, facts: &SnapshotFacts) -> Progress {
+    fn progress(&self, facts: &SnapshotFacts) -> Option<Progress> {
         let bytes = facts.relations.iter().map(|relation| relation.bytes).sum();
-        Progress::new("dump", bytes, self.json)
+        self.is_watched.then(|| Progress::new("dump", bytes, self.json))
     }
 
     /// Ends when the dump is to be stopped, and says why.
@@ -342,10 +433,11 @@ impl Job {
         }
     }
 
-    async fn record(&self, id: &BackupId, started_at: Timestamp, outcome: &anyhow::Result<Committed>) {
+    /// Answers whether the record could be stored.
+    async fn record(&self, id: &BackupId, started_at: Timestamp, outcome: &anyhow::Result<BackedUp>) -> bool {
         let outcome = match outcome {
-            Ok(committed) => RunOutcome::Committed { warnings: committed.manifest.warnings.clone() },
-            Err(error) => RunOutcome::Failed { error: format!("{error:#}") },
+            Ok(backed_up) => RunOutcome::Committed { warnings: backed_up.warnings() },
+            Err(error) => RunOutcome::Failed { error: format!("{error:#}"), cause: failure::cause(error) },
         };
         let run = Run {
             version: 1,
@@ -358,10 +450,11 @@ impl Job {
         };
         let put =
             records::put(&*self.store, &layout::run(&self.source.name, id), &run, &self.signing_key).await;
-        if let Err(error) = put {
-            let error = anyhow::Error::from(error);
-            tracing::warn!(error = %format!("{error:#}"), "the record of this run could not be stored");
+        if let Err(error) = &put {
+            let error = failure::message_of(error);
+            tracing::warn!(source = %self.source.name, %error, "the record of this run could not be stored");
         }
+        put.is_ok()
     }
 
     fn stop_if_cancelled(&self) -> anyhow::Result<()> {

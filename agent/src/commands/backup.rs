@@ -2,14 +2,18 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use anyhow::Context;
+use pgproof_policies::names::SourceName;
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::lifecycle::Committed;
 use pgproof_repository::sealed::BLOCK_BYTES_MAX;
 use tokio_util::sync::CancellationToken;
 
 use super::{hold, print_json, say};
-use crate::backup::{Job, UPLOADS_IN_FLIGHT};
+use crate::backup::{BackedUp, Job, UPLOADS_IN_FLIGHT};
+use crate::daemon::{Mode, Options};
 use crate::{cli, plain};
 
 pub(crate) async fn run(
@@ -18,8 +22,26 @@ pub(crate) async fn run(
     json: bool,
     cancel: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let loaded = LoadedPolicy::read(policy)?;
-    let mut job = Job::new(loaded, &args.source, cancel).await?;
+    match args.source.clone() {
+        Some(source) if !args.due => Box::pin(one(policy, &source, args, json, cancel)).await,
+        only => {
+            let mode = if args.due { Mode::Due } else { Mode::Now };
+            let options = Options { policy: policy.to_owned(), mode, only };
+            Box::pin(super::run::work(options, json, cancel)).await
+        }
+    }
+}
+
+/// One source, now, by somebody who waits for it.
+async fn one(
+    policy: &Path,
+    source: &SourceName,
+    args: cli::Backup,
+    json: bool,
+    cancel: CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    let loaded = Arc::new(LoadedPolicy::read(policy)?);
+    let mut job = Job::new(loaded, source, cancel).await?;
     if args.explain {
         explain(&job)?;
         return Ok(ExitCode::SUCCESS);
@@ -27,10 +49,11 @@ pub(crate) async fn run(
     job.tags = args.tag.into_iter().collect();
     job.reason = args.reason.clone();
     job.json = json;
-    let committed = Box::pin(job.run()).await?;
+    let claim = job.claim().await?;
+    let BackedUp { committed, after } = Box::pin(job.run(claim)).await.outcome?;
     if args.hold {
         let reason = args.reason.unwrap_or_else(|| "pgproof backup --hold".to_owned());
-        let hold = hold::new_hold(&args.source, &committed.manifest.id, reason);
+        let hold = hold::new_hold(source, &committed.manifest.id, reason);
         hold::put(&job.store, &hold, &job.loaded.signing_key()?).await?;
     }
     match json {
@@ -39,6 +62,7 @@ pub(crate) async fn run(
         }))?,
         false => print(&committed)?,
     }
+    after.context("the backup is good and stored")?;
     Ok(ExitCode::SUCCESS)
 }
 

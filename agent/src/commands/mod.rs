@@ -8,6 +8,7 @@ pub(crate) mod list;
 pub(crate) mod policy;
 pub(crate) mod prune;
 pub(crate) mod restore;
+pub(crate) mod run;
 pub(crate) mod show;
 
 use std::io::Write;

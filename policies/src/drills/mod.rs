@@ -22,13 +22,15 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
 use demand::Demand;
 use past::Past;
-use rhythm::later;
-pub use rhythm::{Rhythm, Run, randomness_of};
+pub use rhythm::Rhythm;
 
-/// After the first drill that came to no verdict, and so for whatever else the machine or the store prevented.
-const RETRY_FIRST: SignedDuration = SignedDuration::from_mins(1);
-/// However often it failed: an outage of a night is over by the morning.
-const RETRY_LONGEST: SignedDuration = SignedDuration::from_hours(6);
+use crate::cadence::{Run, later, randomness_of};
+use crate::turns::Backoff;
+
+/// After drills that came to no verdict, and so for whatever else the machine or the store prevented. An outage of a night
+/// is over by the morning.
+pub const RETRIES: Backoff =
+    Backoff { first: SignedDuration::from_mins(1), longest: SignedDuration::from_hours(6) };
 
 /// How often to look for the first backup of a source.
 const FIRST_BACKUP_WATCH: SignedDuration = SignedDuration::from_mins(15);
@@ -135,7 +137,7 @@ pub fn plan(
     now: Timestamp,
     randomness: u64,
 ) -> Plan {
-    let run = rhythm.run_at(zone, now, randomness);
+    let run = rhythm.cadence.run_at(zone, now, randomness);
     let past = Past::of(drills, run, now);
     let newest = newest(backups);
     let mut candidates = past.candidates(backups, newest, rhythm.window, randomness);
@@ -170,12 +172,6 @@ pub fn least_proved(backups: &[Backup], randomness: u64) -> Option<&Backup> {
     let rank =
         |backup: &&Backup| (backup.is_refuted(), backup.proved_at, randomness_of((randomness, &backup.id)));
     backups.iter().min_by_key(rank)
-}
-
-/// How long to wait after so many failures in a row of the machine or the store.
-pub fn retry_after(failures: u32) -> SignedDuration {
-    let doublings = failures.saturating_sub(1).min(16);
-    (RETRY_FIRST * (1 << doublings)).min(RETRY_LONGEST)
 }
 
 impl Plan {

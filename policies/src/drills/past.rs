@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::rhythm::{Run, later, randomness_of};
-use super::{Backup, Drill, Trigger, Verdict, retry_after};
+use super::{Backup, Drill, RETRIES, Trigger, Verdict};
+use crate::cadence::{Run, later, randomness_of};
 
 /// The drills that there were, as the run that is on sees them.
 pub(super) struct Past<'a> {
@@ -66,7 +66,7 @@ impl<'a> Past<'a> {
         latest_first.sort_by_key(|drill| std::cmp::Reverse(drill.finished_at));
         let open = latest_first.iter().take_while(|drill| drill.verdict == Verdict::Open).count();
         let last = latest_first.first().filter(|_| open > 0)?;
-        Some(later(last.finished_at, retry_after(u32::try_from(open).unwrap_or(u32::MAX))))
+        Some(later(last.finished_at, RETRIES.after(u32::try_from(open).unwrap_or(u32::MAX))))
     }
 
     /// Those of the older backups that the run may take or took: not found bad before, and there when it began.

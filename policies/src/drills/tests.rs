@@ -3,6 +3,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::cadence::Cadence;
+use crate::pauses::Pauses;
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 const DAY: SignedDuration = SignedDuration::from_hours(24);
@@ -15,7 +17,8 @@ fn at(text: &str) -> Timestamp {
 
 fn weekly(older_per_run_max: u32) -> Rhythm {
     let schedule = "0 4 * * 0".parse().unwrap();
-    Rhythm { schedule, jitter: SignedDuration::ZERO, window: DAY * 90, older_per_run_max }
+    let cadence = Cadence { schedule, jitter: SignedDuration::ZERO, pauses: Pauses::default() };
+    Rhythm { cadence, window: DAY * 90, older_per_run_max }
 }
 
 fn backup(id: &str, days_ago: i32) -> Backup {
@@ -117,18 +120,17 @@ fn a_drill_without_verdict_is_tried_again_ever_later_and_after_the_others() {
     let failed = |hours: i32| drill("new", Trigger::ScheduledNewest, Verdict::Open, at(NOW) + HOUR * hours);
     let mut drills = vec![failed(0)];
     let waiting = planned(&backups, &drills, &weekly(4), at(NOW) + HOUR);
-    assert_eq!((ids(&waiting), waiting.retry_at), (vec![], Some(at(NOW) + HOUR + RETRY_FIRST)));
+    assert_eq!((ids(&waiting), waiting.retry_at), (vec![], Some(at(NOW) + HOUR + RETRIES.first)));
     let retry_at = waiting.wake_at(at(NOW) + HOUR);
-    assert_eq!(retry_at, at(NOW) + HOUR + RETRY_FIRST);
+    assert_eq!(retry_at, at(NOW) + HOUR + RETRIES.first);
     assert_eq!(ids(&planned(&backups, &drills, &weekly(4), retry_at)), ["old", "new"]);
     drills.push(drill("old", Trigger::ScheduledOlder, Verdict::Open, at(NOW) + HOUR * 2));
     let longer = planned(&backups, &drills, &weekly(4), at(NOW) + HOUR * 3);
-    assert_eq!(longer.retry_at, Some(at(NOW) + HOUR * 3 + RETRY_FIRST * 2));
+    assert_eq!(longer.retry_at, Some(at(NOW) + HOUR * 3 + RETRIES.first * 2));
     assert_eq!(
         ids(&planned(&backups, &drills, &weekly(4), longer.wake_at(at(NOW) + HOUR * 3))),
         ["new", "old"]
     );
-    assert_eq!((retry_after(1), retry_after(u32::MAX)), (RETRY_FIRST, RETRY_LONGEST));
 }
 
 #[test]
@@ -156,22 +158,22 @@ fn a_proof_that_runs_out_comes_before_the_never_proved() {
 
 #[test]
 fn jitter_delays_each_run_by_its_own_bit_and_never_more() {
-    let rhythm = Rhythm { jitter: HOUR, ..weekly(1) };
+    let cadence = Cadence { jitter: HOUR, ..weekly(1).cadence };
     let mut delays = BTreeSet::new();
     for randomness in 0..50 {
-        let run = rhythm.run_at(&TimeZone::UTC, at(NOW), randomness);
+        let run = cadence.run_at(&TimeZone::UTC, at(NOW), randomness);
         let delay = run.begins_at.duration_since(at("2026-11-22T04:00:00Z"));
         assert!((SignedDuration::ZERO..=HOUR).contains(&delay), "{delay}");
-        assert_eq!(run, rhythm.run_at(&TimeZone::UTC, run.begins_at, randomness));
-        assert_eq!(run.next_at, rhythm.run_at(&TimeZone::UTC, run.next_at, randomness).begins_at);
+        assert_eq!(run, cadence.run_at(&TimeZone::UTC, run.begins_at, randomness));
+        assert_eq!(run.next_at, cadence.run_at(&TimeZone::UTC, run.next_at, randomness).begins_at);
         let just_before = run.begins_at - SignedDuration::from_secs(1);
-        assert_eq!(rhythm.run_at(&TimeZone::UTC, just_before, randomness).next_at, run.begins_at);
+        assert_eq!(cadence.run_at(&TimeZone::UTC, just_before, randomness).next_at, run.begins_at);
         delays.insert(delay);
     }
     assert!(delays.len() > 40);
     // Longer than the time between two runs: they still come one after another.
-    let rhythm = Rhythm { jitter: DAY * 20, ..weekly(1) };
-    assert!(rhythm.run_at(&TimeZone::UTC, at(NOW), 3).begins_at <= at(NOW));
+    let cadence = Cadence { jitter: DAY * 20, ..weekly(1).cadence };
+    assert!(cadence.run_at(&TimeZone::UTC, at(NOW), 3).begins_at <= at(NOW));
 }
 
 #[test]

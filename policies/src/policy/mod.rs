@@ -10,6 +10,7 @@ use toml::de::DeTable;
 
 use crate::{names::SourceName, retention::Retention};
 
+mod hooks;
 mod location;
 mod problems;
 mod raw;
@@ -17,11 +18,14 @@ mod source;
 mod template;
 #[cfg(test)]
 mod tests;
+mod timing;
 mod values;
 mod verification;
 
+pub use hooks::{HookProgram, Hooks};
 pub use problems::{PolicyProblems, Problem};
 pub use template::{Template, template};
+pub use timing::Timing;
 pub use verification::{
     Exception, Expectation, NEGATIVE_CONTROL_EVERY_DEFAULT, SCRATCH_PREFIX_DEFAULT, Scratch, SqlCheck,
     Verification, WINDOW_DEFAULT,
@@ -35,6 +39,10 @@ pub const COMPRESSION_LEVEL_DEFAULT: i32 = 3;
 pub const JOBS_DEFAULT: u32 = 1;
 /// How long a dump may stand still before it is given up: long enough for a lock held by a migration.
 pub const NO_PROGRESS_TIMEOUT_DEFAULT: SignedDuration = SignedDuration::from_mins(10);
+/// Sources that a daemon backs up at the same time, unless the policy says otherwise: one slow server holds up no other.
+pub const CONCURRENCY_DEFAULT: u32 = 2;
+/// Each takes the memory of a backup.
+const CONCURRENCY_MAX: u32 = 64;
 /// Parts of one multipart upload that S3 allows.
 pub const UPLOAD_PARTS_MAX: u32 = 10_000;
 
@@ -61,6 +69,14 @@ pub struct Policy {
     pub refuse_vulnerable_clients: bool,
     /// What `[verifier]` says; present where the verifier runs.
     pub verifier: Option<Verifier>,
+    pub agent: Agent,
+}
+
+/// What `[agent]` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// Sources that are backed up at the same time.
+    pub concurrency: u32,
 }
 
 /// The verifier's own keys, credentials and places. What it leaves out is taken from `[keys]` and `[repository]`.
@@ -120,6 +136,8 @@ pub struct Source {
     pub jobs: u32,
     pub verification: Option<Verification>,
     pub no_progress_timeout: SignedDuration,
+    pub timing: Timing,
+    pub hooks: Hooks,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -155,6 +173,12 @@ pub struct Objectives {
     pub recovery_point: Option<SignedDuration>,
     /// A restore takes no longer than this.
     pub recovery_time: Option<SignedDuration>,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self { concurrency: CONCURRENCY_DEFAULT }
+    }
 }
 
 impl Policy {
@@ -228,6 +252,7 @@ fn read(mut top: Table<'_>, report: &mut Report<'_>) -> Option<Policy> {
         .map(|table| source::read_all(table, &clients.directories, report))
         .unwrap_or_default();
     let verifier = top.table("verifier", report).map(|table| verifier(table, report));
+    let agent = top.table("agent", report).map(|table| agent(table, report)).unwrap_or_default();
     top.finish(report);
     let (repository, keys) = (repository?, keys?);
     Some(Policy {
@@ -241,6 +266,7 @@ fn read(mut top: Table<'_>, report: &mut Report<'_>) -> Option<Policy> {
         sources,
         refuse_vulnerable_clients: clients.refuse_vulnerable,
         verifier,
+        agent,
     })
 }
 
@@ -310,6 +336,12 @@ fn verifier(mut table: Table<'_>, report: &mut Report<'_>) -> Verifier {
     };
     table.finish(report);
     verifier
+}
+
+fn agent(mut table: Table<'_>, report: &mut Report<'_>) -> Agent {
+    let concurrency = table.number("concurrency", 1..=CONCURRENCY_MAX, report);
+    table.finish(report);
+    Agent { concurrency: concurrency.unwrap_or(CONCURRENCY_DEFAULT) }
 }
 
 fn paths(table: &mut Table<'_>, key: &'static str, report: &mut Report<'_>) -> Vec<PathBuf> {

@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
-    COMPRESSION_LEVEL_DEFAULT, Connection, JOBS_DEFAULT, Kind, NO_PROGRESS_TIMEOUT_DEFAULT, Objectives,
-    PostgresSource, Source, Verification,
+    COMPRESSION_LEVEL_DEFAULT, Connection, Hooks, JOBS_DEFAULT, Kind, NO_PROGRESS_TIMEOUT_DEFAULT,
+    Objectives, PostgresSource, Source, Timing, Verification, hooks,
     raw::{Report, Table},
-    values, verification,
+    timing, values, verification,
 };
 use crate::{names::SourceName, retention::Retention};
 
@@ -59,6 +59,8 @@ struct Body {
     jobs: u32,
     verification: Option<Verification>,
     no_progress_timeout: jiff::SignedDuration,
+    timing: Timing,
+    hooks: Hooks,
 }
 
 impl Body {
@@ -73,6 +75,8 @@ impl Body {
             jobs: self.jobs,
             verification: self.verification,
             no_progress_timeout: self.no_progress_timeout,
+            timing: self.timing,
+            hooks: self.hooks,
         }
     }
 }
@@ -85,6 +89,8 @@ fn read(mut table: Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) 
     table.converted("kind", kind_constraint, report, |kind| (kind == "postgres").then_some(()));
     let postgres = postgres(&mut table, client_dirs, report);
     let schedule = table.schedule("schedule", report);
+    let timing = timing::read(&mut table, schedule.as_deref(), report);
+    let hooks = table.table("hooks", report).map(|table| hooks::read(table, report)).unwrap_or_default();
     let objectives = table.table("objectives", report).map(|table| objectives(table, report));
     let verification_is_there = table.has("verification");
     let verification =
@@ -108,6 +114,8 @@ fn read(mut table: Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) 
         jobs,
         verification,
         no_progress_timeout,
+        timing,
+        hooks,
     })
 }
 

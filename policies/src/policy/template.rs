@@ -88,6 +88,10 @@ fn source(about: &Template) -> String {
          \n\
          # Minute, hour, day of the month, month, day of the week.\n\
          schedule = \"0 2 * * *\"\n\
+         # jitter = \"20m\"             # begin up to so much later, so that many hosts do not start at once\n\
+         # deadline = \"6h\"            # how long a failed run is tried again; else until the next one\n\
+         # pause = [{{ days = \"mon-fri\", from = \"08:00\", to = \"18:00\", reason = \"office hours\" }}]\n\
+         # hooks = {{ before = [\"/usr/local/bin/quiesce\", \"app\"], time_limit = \"5m\" }}   # no shell reads it\n\
          \n\
          # The newest good backup of each of so many days and months. The newest good one is never removed.\n\
          retention = {{ daily = 30, monthly = 12 }}\n\

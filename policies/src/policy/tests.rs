@@ -402,3 +402,61 @@ fn every_line_of_the_template_that_is_switched_off_is_a_good_one() {
     assert!(source(&policy, "app").verification.is_some());
     assert_eq!(policy.identity_files.len(), 1);
 }
+
+/// A source of which these lines are a part.
+fn with_lines(lines: &str) -> Result<Policy, PolicyProblems> {
+    let section = "[sources.app]\n";
+    assert!(NIGHTLY.contains(section), "the example has another source");
+    Policy::parse(&NIGHTLY.replacen(section, &format!("{section}{lines}\n"), 1), "pgproof.toml")
+}
+
+#[test]
+fn timing_and_hooks_are_read_and_have_defaults() {
+    let plain = source(&parsed(NIGHTLY), "app");
+    assert_eq!((plain.timing, plain.hooks.clone()), (Timing::default(), Hooks::default()));
+    assert_eq!(parsed(NIGHTLY).agent.concurrency, CONCURRENCY_DEFAULT);
+    let policy = with_lines(
+        "jitter = \"20m\"\ndeadline = \"6h\"\n\
+         pause = [{ days = \"mon-fri\", from = \"08:00\", to = \"18:00\", reason = \"office\" }]\n\
+         hooks = { before = [\"/usr/bin/x\", \"-v\"], on_failure = [\"/bin/y\"], time_limit = \"30s\" }",
+    )
+    .unwrap_or_else(|problems| panic!("{problems}"));
+    let Source { timing, hooks, .. } = source(&policy, "app");
+    assert_eq!(
+        (timing.jitter, timing.deadline),
+        (SignedDuration::from_mins(20), Some(SignedDuration::from_hours(6)))
+    );
+    assert!(timing.pauses.at("2026-11-24T12:00:00Z".parse().unwrap(), &TimeZone::UTC).is_some());
+    let program = |path: &str, arguments: &[&str]| HookProgram {
+        path: path.into(),
+        arguments: arguments.iter().map(ToString::to_string).collect(),
+    };
+    assert_eq!((hooks.before, hooks.after), (Some(program("/usr/bin/x", &["-v"])), None));
+    assert_eq!(
+        (hooks.on_failure, hooks.time_limit),
+        (Some(program("/bin/y", &[])), SignedDuration::from_secs(30))
+    );
+}
+
+#[test]
+fn timing_and_hooks_that_make_no_sense_are_refused() {
+    for (lines, problem) in [
+        ("jitter = \"2d\"", "must be shorter than the shortest time between two runs"),
+        ("pause = [{ from = \"00:00\", to = \"24:00\" }]", "must leave some time of the week"),
+        ("pause = [{ from = \"08:00\" }]", "pause[0].to"),
+        ("pause = [{ from = \"08:00\", to = \"08:00\" }]", "must be another time than `from`"),
+        ("pause = [{ days = \"1-5\", from = \"08:00\", to = \"09:00\" }]", "must be days such as"),
+        ("pause = { from = \"08:00\", to = \"09:00\" }", "must be a list of tables"),
+        ("hooks = { before = [] }", "must be a program's whole path"),
+        ("hooks = { after = [\"quiesce\"] }", "must be a program's whole path"),
+        ("hooks = { befor = [\"/bin/x\"] }", "did you mean `before`?"),
+    ] {
+        let told = with_lines(lines).expect_err(lines).to_string();
+        assert!(told.contains(problem), "{lines}: {told}");
+    }
+    let without = "\n[sources.other]\nkind = \"postgres\"\nservice = \"x\"\nretention = { last = 1 }\ndeadline = \"1h\"\n";
+    let told = problems(&format!("{NIGHTLY}{without}"));
+    assert!(told.contains("must be left out where there is no `schedule`"), "{told}");
+    let told = problems(&format!("{NIGHTLY}\n[agent]\nconcurrency = 0\n"));
+    assert!(told.contains("agent.concurrency"), "{told}");
+}

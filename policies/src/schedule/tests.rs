@@ -52,16 +52,82 @@ fn a_night_with_the_hour_twice_has_one_run() {
     );
 }
 
+/// Of the days around each change of the clocks: what a fixed time becomes.
 #[test]
-fn one_run_makes_up_for_all_that_were_missed() {
-    let (nightly, utc) = (schedule("0 2 * * *"), TimeZone::UTC);
-    let now = at("2026-11-24T12:00:00Z");
-    assert!(nightly.is_due(None, &utc, now));
-    assert!(nightly.is_due(Some(at("2026-11-01T02:00:00Z")), &utc, now));
-    assert!(nightly.is_due(Some(at("2026-11-24T01:59:59Z")), &utc, now));
-    assert!(nightly.is_due(Some(at("2026-11-23T02:00:00Z")), &utc, at("2026-11-24T02:00:00Z")));
-    assert!(!nightly.is_due(Some(at("2026-11-24T02:00:00Z")), &utc, now));
-    assert!(!nightly.is_due(Some(at("2026-11-24T12:00:01Z")), &utc, now));
+fn changes_of_the_clocks_neither_skip_nor_double_a_run() {
+    for (zone, text, after, expected) in [
+        // Berlin goes from 02:00 to 03:00, and back from 03:00 to 02:00.
+        (
+            "Europe/Berlin",
+            "30 2 * * *",
+            "2026-03-28T12:00:00Z",
+            ["2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"],
+        ),
+        (
+            "Europe/Berlin",
+            "30 2 * * *",
+            "2026-10-24T12:00:00Z",
+            ["2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z"],
+        ),
+        (
+            "Europe/Berlin",
+            "0 3 * * *",
+            "2026-03-28T12:00:00Z",
+            ["2026-03-29T01:00:00Z", "2026-03-30T01:00:00Z"],
+        ),
+        (
+            "Europe/Berlin",
+            "0 * * * *",
+            "2026-10-25T00:00:00Z",
+            ["2026-10-25T01:00:00Z", "2026-10-25T02:00:00Z"],
+        ),
+        (
+            "Europe/Berlin",
+            "0 * * * *",
+            "2026-03-29T00:00:00Z",
+            ["2026-03-29T01:00:00Z", "2026-03-29T02:00:00Z"],
+        ),
+        // New York goes from 02:00 to 03:00, and back from 02:00 to 01:00.
+        (
+            "America/New_York",
+            "30 2 * * *",
+            "2026-03-07T12:00:00Z",
+            ["2026-03-08T07:00:00Z", "2026-03-09T06:30:00Z"],
+        ),
+        (
+            "America/New_York",
+            "30 1 * * *",
+            "2026-10-31T12:00:00Z",
+            ["2026-11-01T05:30:00Z", "2026-11-02T06:30:00Z"],
+        ),
+        // Lord Howe goes half an hour, from 02:00 to 02:30, and back from 02:00 to 01:30.
+        (
+            "Australia/Lord_Howe",
+            "15 2 * * *",
+            "2026-10-03T00:00:00Z",
+            ["2026-10-03T15:30:00Z", "2026-10-04T15:15:00Z"],
+        ),
+        (
+            "Australia/Lord_Howe",
+            "45 1 * * *",
+            "2026-04-04T00:00:00Z",
+            ["2026-04-04T14:45:00Z", "2026-04-05T15:15:00Z"],
+        ),
+        (
+            "Australia/Lord_Howe",
+            "0 2 * * *",
+            "2026-10-03T00:00:00Z",
+            ["2026-10-03T15:30:00Z", "2026-10-04T15:00:00Z"],
+        ),
+    ] {
+        let zone = TimeZone::get(zone).unwrap();
+        assert_eq!(next(text, &zone, 2, after), expected, "{text} in {zone:?} after {after}");
+        let [first, second] = expected.map(at);
+        let schedule = schedule(text);
+        assert_eq!(schedule.at_or_before(second, &zone), Some(second), "{text} at {second}");
+        let between = second - SignedDuration::from_secs(1);
+        assert_eq!(schedule.at_or_before(between, &zone), Some(first), "{text} at {between}");
+    }
 }
 
 #[test]

@@ -64,6 +64,18 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Whether it stays so until somebody mends an account, a password, a name or a certificate.
+    pub fn is_standing(&self) -> bool {
+        match self {
+            Self::Refused { source, .. } => match source.code().map(tokio_postgres::error::SqlState::code) {
+                Some(code) => ["28P01", "28000", "3D000", "42501"].contains(&code),
+                None => asks_for_a_password(source),
+            },
+            Self::Timeout { .. } => false,
+            Self::Tls(_) => true,
+        }
+    }
+
     pub fn hint(&self) -> Option<String> {
         let source = match self {
             Self::Refused { source, .. } => source,
@@ -86,7 +98,7 @@ impl ConnectError {
             Some("08P01") => {
                 Some("a connection pooler may stand between; connect to the server itself".to_owned())
             }
-            _ if format!("{source:?}").contains("password missing") => {
+            _ if asks_for_a_password(source) => {
                 Some("the server asks for a password: name a password_file, or use ~/.pgpass".to_owned())
             }
             Some(_) => None,
@@ -96,6 +108,11 @@ impl ConnectError {
             ),
         }
     }
+}
+
+/// The driver has no variant of its own for it.
+fn asks_for_a_password(error: &tokio_postgres::Error) -> bool {
+    format!("{error:?}").contains("password missing")
 }
 
 pub(super) async fn open(spec: &ConnectionSpec) -> Result<Session, ConnectError> {

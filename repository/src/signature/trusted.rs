@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use ssh_key::public::KeyData;
 use ssh_key::{Algorithm, HashAlg, LineEnding, PublicKey, SshSig};
 
-use super::{SIGNATURE_BYTES_MAX, SignatureError, Signer};
+use super::{SIGNATURE_BYTES_MAX, SignatureError, Signer, SigningKey};
 
 /// The signers named by a file of the form `ssh-keygen(1)` calls allowed signers.
 #[derive(Debug, Clone, Default)]
@@ -67,6 +67,21 @@ impl TrustedSigners {
             .map_err(|_| SignatureError::BadSignature { signer: first.principal.clone() })?;
         let entry = permitting(&known, namespace, at)?;
         Ok(Signer { principal: entry.principal.clone(), fingerprint })
+    }
+
+    /// Whether what `key` signs for `namespace` at `at` would count. A schedule that goes by what is signed must know it: it
+    /// would otherwise do the same work again and again.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn would_accept(
+        &self,
+        key: &SigningKey,
+        namespace: &str,
+        at: Timestamp,
+    ) -> Result<(), SignatureError> {
+        let probe = namespace.as_bytes();
+        self.verify(namespace, probe, &key.sign(namespace, probe)?, at).map(drop)
     }
 
     fn entries_of(&self, key: &KeyData) -> impl Iterator<Item = &Entry> {

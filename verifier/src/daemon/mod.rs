@@ -2,16 +2,16 @@
 //! work, and one that was killed goes on where it was.
 //!
 //! One look at a source takes its lease, plans, and drills the first backup that is due, or finds that there is none. The
-//! rest is waiting: [`turns::Turns`] says for whom.
-
-mod turns;
+//! rest is waiting: [`Turns`] says for whom.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use pgproof_policies::drills::RETRIES;
 use pgproof_policies::names::SourceName;
+use pgproof_policies::turns::{Looked, Turns};
 use pgproof_repository::lease::LeaseError;
 use pgproof_repository::report::v1;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,10 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::drill::{self, Drilled, NothingDue, Pick, Request};
 use crate::failure::{self, Exit, Failure};
 use crate::verifier::Verifier;
-use turns::{Looked, Turns};
 
-/// The clock is looked at so often, since a host may sleep, or its clock be set.
-const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long drills that were cancelled may take to store what they found.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -54,7 +51,7 @@ type Ended = (SourceName, anyhow::Result<Drilled>);
 
 impl Daemon {
     pub(crate) fn new(verifier: Verifier, options: Options) -> anyhow::Result<Self> {
-        let mut turns = Turns::default();
+        let mut turns = Turns::new(RETRIES);
         turns.restart(verified(&verifier)?, Timestamp::now());
         Ok(Self { verifier: Arc::new(verifier), options, turns, worst: None })
     }
@@ -100,12 +97,11 @@ impl Daemon {
         cancel: &CancellationToken,
     ) -> anyhow::Result<()> {
         let has_room = workers.len() < self.options.concurrency;
-        let wake_at = self.turns.wake_at().filter(|_| has_room);
         tokio::select! {
             () = cancel.cancelled() => {}
             Some(ended) = workers.join_next() => self.ended(ended?),
             _ = hangup.recv() => Box::pin(self.reload()).await,
-            () = tokio::time::sleep(until(wake_at, Timestamp::now())) => {}
+            () = tokio::time::sleep(self.turns.wait(Timestamp::now())), if has_room => {}
         }
         Ok(())
     }
@@ -127,7 +123,7 @@ impl Daemon {
             Ok(drilled) => {
                 self.tell(&drilled);
                 self.worst = worse(self.worst, drilled.exit());
-                Looked::Drilled
+                Looked::Worked
             }
             Err(error) => {
                 if let Some(NothingDue { wake_at, shortfall }) = error.downcast_ref::<NothingDue>() {
@@ -222,11 +218,6 @@ fn verified(verifier: &Verifier) -> anyhow::Result<Vec<SourceName>> {
     Ok(verified)
 }
 
-fn until(wake_at: Option<Timestamp>, now: Timestamp) -> Duration {
-    let wait = wake_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
-    wait.unwrap_or(WAIT_MAX).min(WAIT_MAX)
-}
-
 /// A bad backup is worse than one of which nothing is known.
 fn worse(one: Option<Exit>, other: Option<Exit>) -> Option<Exit> {
     let rank = |exit: &Option<Exit>| match exit {
@@ -240,18 +231,7 @@ fn worse(one: Option<Exit>, other: Option<Exit>) -> Option<Exit> {
 
 #[cfg(test)]
 mod tests {
-    use jiff::SignedDuration;
-
     use super::*;
-
-    #[test]
-    fn the_clock_is_looked_at_every_minute_and_the_past_is_now() {
-        let now: Timestamp = "2026-11-24T12:00:00Z".parse().unwrap();
-        assert_eq!(until(None, now), WAIT_MAX);
-        assert_eq!(until(Some(now + SignedDuration::from_hours(3)), now), WAIT_MAX);
-        assert_eq!(until(Some(now + SignedDuration::from_secs(7)), now), Duration::from_secs(7));
-        assert_eq!(until(Some(now - SignedDuration::from_secs(7)), now), Duration::ZERO);
-    }
 
     #[test]
     fn a_bad_backup_is_the_worst_that_can_be_found() {

@@ -2,9 +2,8 @@
 
 use anyhow::Context;
 use jiff::Timestamp;
-use pgproof_policies::drills::{
-    self, Backup, Drill, Plan, Rhythm, Shortfall, Trigger, Verdict, randomness_of,
-};
+use pgproof_policies::cadence::randomness_of;
+use pgproof_policies::drills::{self, Backup, Drill, Plan, Rhythm, Shortfall, Trigger, Verdict};
 use pgproof_policies::policy::Source;
 use pgproof_repository::catalog::{self, Entry};
 use pgproof_repository::ids::RepositoryId;

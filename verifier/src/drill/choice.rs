@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use pgproof_policies::cadence::randomness_of;
 use pgproof_policies::policy::Source;
 use pgproof_policies::{drills, moment};
 use pgproof_repository::access::LoadedPolicy;
@@ -113,7 +114,7 @@ fn rule(pick: &Pick) -> &'static str {
 fn by_rule(pick: &Pick, entries: &[Entry], repository: &RepositoryId) -> anyhow::Result<SignedManifest> {
     let randomness = RandomState::new().hash_one(0);
     let backups = agenda::backups(entries, repository);
-    let chance = |backup: &&drills::Backup| drills::randomness_of((randomness, &backup.id));
+    let chance = |backup: &&drills::Backup| randomness_of((randomness, &backup.id));
     let found = match pick {
         Pick::Oldest => backups.iter().min_by_key(|backup| (backup.snapshot_at, &backup.id)),
         Pick::Random => backups.iter().min_by_key(chance),
