@@ -189,6 +189,9 @@ pub(crate) struct Prune {
     /// Print the plan only.
     #[arg(long)]
     pub dry_run: bool,
+    /// Yes, remove exactly so many backups: asked for where a plan removes an unusual share of them.
+    #[arg(long, value_name = "N")]
+    pub confirm_removal: Option<usize>,
 }
 
 #[derive(Debug, Args)]

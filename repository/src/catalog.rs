@@ -3,7 +3,7 @@
 //! "Absent", "unreadable", "newer", "badly signed" and "unreachable" stay five outcomes. Only a [`SignedManifest`]
 //! is a backup; the others are listed with their reason and touched by nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{BackupId, KeyPrefix, ObjectKey, RepositoryId};
 use crate::layout;
 use crate::manifest::{MANIFEST_BYTES_MAX, ManifestError, SIGNATURE_BYTES_MAX, SignedManifest};
-use crate::report::{Proofs, chain};
+use crate::report::{Proof, Proofs, chain};
 use crate::signature::TrustedSigners;
 use crate::store::{PutCondition, SharedStore, Store, StoreError};
 
@@ -115,18 +115,41 @@ pub async fn list(
     let pruned = record_ids(store, &layout::tombstones(source)).await?;
     let reports = report_keys(store, source).await?;
     let (held, pruned, reports) = (&held, &pruned, &reports);
-    let entries = stream::iter(ids).map(|id| async move {
+    let found = stream::iter(ids).map(|id| async move {
         let standing = match standing(store, source, &id, signers).await? {
             Standing::Incomplete if pruned.contains(&id) => Standing::Pruned,
             found => found,
         };
-        let proofs = match &standing {
-            Standing::Whole(signed) => proofs(store, signed, reports.get(&id), signers).await?,
-            _ => Proofs::default(),
+        let verdicts = match &standing {
+            Standing::Whole(_) => verdicts(store, reports.get(&id), signers).await?,
+            _ => Verdicts::default(),
         };
-        Ok::<_, CatalogError>(Entry { held: held.contains(&id), id, standing, proofs })
+        let entry = Entry { held: held.contains(&id), id, standing, proofs: Proofs::default() };
+        Ok::<_, CatalogError>((entry, verdicts))
     });
-    entries.buffered(FETCHES_IN_FLIGHT).try_collect().await
+    let found: Vec<_> = found.buffered(FETCHES_IN_FLIGHT).try_collect().await?;
+    Ok(weighed(found))
+}
+
+/// Lets the reports count, but for those that are at odds with their chain.
+fn weighed(found: Vec<(Entry, Verdicts)>) -> Vec<Entry> {
+    let links: Vec<_> =
+        found.iter().flat_map(|(_, verdicts)| &verdicts.signed).map(|(link, _)| link.clone()).collect();
+    let breaks = chain::breaks_of(&links);
+    let discredited: BTreeSet<u64> = breaks.iter().filter_map(chain::Break::discredits).collect();
+    let weigh = |(mut entry, verdicts): (Entry, Verdicts)| {
+        entry.proofs.without_weight = verdicts.without_weight;
+        for (link, verdict) in &verdicts.signed {
+            match &entry.standing {
+                Standing::Whole(signed) if !discredited.contains(&link.number) => {
+                    entry.proofs.weigh(verdict, &entry.id, signed.sha256());
+                }
+                _ => entry.proofs.without_weight += 1,
+            }
+        }
+        entry
+    };
+    found.into_iter().map(weigh).collect()
 }
 
 /// The newest folder that has a manifest, whatever that is worth. Reads only as many as it must: ids sort by the second
@@ -273,21 +296,27 @@ async fn report_keys(
     Ok(keys)
 }
 
-async fn proofs(
+/// What the reports of one backup say, before it is known which of them fit their chain.
+#[derive(Debug, Default)]
+struct Verdicts {
+    signed: Vec<(chain::Link, Proof)>,
+    without_weight: usize,
+}
+
+async fn verdicts(
     store: &SharedStore,
-    signed: &SignedManifest,
     keys: Option<&Vec<ObjectKey>>,
     signers: &TrustedSigners,
-) -> Result<Proofs, CatalogError> {
-    let mut proofs = Proofs::default();
+) -> Result<Verdicts, CatalogError> {
+    let mut verdicts = Verdicts::default();
     for key in keys.into_iter().flatten() {
         let found = chain::fetch(store, key.clone(), signers).await;
         match found.map_err(|source| CatalogError::Report { source })?.signed() {
-            Some(report) => proofs.count(report.get(), &signed.get().id, signed.sha256()),
-            None => proofs.without_weight += 1,
+            Some(report) => verdicts.signed.push((report.link(), Proof::of(report.get()))),
+            None => verdicts.without_weight += 1,
         }
     }
-    Ok(proofs)
+    Ok(verdicts)
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -6,6 +6,7 @@
 //! removes what a plan says.
 
 pub mod access;
+pub mod acts;
 pub mod catalog;
 pub mod chain;
 pub mod contents;
@@ -17,6 +18,7 @@ pub mod layout;
 pub mod lease;
 pub mod lifecycle;
 pub mod manifest;
+pub mod pins;
 pub mod prune;
 pub mod records;
 pub mod report;

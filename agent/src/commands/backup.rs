@@ -4,11 +4,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use pgproof_repository::access::LoadedPolicy;
+use pgproof_repository::acts::What;
 use pgproof_repository::lifecycle::Committed;
 use pgproof_repository::sealed::BLOCK_BYTES_MAX;
 use tokio_util::sync::CancellationToken;
 
-use super::{hold, print_json, say};
+use super::{hold, print_json, record, say};
 use crate::backup::{Job, UPLOADS_IN_FLIGHT};
 use crate::{cli, plain};
 
@@ -32,6 +33,8 @@ pub(crate) async fn run(
         let reason = args.reason.unwrap_or_else(|| "pgproof backup --hold".to_owned());
         let hold = hold::new_hold(&args.source, &committed.manifest.id, reason);
         hold::put(&job.store, &hold, &job.loaded.signing_key()?).await?;
+        let what = What::Hold { backup: hold.id, reason: hold.reason };
+        record::enter(&job.store, &job.loaded, &args.source, what).await;
     }
     match json {
         true => print_json(&serde_json::json!({

@@ -7,6 +7,7 @@ pub(crate) mod init;
 pub(crate) mod list;
 pub(crate) mod policy;
 pub(crate) mod prune;
+mod record;
 pub(crate) mod restore;
 pub(crate) mod show;
 

@@ -25,7 +25,7 @@ use pgproof_repository::report::Proofs;
 use pgproof_repository::{contents, layout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Opened, open, print_json, say};
+use super::{Opened, open, print_json, record, say};
 use crate::failure::{Exit, Failure};
 use crate::progress::Progress;
 use crate::{cli, plain};
@@ -37,10 +37,42 @@ pub(crate) async fn run(
     cancel: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let opened = open(policy, Some(&args.source)).await?;
+    let signed = choose(&opened, &args, Timestamp::now()).await?;
+    let (source, backup) = (args.source.clone(), signed.get().id.clone());
+    if args.dry_run {
+        return Box::pin(restore(&opened, args, signed, json, cancel)).await;
+    }
+    let told = told_target(&opened, &args, &signed)?;
+    let work = Box::pin(restore(&opened, args, signed, json, cancel));
+    record::restoring(&opened, &source, &backup, told, work).await
+}
+
+/// Where it is restored to, for the record of the act: as parsed, since what was given may hold a password.
+fn told_target(
+    opened: &Opened,
+    args: &cli::Restore,
+    signed: &SignedManifest,
+) -> anyhow::Result<Option<String>> {
+    if args.stdout {
+        return Ok(None);
+    }
+    let Kind::Postgres(postgres) = &opened.loaded.source(&args.source)?.kind;
+    let (server, database) = (target(args, postgres)?.describe(), args.into.clone());
+    let database = database.unwrap_or_else(|| new_name(signed));
+    let swapped = if args.swap { ", in the place of the old one" } else { "" };
+    Ok(Some(format!("database {database} by way of {server}{swapped}")))
+}
+
+async fn restore(
+    opened: &Opened,
+    args: cli::Restore,
+    signed: SignedManifest,
+    json: bool,
+    cancel: CancellationToken,
+) -> anyhow::Result<ExitCode> {
     let source = opened.loaded.source(&args.source)?;
     let Kind::Postgres(postgres) = &source.kind;
     let now = Timestamp::now();
-    let signed = choose(&opened, &args, now).await?;
     let identities = opened.loaded.identities(Arc::new(TerminalPrompts))?;
     let inventory = contents::inventory(&opened.store, &signed, &identities).await?;
     if args.stdout {
@@ -85,7 +117,7 @@ pub(crate) async fn run(
         return Ok(ExitCode::SUCCESS);
     }
     refuse_too_little(&room, needed, args.ignore_space)?;
-    refuse_vulnerable(&opened, &restore).await?;
+    refuse_vulnerable(opened, &restore).await?;
     if args.swap {
         confirm_swap(&manifest.server.database, args.yes)?;
     }

@@ -2,7 +2,12 @@
 //!
 //! Order of deletion: manifest, signature, then the rest, so that a backup half removed is never listed. A delete
 //! that failed is reported, and since the tombstone stands the next prune goes on with it. Litter of runs that died
-//! (objects without manifest, uploads never completed) is swept after a grace.
+//! (objects without manifest, uploads never completed) is swept after a grace; a folder whose manifest was there once and
+//! vanished is no litter but the rest of a backup, and is left alone and named.
+
+mod candidates;
+
+use std::collections::BTreeSet;
 
 use futures::stream::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
@@ -11,9 +16,13 @@ use pgproof_policies::names::SourceName;
 use crate::catalog::{Entry, Standing};
 use crate::ids::{BackupId, ObjectKey};
 use crate::layout;
-use crate::records::{self, RecordError, Tombstone};
+use crate::manifest::v1::Previous;
+use crate::pins::{self, InUse};
+use crate::records::{self, RecordError, Run, RunOutcome, Tombstone};
 use crate::signature::{SigningKey, TrustedSigners};
 use crate::store::{SharedStore, Store, StoreError};
+
+pub use candidates::candidates;
 
 /// Litter younger than this may belong to a run that goes on: longer than any dump should take.
 pub const LITTER_GRACE: SignedDuration = SignedDuration::from_hours(24);
@@ -23,9 +32,42 @@ pub const LITTER_GRACE: SignedDuration = SignedDuration::from_hours(24);
 pub struct Outcome {
     pub removed: Vec<BackupId>,
     pub swept: Vec<BackupId>,
+    /// What the plan lets go and cannot go yet; the next prune looks again.
+    pub put_off: Vec<PutOff>,
     pub aborted_uploads: usize,
     /// Objects that are still there although they should not be.
     pub failures: Vec<Failure>,
+}
+
+#[derive(Debug)]
+pub struct PutOff {
+    pub id: BackupId,
+    pub why: Delay,
+}
+
+/// Why a backup cannot go yet.
+#[derive(Debug)]
+pub enum Delay {
+    /// Somebody began to restore it after the plan was made.
+    InUse(InUse),
+}
+
+impl std::fmt::Display for Delay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::InUse(by) => write!(f, "in use by {by}"),
+        }
+    }
+}
+
+impl Outcome {
+    /// Whether anything in the repository was changed.
+    pub fn did_something(&self) -> bool {
+        !self.removed.is_empty()
+            || !self.swept.is_empty()
+            || self.aborted_uploads > 0
+            || !self.failures.is_empty()
+    }
 }
 
 #[derive(Debug)]
@@ -47,34 +89,80 @@ pub struct Pruner<'a> {
 impl Pruner<'_> {
     /// Buries and removes `expired`, goes on with what earlier prunes left, and sweeps litter.
     ///
-    /// Holds are looked up again just before each tombstone: one may be newer than the plan.
+    /// Holds and pins are looked up again just before each tombstone: one may be newer than the plan.
     pub async fn carry_out(&self, expired: &[&Entry], entries: &[Entry], now: Timestamp) -> Outcome {
         let mut outcome = Outcome::default();
         for entry in expired {
             match self.bury_and_remove(entry, now).await {
-                Ok(()) => outcome.removed.push(entry.id.clone()),
+                Ok(None) => outcome.removed.push(entry.id.clone()),
+                Ok(Some(why)) => outcome.put_off.push(PutOff { id: entry.id.clone(), why }),
                 Err(error) => outcome.failures.push(Failure { id: entry.id.clone(), error }),
             }
         }
-        for entry in entries {
-            let removed = match entry.standing {
-                Standing::Pruned => self.remove_objects(&entry.id).await,
-                Standing::Incomplete if is_litter(&entry.id, now) => self.remove_objects(&entry.id).await,
-                _ => continue,
-            };
-            match removed {
-                Ok(()) => outcome.swept.push(entry.id.clone()),
+        let followed = followed(entries);
+        for entry in entries.iter().filter(|entry| entry.whole().is_none()) {
+            match self.sweep(entry, &followed, now).await {
+                Ok(true) => outcome.swept.push(entry.id.clone()),
+                Ok(false) => {}
                 Err(error) => outcome.failures.push(Failure { id: entry.id.clone(), error }),
             }
         }
         outcome.aborted_uploads = self.abort_uploads(now, &mut outcome.failures).await;
+        if let Err(error) = pins::sweep(self.store, self.source, now).await {
+            tracing::warn!(%error, "pins that ended could not be swept");
+        }
         outcome
     }
 
-    async fn bury_and_remove(&self, entry: &Entry, now: Timestamp) -> Result<(), PruneError> {
+    /// Removes what is left of a backup that was pruned, or of a run that died. Says whether it did.
+    async fn sweep(
+        &self,
+        entry: &Entry,
+        followed: &BTreeSet<&BackupId>,
+        now: Timestamp,
+    ) -> Result<bool, PruneError> {
+        match entry.standing {
+            Standing::Pruned | Standing::Incomplete => {}
+            Standing::Whole(_) | Standing::Quarantined(_) | Standing::Unsigned => return Ok(false),
+        }
+        // Anybody who can put objects could put a tombstone; only a signed one is a decision.
+        if !self.is_buried(&entry.id).await? {
+            if !is_litter(&entry.id, now) {
+                return Ok(false);
+            }
+            if followed.contains(&entry.id) || self.was_committed(&entry.id).await? {
+                return Err(PruneError::Vanished);
+            }
+        }
+        self.remove_objects(&entry.id).await.map(|()| true)
+    }
+
+    async fn is_buried(&self, id: &BackupId) -> Result<bool, PruneError> {
+        let key = layout::tombstone(self.source, id);
+        match records::get::<Tombstone>(&**self.store, &key, self.signers).await {
+            Ok((known, _)) => Ok(known.id == *id && known.source == *self.source),
+            Err(source) if source.is_of_the_store() => Err(PruneError::Tombstone { source }),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Whether a run said that this was a whole backup.
+    async fn was_committed(&self, id: &BackupId) -> Result<bool, PruneError> {
+        match records::get::<Run>(&**self.store, &layout::run(self.source, id), self.signers).await {
+            Ok((run, _)) => Ok(matches!(run.outcome, RunOutcome::Committed { .. })),
+            Err(source) if source.is_of_the_store() => Err(PruneError::Run { source }),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// `None` when it is gone, or why it cannot go yet.
+    async fn bury_and_remove(&self, entry: &Entry, now: Timestamp) -> Result<Option<Delay>, PruneError> {
         let signed = entry.whole().ok_or_else(|| PruneError::NotABackup { id: entry.id.clone() })?;
         if self.is_held(&entry.id).await? {
             return Err(PruneError::Held { id: entry.id.clone() });
+        }
+        if let Some(by) = self.in_use(&entry.id).await? {
+            return Ok(Some(Delay::InUse(by)));
         }
         let tombstone = Tombstone {
             version: 1,
@@ -85,18 +173,25 @@ impl Pruner<'_> {
             snapshot_at: signed.snapshot_at(),
         };
         self.bury(&tombstone).await?;
-        self.remove_objects(&entry.id).await
+        // A pin set between the look before and the tombstone; one that comes later finds the tombstone.
+        if let Some(by) = self.in_use(&entry.id).await? {
+            return Ok(Some(Delay::InUse(by)));
+        }
+        self.remove_objects(&entry.id).await.map(|()| None)
+    }
+
+    async fn in_use(&self, id: &BackupId) -> Result<Option<InUse>, PruneError> {
+        let found = pins::of(self.store, self.source, id, Timestamp::now()).await;
+        found.map_err(|source| PruneError::Store { source })
     }
 
     /// Puts the tombstone, unless a prune that broke off has put one. What else lies in its place gives way to it: half
     /// a record, or one that nobody trusted has signed.
     async fn bury(&self, tombstone: &Tombstone) -> Result<(), PruneError> {
-        let key = layout::tombstone(self.source, &tombstone.id);
-        match records::get::<Tombstone>(&**self.store, &key, self.signers).await {
-            Ok((known, _)) if known.id == tombstone.id && known.source == tombstone.source => return Ok(()),
-            Err(source) if source.is_of_the_store() => return Err(PruneError::Tombstone { source }),
-            Ok(_) | Err(_) => {}
+        if self.is_buried(&tombstone.id).await? {
+            return Ok(());
         }
+        let key = layout::tombstone(self.source, &tombstone.id);
         for litter in [&key, &layout::signature_of(&key)] {
             self.store.delete(litter).await.map_err(|source| PruneError::Store { source })?;
         }
@@ -165,6 +260,17 @@ pub async fn abort_uploads(
     aborted
 }
 
+/// The backups that others name as the one before them: each was whole once.
+fn followed(entries: &[Entry]) -> BTreeSet<&BackupId> {
+    let previous = entries.iter().filter_map(Entry::whole).map(|signed| &signed.get().previous);
+    previous
+        .filter_map(|previous| match previous {
+            Previous::Known { id, .. } => Some(id),
+            Previous::None | Previous::Unknown { .. } => None,
+        })
+        .collect()
+}
+
 fn is_litter(id: &BackupId, now: Timestamp) -> bool {
     id.started_at() + LITTER_GRACE < now
 }
@@ -181,6 +287,14 @@ pub enum PruneError {
         #[source]
         source: RecordError,
     },
+    #[error("the record of its run cannot be fetched")]
+    Run {
+        #[source]
+        source: RecordError,
+    },
+    /// Whoever removed the manifest was no pruner; with its objects, and a copy of the manifest, it is a backup again.
+    #[error("its manifest was there and is gone, and no tombstone says why; its objects are left alone")]
+    Vanished,
     #[error("store refused")]
     Store {
         #[source]
