@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Hold(Hold),
     /// Give a held backup back to retention.
     Release(Release),
+    /// List who did what to the backups, and what of it does not check.
+    Audit(Audit),
 }
 
 #[derive(Debug, Subcommand)]
@@ -207,6 +209,15 @@ pub(crate) struct Hold {
 pub(crate) struct Release {
     pub source: SourceName,
     pub backup: BackupId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    /// Only this source.
+    pub source: Option<SourceName>,
+    /// Only acts from then on; what does not check is always told. Times are given as to `restore --at`.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

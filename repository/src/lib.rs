@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod acts;
+pub mod audit;
 pub mod catalog;
 pub mod chain;
 pub mod contents;

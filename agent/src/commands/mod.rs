@@ -1,5 +1,6 @@
 //! One file a command: each opens what it needs, decides, prints, acts.
 
+pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod hold;
