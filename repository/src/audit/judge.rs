@@ -13,8 +13,13 @@ use crate::records::RunOutcome;
 use crate::report::chain;
 
 pub(super) fn findings(source: &SourceName, all: &Gathered) -> Vec<Finding> {
-    let problems =
-        [broken_acts(all), broken_reports(all), vanished_backups(all), vanished_holds(all), lost_tombstones(all)];
+    let problems = [
+        broken_acts(all),
+        broken_reports(all),
+        vanished_backups(all),
+        vanished_holds(all),
+        lost_tombstones(all),
+    ];
     let finding = |problem| Finding { source: source.clone(), record: None, problem };
     problems.into_iter().flatten().map(finding).collect()
 }
