@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::retention::{self, Candidate, Retention};
-use pgproof_repository::catalog::{self, Entry, Standing};
+use pgproof_repository::catalog::{self, Brief, Entry, Standing};
 use pgproof_repository::chain::{self, Break};
 use pgproof_repository::ids::{BackupId, ManifestSha256, ObjectKey};
 use pgproof_repository::layout;
@@ -293,7 +293,8 @@ impl Repository {
     }
 
     fn candidates(&self, entries: &[Entry]) -> Vec<Candidate> {
-        prune::candidates(entries, &BTreeMap::new(), NOW.parse().unwrap())
+        let briefs: Vec<_> = entries.iter().map(Brief::from).collect();
+        prune::candidates(&briefs, &BTreeMap::new(), NOW.parse().unwrap())
     }
 
     async fn raw(&self, key: &ObjectKey, bytes: &[u8]) {
@@ -328,7 +329,9 @@ impl Repository {
     ) -> pgproof_repository::prune::Outcome {
         let (source, signing_key, signers) = (&source(), &self.key, &self.signers);
         let pruner = Pruner { store, source, signing_key, signers, host: "here" };
-        pruner.carry_out(expired, entries, NOW.parse().unwrap()).await
+        let briefs = |entries: &[&Entry]| entries.iter().map(|entry| Brief::from(*entry)).collect::<Vec<_>>();
+        let (expired, all) = (briefs(expired), briefs(&entries.iter().collect::<Vec<_>>()));
+        pruner.carry_out(&expired.iter().collect::<Vec<_>>(), &all, NOW.parse().unwrap()).await
     }
 }
 

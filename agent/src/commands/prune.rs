@@ -1,5 +1,6 @@
 //! `pgproof prune`: prints the plan, with a reason for every backup; with `--yes` carries out exactly it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -10,7 +11,7 @@ use pgproof_policies::names::SourceName;
 use pgproof_policies::retention::removal::{self, Objection};
 use pgproof_policies::retention::{self, Decision, Plan};
 use pgproof_repository::acts::What;
-use pgproof_repository::catalog::{self, Entry, Standing};
+use pgproof_repository::catalog::{self, Brief, BriefStanding};
 use pgproof_repository::lease::{Lease, host_name};
 use pgproof_repository::prune::{Outcome, Pruner, candidates};
 use pgproof_repository::{layout, pins};
@@ -34,12 +35,12 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
         Some(name) => TimeZone::get(name)?,
         None => TimeZone::UTC,
     };
-    let entries = catalog::list(&opened.store, &source.name, &signers).await?;
+    let briefs = catalog::survey(&opened.store, &source.name, &signers).await?;
     let pinned = pins::all(&opened.store, &source.name, now).await?;
-    let plan = retention::plan(&candidates(&entries, &pinned, now), &source.retention, &zone, now);
+    let plan = retention::plan(&candidates(&briefs, &pinned, now), &source.retention, &zone, now);
     let allowed = removal::allowed(&plan, source.retention.remove_share_max, args.confirm_removal);
     if !args.yes {
-        print_plan(&plan, &entries, json)?;
+        print_plan(&plan, &briefs, json)?;
         if !json && plan.expired().next().is_some() {
             say(&told_next(&source.name, &plan, allowed))?;
         }
@@ -49,8 +50,9 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
 
     let signing_key = opened.loaded.signing_key()?;
     let lease = Lease::take(opened.store.clone(), layout::prune_lease(&source.name), now).await?;
-    let expired: Vec<&Entry> =
-        plan.expired().filter_map(|id| entries.iter().find(|entry| entry.id.as_str() == id)).collect();
+    let by_id: BTreeMap<&str, &Brief> = briefs.iter().map(|brief| (brief.id.as_str(), brief)).collect();
+    let expired: Vec<&Brief> =
+        plan.expired().filter_map(|id| by_id.get(id).copied()).collect();
     let host = host_name();
     let pruner = Pruner {
         store: &opened.store,
@@ -59,13 +61,13 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
         signers: &signers,
         host: &host,
     };
-    let outcome = pruner.carry_out(&expired, &entries, now).await;
+    let outcome = pruner.carry_out(&expired, &briefs, now).await;
     if outcome.did_something() {
         let what = act(&outcome, args.confirm_removal);
         record::enter(&opened.store, &opened.loaded, &source.name, what).await;
     }
     lease.release().await.context("removed, but the lease could not be released")?;
-    print_outcome(&plan, &entries, &outcome, json)?;
+    print_outcome(&plan, &briefs, &outcome, json)?;
     match outcome.failures.len() {
         0 => Ok(ExitCode::SUCCESS),
         count => {
@@ -119,22 +121,23 @@ fn refuse_skewed_clock(store: Option<Timestamp>, now: Timestamp) -> anyhow::Resu
     Err(Failure::new(Exit::Failed, message, "set the clock right before anything is removed").into())
 }
 
-fn print_plan(plan: &Plan, entries: &[Entry], json: bool) -> anyhow::Result<()> {
+fn print_plan(plan: &Plan, briefs: &[Brief], json: bool) -> anyhow::Result<()> {
     if json {
         return print_json(&plan_document(plan));
     }
     for line in &plan.lines {
         say(&format!("{}  {}  {}", line.id, plain::time(line.snapshot_at), decision(&line.decision)))?;
     }
-    for entry in
-        entries.iter().filter(|entry| matches!(entry.standing, Standing::Incomplete | Standing::Pruned))
-    {
-        say(&format!("{}  no manifest: swept 24 hours after its start", entry.id))?;
+    let rests = briefs
+        .iter()
+        .filter(|brief| matches!(brief.standing, BriefStanding::Incomplete | BriefStanding::Pruned));
+    for rest in rests {
+        say(&format!("{}  no manifest: swept 24 hours after its start", rest.id))?;
     }
     Ok(())
 }
 
-fn print_outcome(plan: &Plan, entries: &[Entry], outcome: &Outcome, json: bool) -> anyhow::Result<()> {
+fn print_outcome(plan: &Plan, briefs: &[Brief], outcome: &Outcome, json: bool) -> anyhow::Result<()> {
     let put_off: Vec<_> =
         outcome.put_off.iter().map(|it| json!({ "id": it.id, "why": it.why.to_string() })).collect();
     let failures: Vec<_> =
@@ -149,7 +152,7 @@ fn print_outcome(plan: &Plan, entries: &[Entry], outcome: &Outcome, json: bool) 
             "failures": failures,
         }));
     }
-    print_plan(plan, entries, false)?;
+    print_plan(plan, briefs, false)?;
     let (removed, swept) = (outcome.removed.len(), outcome.swept.len());
     say(&format!("removed {removed}, swept {swept}, aborted {} upload(s)", outcome.aborted_uploads))?;
     for it in &outcome.put_off {

@@ -13,10 +13,9 @@ use futures::stream::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::names::SourceName;
 
-use crate::catalog::{Entry, Standing};
+use crate::catalog::{Brief, BriefStanding};
 use crate::ids::{BackupId, ObjectKey};
 use crate::layout;
-use crate::manifest::v1::Previous;
 use crate::pins::{self, InUse};
 use crate::records::{self, RecordError, Run, RunOutcome, Tombstone};
 use crate::signature::{SigningKey, TrustedSigners};
@@ -90,21 +89,21 @@ impl Pruner<'_> {
     /// Buries and removes `expired`, goes on with what earlier prunes left, and sweeps litter.
     ///
     /// Holds and pins are looked up again just before each tombstone: one may be newer than the plan.
-    pub async fn carry_out(&self, expired: &[&Entry], entries: &[Entry], now: Timestamp) -> Outcome {
+    pub async fn carry_out(&self, expired: &[&Brief], briefs: &[Brief], now: Timestamp) -> Outcome {
         let mut outcome = Outcome::default();
-        for entry in expired {
-            match self.bury_and_remove(entry, now).await {
-                Ok(None) => outcome.removed.push(entry.id.clone()),
-                Ok(Some(why)) => outcome.put_off.push(PutOff { id: entry.id.clone(), why }),
-                Err(error) => outcome.failures.push(Failure { id: entry.id.clone(), error }),
+        for brief in expired {
+            match self.bury_and_remove(brief, now).await {
+                Ok(None) => outcome.removed.push(brief.id.clone()),
+                Ok(Some(why)) => outcome.put_off.push(PutOff { id: brief.id.clone(), why }),
+                Err(error) => outcome.failures.push(Failure { id: brief.id.clone(), error }),
             }
         }
-        let followed = followed(entries);
-        for entry in entries.iter().filter(|entry| entry.whole().is_none()) {
-            match self.sweep(entry, &followed, now).await {
-                Ok(true) => outcome.swept.push(entry.id.clone()),
+        let followed = followed(briefs);
+        for brief in briefs.iter().filter(|brief| brief.snapshot_at().is_none()) {
+            match self.sweep(brief, &followed, now).await {
+                Ok(true) => outcome.swept.push(brief.id.clone()),
                 Ok(false) => {}
-                Err(error) => outcome.failures.push(Failure { id: entry.id.clone(), error }),
+                Err(error) => outcome.failures.push(Failure { id: brief.id.clone(), error }),
             }
         }
         outcome.aborted_uploads = self.abort_uploads(now, &mut outcome.failures).await;
@@ -117,24 +116,27 @@ impl Pruner<'_> {
     /// Removes what is left of a backup that was pruned, or of a run that died. Says whether it did.
     async fn sweep(
         &self,
-        entry: &Entry,
+        brief: &Brief,
         followed: &BTreeSet<&BackupId>,
         now: Timestamp,
     ) -> Result<bool, PruneError> {
-        match entry.standing {
-            Standing::Pruned | Standing::Incomplete => {}
-            Standing::Whole(_) | Standing::Quarantined(_) | Standing::Unsigned => return Ok(false),
+        match brief.standing {
+            BriefStanding::Pruned | BriefStanding::Incomplete => {}
+            BriefStanding::Whole { .. }
+            | BriefStanding::Newer
+            | BriefStanding::Unusable { .. }
+            | BriefStanding::Unsigned => return Ok(false),
         }
         // Anybody who can put objects could put a tombstone; only a signed one is a decision.
-        if !self.is_buried(&entry.id).await? {
-            if !is_litter(&entry.id, now) {
+        if !self.is_buried(&brief.id).await? {
+            if !is_litter(&brief.id, now) {
                 return Ok(false);
             }
-            if followed.contains(&entry.id) || self.was_committed(&entry.id).await? {
+            if followed.contains(&brief.id) || self.was_committed(&brief.id).await? {
                 return Err(PruneError::Vanished);
             }
         }
-        self.remove_objects(&entry.id).await.map(|()| true)
+        self.remove_objects(&brief.id).await.map(|()| true)
     }
 
     async fn is_buried(&self, id: &BackupId) -> Result<bool, PruneError> {
@@ -156,28 +158,28 @@ impl Pruner<'_> {
     }
 
     /// `None` when it is gone, or why it cannot go yet.
-    async fn bury_and_remove(&self, entry: &Entry, now: Timestamp) -> Result<Option<Delay>, PruneError> {
-        let signed = entry.whole().ok_or_else(|| PruneError::NotABackup { id: entry.id.clone() })?;
-        if self.is_held(&entry.id).await? {
-            return Err(PruneError::Held { id: entry.id.clone() });
+    async fn bury_and_remove(&self, brief: &Brief, now: Timestamp) -> Result<Option<Delay>, PruneError> {
+        let snapshot_at = brief.snapshot_at().ok_or_else(|| PruneError::NotABackup { id: brief.id.clone() })?;
+        if self.is_held(&brief.id).await? {
+            return Err(PruneError::Held { id: brief.id.clone() });
         }
-        if let Some(by) = self.in_use(&entry.id).await? {
+        if let Some(by) = self.in_use(&brief.id).await? {
             return Ok(Some(Delay::InUse(by)));
         }
         let tombstone = Tombstone {
             version: 1,
             source: self.source.clone(),
-            id: entry.id.clone(),
+            id: brief.id.clone(),
             at: now,
             host: self.host.to_owned(),
-            snapshot_at: signed.snapshot_at(),
+            snapshot_at,
         };
         self.bury(&tombstone).await?;
         // A pin set between the look before and the tombstone; one that comes later finds the tombstone.
-        if let Some(by) = self.in_use(&entry.id).await? {
+        if let Some(by) = self.in_use(&brief.id).await? {
             return Ok(Some(Delay::InUse(by)));
         }
-        self.remove_objects(&entry.id).await.map(|()| None)
+        self.remove_objects(&brief.id).await.map(|()| None)
     }
 
     async fn in_use(&self, id: &BackupId) -> Result<Option<InUse>, PruneError> {
@@ -261,14 +263,12 @@ pub async fn abort_uploads(
 }
 
 /// The backups that others name as the one before them: each was whole once.
-fn followed(entries: &[Entry]) -> BTreeSet<&BackupId> {
-    let previous = entries.iter().filter_map(Entry::whole).map(|signed| &signed.get().previous);
-    previous
-        .filter_map(|previous| match previous {
-            Previous::Known { id, .. } => Some(id),
-            Previous::None | Previous::Unknown { .. } => None,
-        })
-        .collect()
+fn followed(briefs: &[Brief]) -> BTreeSet<&BackupId> {
+    let previous = briefs.iter().filter_map(|brief| match &brief.standing {
+        BriefStanding::Whole { previous, .. } => previous.as_ref(),
+        _ => None,
+    });
+    previous.collect()
 }
 
 fn is_litter(id: &BackupId, now: Timestamp) -> bool {
