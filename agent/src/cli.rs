@@ -62,6 +62,8 @@ pub(crate) enum Command {
     Hold(Hold),
     /// Give a held backup back to retention.
     Release(Release),
+    /// List who did what to the backups, and what of it does not check.
+    Audit(Audit),
 }
 
 impl Command {
@@ -223,6 +225,9 @@ pub(crate) struct Prune {
     /// Print the plan only.
     #[arg(long)]
     pub dry_run: bool,
+    /// Yes, remove exactly so many backups: asked for where a plan removes an unusual share of them.
+    #[arg(long, value_name = "N")]
+    pub confirm_removal: Option<usize>,
 }
 
 #[derive(Debug, Args)]
@@ -238,6 +243,15 @@ pub(crate) struct Hold {
 pub(crate) struct Release {
     pub source: SourceName,
     pub backup: BackupId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    /// Only this source.
+    pub source: Option<SourceName>,
+    /// Only acts from then on; what does not check is always told. Times are given as to `restore --at`.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

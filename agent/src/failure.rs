@@ -35,6 +35,8 @@ pub(crate) enum Exit {
     Integrity = 4,
     /// Another process is at work on this source.
     Busy = 5,
+    /// So much would be removed that somebody must confirm the number.
+    Unconfirmed = 6,
     /// Stopped by a signal.
     Interrupted = 130,
 }

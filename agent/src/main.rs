@@ -70,5 +70,6 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Prune(args) => commands::prune::run(&policy, args, json).await,
         Command::Hold(args) => commands::hold::hold(&policy, args, json).await,
         Command::Release(args) => commands::hold::release(&policy, args, json).await,
+        Command::Audit(args) => commands::audit::run(&policy, args, json).await,
     }
 }

@@ -3,20 +3,25 @@
 //! "Absent", "unreadable", "newer", "badly signed" and "unreachable" stay five outcomes. Only a [`SignedManifest`]
 //! is a backup; the others are listed with their reason and touched by nobody.
 
-use std::collections::BTreeMap;
+mod survey;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use pgproof_policies::names::SourceName;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{BackupId, KeyPrefix, ObjectKey, RepositoryId};
+use crate::ids::{BackupId, KeyPrefix, ManifestSha256, ObjectKey, RepositoryId};
 use crate::layout;
 use crate::manifest::{MANIFEST_BYTES_MAX, ManifestError, SIGNATURE_BYTES_MAX, SignedManifest};
 use crate::records::RecordError;
-use crate::report::{Proofs, chain};
+use crate::report::{Proof, Proofs, chain};
 use crate::signature::TrustedSigners;
 use crate::store::{PutCondition, SharedStore, Store, StoreError};
+
+pub use survey::{Brief, BriefStanding, survey};
 
 /// Manifests fetched at the same time: listing waits on round trips, not on bytes.
 const FETCHES_IN_FLIGHT: usize = 16;
@@ -111,23 +116,85 @@ pub async fn list(
     source: &SourceName,
     signers: &TrustedSigners,
 ) -> Result<Vec<Entry>, CatalogError> {
+    let found = folders(store, source, signers, |standing| standing).await?;
+    let entry =
+        |it: Folder<Standing>| Entry { id: it.id, standing: it.standing, held: it.held, proofs: it.proofs };
+    Ok(found.into_iter().map(entry).collect())
+}
+
+/// A folder with what a reader keeps of its standing.
+struct Folder<T> {
+    id: BackupId,
+    standing: T,
+    held: bool,
+    proofs: Proofs,
+}
+
+/// Every folder of a source, oldest first. Each is read by a task of its own, so that the checks of signatures are spread
+/// over the processors; what `keep` leaves of it is what stays in memory.
+async fn folders<T: Send + 'static>(
+    store: &SharedStore,
+    source: &SourceName,
+    signers: &TrustedSigners,
+    keep: fn(Standing) -> T,
+) -> Result<Vec<Folder<T>>, CatalogError> {
     let ids = ids(store, source).await?;
-    let held = ids_below(store, &layout::holds(source)).await?;
+    let held: BTreeSet<_> = ids_below(store, &layout::holds(source)).await?.into_iter().collect();
     let pruned = record_ids(store, &layout::tombstones(source)).await?;
-    let reports = report_keys(store, source).await?;
-    let (held, pruned, reports) = (&held, &pruned, &reports);
-    let entries = stream::iter(ids).map(|id| async move {
-        let standing = match standing(store, source, &id, signers).await? {
-            Standing::Incomplete if pruned.contains(&id) => Standing::Pruned,
-            found => found,
-        };
-        let proofs = match &standing {
-            Standing::Whole(signed) => proofs(store, signed, reports.get(&id), signers).await?,
-            _ => Proofs::default(),
-        };
-        Ok::<_, CatalogError>(Entry { held: held.contains(&id), id, standing, proofs })
-    });
-    entries.buffered(FETCHES_IN_FLIGHT).try_collect().await
+    let mut reports = report_keys(store, source).await?;
+    let context = Arc::new((store.clone(), source.clone(), signers.clone()));
+    let read = |id: BackupId| {
+        let (context, is_pruned) = (Arc::clone(&context), pruned.contains(&id));
+        let reports = reports.remove(&id).unwrap_or_default();
+        tokio::spawn(async move {
+            let (store, source, signers) = &*context;
+            let standing = match standing(store, source, &id, signers).await? {
+                Standing::Incomplete if is_pruned => Standing::Pruned,
+                found => found,
+            };
+            let manifest = match &standing {
+                Standing::Whole(signed) => Some(signed.sha256()),
+                _ => None,
+            };
+            let verdicts = match manifest {
+                Some(_) => verdicts(store, &reports, signers).await?,
+                None => Verdicts::default(),
+            };
+            Ok::<_, CatalogError>(Read { id, standing: keep(standing), manifest, verdicts })
+        })
+    };
+    let found = stream::iter(ids).map(read).buffered(FETCHES_IN_FLIGHT);
+    let found: Vec<Read<T>> =
+        found.map(|read| read.expect("reading a folder does not panic")).try_collect().await?;
+    Ok(weighed(found, &held))
+}
+
+/// A folder before it is known which of its reports fit their chain.
+struct Read<T> {
+    id: BackupId,
+    standing: T,
+    /// Of a whole backup.
+    manifest: Option<ManifestSha256>,
+    verdicts: Verdicts,
+}
+
+/// Lets the reports count, but for those that are at odds with their chain.
+fn weighed<T>(found: Vec<Read<T>>, held: &BTreeSet<BackupId>) -> Vec<Folder<T>> {
+    let links: Vec<_> =
+        found.iter().flat_map(|read| &read.verdicts.signed).map(|(link, _)| link.clone()).collect();
+    let breaks = chain::breaks_of(&links);
+    let discredited: BTreeSet<u64> = breaks.iter().filter_map(chain::Break::discredits).collect();
+    let weigh = |Read { id, standing, manifest, verdicts }: Read<T>| {
+        let mut proofs = Proofs { without_weight: verdicts.without_weight, ..Proofs::default() };
+        for (link, proof) in &verdicts.signed {
+            match manifest {
+                Some(manifest) if !discredited.contains(&link.number) => proofs.weigh(proof, &id, manifest),
+                _ => proofs.without_weight += 1,
+            }
+        }
+        Folder { held: held.contains(&id), id, standing, proofs }
+    };
+    found.into_iter().map(weigh).collect()
 }
 
 /// The newest folder that has a manifest, whatever that is worth. Reads only as many as it must: ids sort by the second
@@ -258,7 +325,7 @@ async fn ids_below(store: &SharedStore, prefix: &KeyPrefix) -> Result<Vec<Backup
     Ok(ids)
 }
 
-async fn record_ids(store: &SharedStore, prefix: &KeyPrefix) -> Result<Vec<BackupId>, CatalogError> {
+async fn record_ids(store: &SharedStore, prefix: &KeyPrefix) -> Result<BTreeSet<BackupId>, CatalogError> {
     let objects: Vec<_> =
         store.list(prefix, None).try_collect().await.map_err(|source| CatalogError::Store { source })?;
     let ids = objects
@@ -279,21 +346,27 @@ async fn report_keys(
     Ok(keys)
 }
 
-async fn proofs(
+/// What the reports of one backup say, before it is known which of them fit their chain.
+#[derive(Debug, Default)]
+struct Verdicts {
+    signed: Vec<(chain::Link, Proof)>,
+    without_weight: usize,
+}
+
+async fn verdicts(
     store: &SharedStore,
-    signed: &SignedManifest,
-    keys: Option<&Vec<ObjectKey>>,
+    keys: &[ObjectKey],
     signers: &TrustedSigners,
-) -> Result<Proofs, CatalogError> {
-    let mut proofs = Proofs::default();
-    for key in keys.into_iter().flatten() {
+) -> Result<Verdicts, CatalogError> {
+    let mut verdicts = Verdicts::default();
+    for key in keys {
         let found = chain::fetch(store, key.clone(), signers).await;
         match found.map_err(|source| CatalogError::Report { source })?.signed() {
-            Some(report) => proofs.count(report.get(), &signed.get().id, signed.sha256()),
-            None => proofs.without_weight += 1,
+            Some(report) => verdicts.signed.push((report.link(), Proof::of(report.get()))),
+            None => verdicts.without_weight += 1,
         }
     }
-    Ok(proofs)
+    Ok(verdicts)
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use pgproof_policies::names::SourceName;
 
+use crate::acts::WriterId;
 use crate::ids::{BackupId, KeyPrefix, ObjectKey};
 
 /// File names inside a backup's folder.
@@ -71,6 +72,34 @@ pub fn holds(source: &SourceName) -> KeyPrefix {
 /// A hold: as long as it lies there, the backup is not pruned.
 pub fn hold(source: &SourceName, id: &BackupId) -> ObjectKey {
     key(format!("{source}/holds/{id}/hold.json"))
+}
+
+/// Pins of a source's backups, a folder a backup.
+pub fn pins(source: &SourceName) -> KeyPrefix {
+    prefix(format!("{source}/pins/"))
+}
+
+pub fn pins_of(source: &SourceName, id: &BackupId) -> KeyPrefix {
+    prefix(format!("{source}/pins/{id}/"))
+}
+
+/// A pin: while it is renewed, somebody is restoring the backup. `name` is letters and digits.
+pub fn pin(source: &SourceName, id: &BackupId, name: &str) -> ObjectKey {
+    key(format!("{source}/pins/{id}/{name}.json"))
+}
+
+pub fn acts(source: &SourceName) -> KeyPrefix {
+    prefix(format!("{source}/audit/"))
+}
+
+/// The acts that one key signed, in the order of their numbers.
+pub fn acts_of(source: &SourceName, writer: &WriterId) -> KeyPrefix {
+    prefix(format!("{source}/audit/{writer}/"))
+}
+
+/// One act. Created only if absent, so that no two acts of a key have one number.
+pub fn act(source: &SourceName, writer: &WriterId, number: u64) -> ObjectKey {
+    key(format!("{source}/audit/{writer}/{number:08}.json"))
 }
 
 pub fn tombstones(source: &SourceName) -> KeyPrefix {

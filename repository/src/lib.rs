@@ -6,6 +6,8 @@
 //! removes what a plan says.
 
 pub mod access;
+pub mod acts;
+pub mod audit;
 pub mod catalog;
 pub mod chain;
 pub mod configuration;
@@ -19,6 +21,7 @@ pub mod layout;
 pub mod lease;
 pub mod lifecycle;
 pub mod manifest;
+pub mod pins;
 pub mod prune;
 pub mod records;
 pub mod report;

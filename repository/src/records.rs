@@ -1,11 +1,13 @@
 //! Small signed records beside the backups: how runs ended, holds, tombstones.
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use pgproof_policies::backups::Cause;
 use pgproof_policies::names::SourceName;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::ids::{BackupId, ObjectKey};
 use crate::layout;
@@ -13,7 +15,7 @@ use crate::signature::{SignatureError, Signer, SigningKey, TrustedSigners};
 use crate::store::{PutCondition, Store, StoreError};
 
 /// Largest record that is read; each holds a few lines.
-const RECORD_BYTES_MAX: u64 = 1 << 20;
+pub(crate) const RECORD_BYTES_MAX: u64 = 1 << 20;
 
 /// A record that is stored signed.
 pub trait Record: Serialize + DeserializeOwned {
@@ -31,6 +33,9 @@ pub struct Run {
     pub started_at: Timestamp,
     pub ended_at: Timestamp,
     pub host: String,
+    /// SHA-256 of the policy file's bytes; absent in records of versions that did not note it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub policy_sha256: Option<String>,
     pub outcome: RunOutcome,
 }
 
@@ -110,12 +115,31 @@ pub async fn put<R: Record>(
     Ok(())
 }
 
+/// A record with who signed it and what its bytes hash to.
+#[derive(Debug, Clone)]
+pub struct Signed<R> {
+    pub record: R,
+    pub signer: Signer,
+    /// SHA-256 of the stored bytes, in hexadecimal.
+    pub sha256: String,
+}
+
 /// Reads a record and checks its signature.
 pub async fn get<R: Record>(
     store: &dyn Store,
     key: &ObjectKey,
     signers: &TrustedSigners,
 ) -> Result<(R, Signer), RecordError> {
+    let Signed { record, signer, .. } = fetch(store, key, signers).await?;
+    Ok((record, signer))
+}
+
+/// The same, with the hash of what was signed.
+pub async fn fetch<R: Record>(
+    store: &dyn Store,
+    key: &ObjectKey,
+    signers: &TrustedSigners,
+) -> Result<Signed<R>, RecordError> {
     let read =
         |key: ObjectKey| async move { store.get(&key, RECORD_BYTES_MAX).await.map(|(bytes, _)| bytes) };
     let bytes = read(key.clone()).await.map_err(|source| RecordError::Store { source })?;
@@ -125,7 +149,7 @@ pub async fn get<R: Record>(
     let signer = signers
         .verify(R::NAMESPACE, &bytes, &signature, record.at())
         .map_err(|source| RecordError::BadlySigned { source })?;
-    Ok((record, signer))
+    Ok(Signed { record, signer, sha256: HEXLOWER.encode(&Sha256::digest(&bytes)) })
 }
 
 impl RecordError {

@@ -1,19 +1,24 @@
 //! What the catalog, the chain and prune make of what lies in a repository, whoever put it there.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::names::SourceName;
-use pgproof_repository::catalog::{self, Entry, Standing};
+use pgproof_policies::retention::{self, Candidate, Retention};
+use pgproof_repository::catalog::{self, Brief, Entry, Standing};
 use pgproof_repository::chain::{self, Break};
 use pgproof_repository::ids::{BackupId, ManifestSha256, ObjectKey};
 use pgproof_repository::layout;
 use pgproof_repository::manifest::v1::{Manifest, Previous};
 use pgproof_repository::manifest::{self, SignedManifest};
-use pgproof_repository::prune::Pruner;
-use pgproof_repository::records::{self, Tombstone};
+use pgproof_repository::pins::Pin;
+use pgproof_repository::prune::{self, Pruner};
+use pgproof_repository::records::{self, Run, RunOutcome, Tombstone};
+use pgproof_repository::report::{Report, Verdict, v1};
 use pgproof_repository::signature::{SigningKey, TrustedSigners, generate};
 use pgproof_repository::store::faulty::{Fault, FaultyStore, Rule};
 use pgproof_repository::store::memory::MemoryStore;
@@ -21,6 +26,7 @@ use pgproof_repository::store::operation::Operation;
 use pgproof_repository::store::{PutCondition, SharedStore, StoreError};
 
 const GOLDEN: &[u8] = include_bytes!("../fixtures/manifest.v1.json");
+const GOLDEN_REPORT: &[u8] = include_bytes!("../fixtures/report.v1.json");
 const NOW: &str = "2026-12-24T00:00:00Z";
 
 #[tokio::test]
@@ -134,6 +140,106 @@ async fn a_hold_that_is_newer_than_the_plan_still_holds() {
     assert!(repository.list().await[0].whole().is_some());
 }
 
+#[tokio::test]
+async fn sixty_days_of_runs_that_died_cost_no_good_backup() {
+    let repository = Repository::new();
+    let (good, _) = repository.put("20260920T020000Z-aaaaaa", "02:00:01", Previous::None).await;
+    for number in 0..60 {
+        let at = good.started_at() + SignedDuration::from_hours(24 * (number + 1));
+        let id: BackupId = format!("{}-dddddd", at.strftime("%Y%m%dT%H%M%SZ")).parse().unwrap();
+        let data = layout::backup_object(&source(), &id, &layout::archive_name(0)).unwrap();
+        repository.raw(&data, b"half").await;
+    }
+    let entries = repository.list().await;
+    let last = Retention { last: 1, ..Retention::default() };
+    let plan = retention::plan(&repository.candidates(&entries), &last, &TimeZone::UTC, NOW.parse().unwrap());
+    assert_eq!(plan.expired().count(), 0);
+    let outcome = repository.prune(&[], &entries).await;
+    assert_eq!((outcome.swept.len(), outcome.failures.len()), (60, 0), "{outcome:?}");
+    let left = repository.list().await;
+    assert_eq!(left.iter().map(|entry| &entry.id).collect::<Vec<_>>(), [&good]);
+    assert!(left[0].whole().is_some());
+}
+
+#[tokio::test]
+async fn the_rest_of_a_backup_whose_manifest_vanished_is_no_litter() {
+    for told_by_run in [true, false] {
+        let repository = Repository::new();
+        let (gone, sha256) = repository.put("20261120T020000Z-aaaaaa", "02:00:01", Previous::None).await;
+        match told_by_run {
+            true => repository.committed(&gone).await,
+            false => {
+                let previous = Previous::Known { id: gone.clone(), manifest_sha256: sha256 };
+                repository.put("20261121T020000Z-bbbbbb", "02:00:01", previous).await;
+            }
+        }
+        let data = layout::backup_object(&source(), &gone, &layout::archive_name(0)).unwrap();
+        repository.raw(&data, b"sealed").await;
+        repository.store.delete(&layout::manifest(&source(), &gone)).await.unwrap();
+        // Nor does a tombstone count that nobody trusted signed.
+        repository.tombstone(&gone, &signing_key()).await;
+        let outcome = repository.prune(&[], &repository.list().await).await;
+        assert!(outcome.swept.is_empty(), "{outcome:?}");
+        assert!(outcome.failures[0].error.to_string().contains("no tombstone says why"), "{outcome:?}");
+        assert!(repository.store.head(&data).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_pin_that_is_newer_than_the_plan_puts_the_removal_off() {
+    let repository = Repository::new();
+    let (id, _) = repository.put("20261124T020000Z-aaaaaa", "02:00:01", Previous::None).await;
+    let entries = repository.list().await;
+    let pin = Pin::set(repository.store.clone(), &source(), &id, Timestamp::now()).await.unwrap();
+    let outcome = repository.prune(&[&entries[0]], &entries).await;
+    assert_eq!((outcome.removed.len(), outcome.put_off.len(), outcome.failures.len()), (0, 1, 0));
+    assert!(outcome.put_off[0].why.to_string().starts_with("in use by "), "{outcome:?}");
+    pin.release().await;
+    let outcome = repository.prune(&[&entries[0]], &entries).await;
+    assert_eq!(outcome.removed, [id]);
+}
+
+#[tokio::test]
+async fn only_signed_chained_reports_of_this_manifest_prove() {
+    let id = "20261124T020000Z-aaaaaa";
+    let proved = |repository: &Repository, entries: &[Entry]| {
+        let candidates = repository.candidates(entries);
+        candidates[0].standing == retention::Standing::Good { proved: true }
+    };
+    let by_stranger = signing_key();
+    type Change = fn(&mut Report);
+    let none: Change = |_| {};
+    let cases: [(&str, bool, bool, Change); 7] = [
+        ("as it is", true, true, none),
+        ("by a stranger", false, false, none),
+        ("of another manifest", false, true, |report| report.manifest_sha256 = ManifestSha256::of(b"other")),
+        ("not run", false, true, |report| report.verdict = Verdict::NotRun),
+        ("still to come", false, true, |report| report.finished_at = "2027-06-01T00:00:00Z".parse().unwrap()),
+        ("at odds with its chain", false, true, |report| report.number = 9),
+        ("by way of an exception", false, true, |report| {
+            report.verdict = Verdict::Degraded;
+            report.exceptions[0].check = "tables".to_owned();
+            report.exceptions[0].used = true;
+        }),
+    ];
+    for (what, expected, trusted, change) in cases {
+        let repository = Repository::new();
+        let (id, sha256) = repository.put(id, "02:00:01", Previous::None).await;
+        let mut report = repository.report(&id, sha256);
+        change(&mut report);
+        repository.put_report(&report, if trusted { &repository.key } else { &by_stranger }).await;
+        assert_eq!(proved(&repository, &repository.list().await), expected, "{what}");
+    }
+    // Two that claim one number prove nothing, each of them.
+    let repository = Repository::new();
+    let (id, sha256) = repository.put(id, "02:00:01", Previous::None).await;
+    let mut report = repository.report(&id, sha256);
+    repository.put_report(&report, &repository.key).await;
+    report.finished_at += SignedDuration::from_secs(60);
+    repository.put_report(&report, &repository.key).await;
+    assert!(!proved(&repository, &repository.list().await));
+}
+
 /// A repository in memory whose one key is trusted.
 struct Repository {
     store: SharedStore,
@@ -162,6 +268,33 @@ impl Repository {
         self.raw(&layout::manifest_signature(&source(), &id), signature.as_bytes()).await;
         self.raw(&layout::manifest(&source(), &id), &bytes).await;
         (id, ManifestSha256::of(&bytes))
+    }
+
+    /// The record of the run that made it.
+    async fn committed(&self, id: &BackupId) {
+        let (at, host) = (id.started_at(), "db1".to_owned());
+        let outcome = RunOutcome::Committed { warnings: Vec::new() };
+        let (source, id, policy_sha256) = (source(), id.clone(), None);
+        let run = Run { version: 1, source, id, started_at: at, ended_at: at, host, policy_sha256, outcome };
+        records::put(&*self.store, &layout::run(&run.source, &run.id), &run, &self.key).await.unwrap();
+    }
+
+    /// The first report of its source: it passed.
+    fn report(&self, id: &BackupId, manifest: ManifestSha256) -> Report {
+        let mut report: Report = serde_json::from_slice(GOLDEN_REPORT).unwrap();
+        (report.backup, report.manifest_sha256) = (id.clone(), manifest);
+        (report.number, report.previous) = (1, v1::Previous::None);
+        report
+    }
+
+    async fn put_report(&self, report: &Report, key: &SigningKey) {
+        let place = layout::verification(&source(), &report.backup, report.finished_at);
+        records::put(&*self.store, &place, report, key).await.unwrap();
+    }
+
+    fn candidates(&self, entries: &[Entry]) -> Vec<Candidate> {
+        let briefs: Vec<_> = entries.iter().map(Brief::from).collect();
+        prune::candidates(&briefs, &BTreeMap::new(), NOW.parse().unwrap())
     }
 
     async fn raw(&self, key: &ObjectKey, bytes: &[u8]) {
@@ -196,7 +329,9 @@ impl Repository {
     ) -> pgproof_repository::prune::Outcome {
         let (source, signing_key, signers) = (&source(), &self.key, &self.signers);
         let pruner = Pruner { store, source, signing_key, signers, host: "here" };
-        pruner.carry_out(expired, entries, NOW.parse().unwrap()).await
+        let briefs = |entries: &[&Entry]| entries.iter().map(|entry| Brief::from(*entry)).collect::<Vec<_>>();
+        let (expired, all) = (briefs(expired), briefs(&entries.iter().collect::<Vec<_>>()));
+        pruner.carry_out(&expired.iter().collect::<Vec<_>>(), &all, NOW.parse().unwrap()).await
     }
 }
 

@@ -446,6 +446,7 @@ impl Job {
             started_at,
             ended_at: Timestamp::now(),
             host: host_name(),
+            policy_sha256: Some(self.loaded.sha256.clone()),
             outcome,
         };
         let put =

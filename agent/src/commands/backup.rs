@@ -7,11 +7,12 @@ use std::sync::Arc;
 use anyhow::Context;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::access::LoadedPolicy;
+use pgproof_repository::acts::What;
 use pgproof_repository::lifecycle::Committed;
 use pgproof_repository::sealed::BLOCK_BYTES_MAX;
 use tokio_util::sync::CancellationToken;
 
-use super::{hold, print_json, say};
+use super::{hold, print_json, record, say};
 use crate::backup::{BackedUp, Job, UPLOADS_IN_FLIGHT};
 use crate::daemon::{Mode, Options};
 use crate::{cli, plain};
@@ -55,6 +56,8 @@ async fn one(
         let reason = args.reason.unwrap_or_else(|| "pgproof backup --hold".to_owned());
         let hold = hold::new_hold(source, &committed.manifest.id, reason);
         hold::put(&job.store, &hold, &job.loaded.signing_key()?).await?;
+        let what = What::Hold { backup: hold.id, reason: hold.reason };
+        record::enter(&job.store, &job.loaded, source, what).await;
     }
     match json {
         true => print_json(&serde_json::json!({

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
+use pgproof_repository::acts::What;
 use pgproof_repository::lease::host_name;
 use pgproof_repository::records::{self, Hold};
 use pgproof_repository::signature::SigningKey;
 use pgproof_repository::store::{SharedStore, StoreError};
 use pgproof_repository::{catalog, layout};
 
-use super::{open, print_json, say};
+use super::{open, print_json, record, say};
 use crate::cli;
 use crate::failure::{Exit, Failure};
 
@@ -20,6 +21,8 @@ pub(crate) async fn hold(policy: &Path, args: cli::Hold, json: bool) -> anyhow::
     catalog::find(&opened.store, &args.source, &args.backup, &signers).await?;
     let hold = new_hold(&args.source, &args.backup, args.reason);
     put(&opened.store, &hold, &opened.loaded.signing_key()?).await?;
+    let what = What::Hold { backup: args.backup, reason: hold.reason.clone() };
+    record::enter(&opened.store, &opened.loaded, &args.source, what).await;
     match json {
         true => print_json(&hold)?,
         false => say(&format!("{} is kept until `pgproof release {} {}`", hold.id, hold.source, hold.id))?,
@@ -37,6 +40,9 @@ pub(crate) async fn release(policy: &Path, args: cli::Release, json: bool) -> an
         }
         found => found?,
     };
+    // First, so that no hold goes without a trace.
+    record::enter(&opened.store, &opened.loaded, &args.source, What::Release { backup: args.backup.clone() })
+        .await;
     opened.store.delete(&key).await?;
     opened.store.delete(&layout::signature_of(&key)).await?;
     match json {

@@ -1,5 +1,6 @@
 //! One file a command: each opens what it needs, decides, prints, acts.
 
+pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod hold;
@@ -7,6 +8,7 @@ pub(crate) mod init;
 pub(crate) mod list;
 pub(crate) mod policy;
 pub(crate) mod prune;
+mod record;
 pub(crate) mod restore;
 pub(crate) mod run;
 pub(crate) mod show;

@@ -1,21 +1,24 @@
 //! `pgproof prune`: prints the plan, with a reason for every backup; with `--yes` carries out exactly it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use pgproof_policies::retention::{self, Candidate, Decision, Plan};
-use pgproof_repository::catalog::{self, Entry, Standing};
-use pgproof_repository::layout;
+use pgproof_policies::names::SourceName;
+use pgproof_policies::retention::removal::{self, Objection};
+use pgproof_policies::retention::{self, Decision, Plan};
+use pgproof_repository::acts::What;
+use pgproof_repository::catalog::{self, Brief, BriefStanding};
 use pgproof_repository::lease::{Lease, host_name};
-use pgproof_repository::manifest::ManifestError;
-use pgproof_repository::prune::{Outcome, Pruner};
+use pgproof_repository::prune::{Outcome, Pruner, candidates};
+use pgproof_repository::{layout, pins};
 use serde_json::json;
 
 use super::list::chain;
-use super::{open, print_json, say};
+use super::{open, print_json, record, say};
 use crate::failure::{Exit, Failure};
 use crate::{cli, plain};
 
@@ -32,20 +35,23 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
         Some(name) => TimeZone::get(name)?,
         None => TimeZone::UTC,
     };
-    let entries = catalog::list(&opened.store, &source.name, &signers).await?;
-    let plan = retention::plan(&candidates(&entries), &source.retention, &zone, now);
+    let briefs = catalog::survey(&opened.store, &source.name, &signers).await?;
+    let pinned = pins::all(&opened.store, &source.name, now).await?;
+    let plan = retention::plan(&candidates(&briefs, &pinned, now), &source.retention, &zone, now);
+    let allowed = removal::allowed(&plan, source.retention.remove_share_max, args.confirm_removal);
     if !args.yes {
-        print_plan(&plan, &entries, json)?;
+        print_plan(&plan, &briefs, json)?;
         if !json && plan.expired().next().is_some() {
-            say(&format!("nothing was removed; `pgproof prune {} --yes` carries this out", source.name))?;
+            say(&told_next(&source.name, &plan, allowed))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
+    allowed.map_err(|objection| refused(&source.name, &plan, objection))?;
 
     let signing_key = opened.loaded.signing_key()?;
     let lease = Lease::take(opened.store.clone(), layout::prune_lease(&source.name), now).await?;
-    let expired: Vec<&Entry> =
-        plan.expired().filter_map(|id| entries.iter().find(|entry| entry.id.as_str() == id)).collect();
+    let by_id: BTreeMap<&str, &Brief> = briefs.iter().map(|brief| (brief.id.as_str(), brief)).collect();
+    let expired: Vec<&Brief> = plan.expired().filter_map(|id| by_id.get(id).copied()).collect();
     let host = host_name();
     let pruner = Pruner {
         store: &opened.store,
@@ -54,9 +60,13 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
         signers: &signers,
         host: &host,
     };
-    let outcome = pruner.carry_out(&expired, &entries, now).await;
+    let outcome = pruner.carry_out(&expired, &briefs, now).await;
+    if outcome.did_something() {
+        let what = act(&outcome, args.confirm_removal);
+        record::enter(&opened.store, &opened.loaded, &source.name, what).await;
+    }
     lease.release().await.context("removed, but the lease could not be released")?;
-    print_outcome(&plan, &entries, &outcome, json)?;
+    print_outcome(&plan, &briefs, &outcome, json)?;
     match outcome.failures.len() {
         0 => Ok(ExitCode::SUCCESS),
         count => {
@@ -64,6 +74,39 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
             Err(Failure::new(Exit::Failed, message, "run prune again; it goes on where this one stopped")
                 .into())
         }
+    }
+}
+
+/// What an operator does next, who has seen the plan.
+fn told_next(source: &SourceName, plan: &Plan, allowed: Result<(), Objection>) -> String {
+    let number = plan.expired().count();
+    match allowed {
+        Ok(()) => format!("nothing was removed; `pgproof prune {source} --yes` carries this out"),
+        Err(objection) => format!(
+            "nothing was removed: {objection}; `pgproof prune {source} --yes --confirm-removal {number}` carries this \
+             out"
+        ),
+    }
+}
+
+fn refused(source: &SourceName, plan: &Plan, objection: Objection) -> Failure {
+    let number = plan.expired().count();
+    let hint = format!(
+        "look at `pgproof prune {source}`; if all of it shall go: --yes --confirm-removal {number} \
+         (`retention.remove_share_max` in the policy is the limit)"
+    );
+    Failure::new(Exit::Unconfirmed, format!("nothing was removed: {objection}"), hint)
+}
+
+fn act(outcome: &Outcome, confirmed: Option<usize>) -> What {
+    let failures =
+        outcome.failures.iter().map(|failure| format!("{}: {}", failure.id, chain(&failure.error)));
+    What::Prune {
+        removed: outcome.removed.clone(),
+        swept: outcome.swept.clone(),
+        aborted_uploads: outcome.aborted_uploads,
+        failures: failures.collect(),
+        confirmed,
     }
 }
 
@@ -77,42 +120,25 @@ fn refuse_skewed_clock(store: Option<Timestamp>, now: Timestamp) -> anyhow::Resu
     Err(Failure::new(Exit::Failed, message, "set the clock right before anything is removed").into())
 }
 
-fn candidates(entries: &[Entry]) -> Vec<Candidate> {
-    let listed =
-        entries.iter().filter(|entry| !matches!(entry.standing, Standing::Incomplete | Standing::Pruned));
-    listed
-        .map(|entry| Candidate {
-            id: entry.id.to_string(),
-            snapshot_at: entry.whole().map_or_else(|| entry.id.started_at(), |signed| signed.snapshot_at()),
-            standing: match &entry.standing {
-                Standing::Whole(_) if entry.proofs.is_refuted() => retention::Standing::Failed,
-                Standing::Whole(_) => retention::Standing::Good { proved: entry.proofs.is_proved() },
-                Standing::Unsigned => retention::Standing::Unsigned,
-                Standing::Quarantined(ManifestError::Newer { .. }) => retention::Standing::Newer,
-                Standing::Quarantined(error) => retention::Standing::Unreadable { why: chain(error) },
-                Standing::Incomplete | Standing::Pruned => retention::Standing::Failed,
-            },
-            held: entry.held.then(|| "pgproof release gives it back".to_owned()),
-        })
-        .collect()
-}
-
-fn print_plan(plan: &Plan, entries: &[Entry], json: bool) -> anyhow::Result<()> {
+fn print_plan(plan: &Plan, briefs: &[Brief], json: bool) -> anyhow::Result<()> {
     if json {
         return print_json(&plan_document(plan));
     }
     for line in &plan.lines {
         say(&format!("{}  {}  {}", line.id, plain::time(line.snapshot_at), decision(&line.decision)))?;
     }
-    for entry in
-        entries.iter().filter(|entry| matches!(entry.standing, Standing::Incomplete | Standing::Pruned))
-    {
-        say(&format!("{}  no manifest: swept 24 hours after its start", entry.id))?;
+    let rests = briefs
+        .iter()
+        .filter(|brief| matches!(brief.standing, BriefStanding::Incomplete | BriefStanding::Pruned));
+    for rest in rests {
+        say(&format!("{}  no manifest: swept 24 hours after its start", rest.id))?;
     }
     Ok(())
 }
 
-fn print_outcome(plan: &Plan, entries: &[Entry], outcome: &Outcome, json: bool) -> anyhow::Result<()> {
+fn print_outcome(plan: &Plan, briefs: &[Brief], outcome: &Outcome, json: bool) -> anyhow::Result<()> {
+    let put_off: Vec<_> =
+        outcome.put_off.iter().map(|it| json!({ "id": it.id, "why": it.why.to_string() })).collect();
     let failures: Vec<_> =
         outcome.failures.iter().map(|f| json!({ "id": f.id, "error": chain(&f.error) })).collect();
     if json {
@@ -120,13 +146,17 @@ fn print_outcome(plan: &Plan, entries: &[Entry], outcome: &Outcome, json: bool) 
             "plan": plan_document(plan),
             "removed": outcome.removed,
             "swept": outcome.swept,
+            "put_off": put_off,
             "aborted_uploads": outcome.aborted_uploads,
             "failures": failures,
         }));
     }
-    print_plan(plan, entries, false)?;
+    print_plan(plan, briefs, false)?;
     let (removed, swept) = (outcome.removed.len(), outcome.swept.len());
     say(&format!("removed {removed}, swept {swept}, aborted {} upload(s)", outcome.aborted_uploads))?;
+    for it in &outcome.put_off {
+        say(&format!("not yet: {}: {}", it.id, it.why))?;
+    }
     for failure in &outcome.failures {
         say(&format!("not removed: {}: {}", failure.id, chain(&failure.error)))?;
     }

@@ -344,7 +344,7 @@ fn worse(one: Option<Exit>, other: Exit) -> Option<Exit> {
     let rank = |exit: &Exit| match exit {
         Exit::Busy => 0,
         Exit::NothingFound | Exit::Usage => 1,
-        Exit::Failed => 2,
+        Exit::Failed | Exit::Unconfirmed => 2,
         Exit::Integrity => 3,
         Exit::Interrupted => 4,
     };

@@ -8,7 +8,10 @@ use super::{
     raw::{Report, Table},
     timing, values, verification,
 };
-use crate::{names::SourceName, retention::Retention};
+use crate::{
+    names::SourceName,
+    retention::{Retention, removal::ShareMax},
+};
 
 /// zstd levels above this need more memory than a backup may take.
 const COMPRESSION_LEVEL_MAX: u32 = 19;
@@ -195,6 +198,8 @@ fn retention(mut table: Table<'_>, verification_is_there: bool, report: &mut Rep
     // Once backups are verified, only a proved one may displace another, unless the policy says otherwise.
     retention.gate_verified =
         table.flag("gate_verified", report).map_or(verification_is_there, |field| field.value);
+    let share = table.number("remove_share_max", 1..=100, report).and_then(ShareMax::of_percent);
+    retention.remove_share_max = share.unwrap_or_default();
     match (retention.keep_all, retention.has_rules()) {
         (false, false) => {
             report.add(table.offset(), &table.path_of(""), RETENTION, Some("no rule".to_owned()))

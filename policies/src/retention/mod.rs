@@ -9,7 +9,12 @@
 //!    length never ages the rest away.
 //! 4. A backup that failed its verification fills no slot, and goes when a good one of its age would go.
 //! 5. A backup dated after now fills no slot: a wrong clock, or a hostile one, displaces nothing.
+//! 6. With `gate_verified`, what is newer than the newest proof displaces nothing, and a proved backup gives way to
+//!    proved ones alone. A thousand backups that a stolen host signs, whatever they are dated, push out no proved one.
+//!
+//! Whether a plan may be carried out without being asked is a decision of its own: [`removal`].
 
+pub mod removal;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -18,6 +23,7 @@ use std::fmt;
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
+use removal::ShareMax;
 use slots::Slots;
 
 /// How far a backup may lie in the future before its time is disbelieved: the skew between two hosts that
@@ -37,8 +43,11 @@ pub struct Retention {
     pub within: Option<SignedDuration>,
     /// Nothing ever goes. Said aloud, because it is also what a forgotten rule would look like.
     pub keep_all: bool,
-    /// A backup newer than the newest proved one displaces nothing until it was proved itself.
+    /// A backup newer than the newest proved one displaces nothing until it was proved itself, and a proved one gives
+    /// way to proved ones alone.
     pub gate_verified: bool,
+    /// A plan that removes a larger share of the whole backups is carried out only when its number is confirmed.
+    pub remove_share_max: ShareMax,
 }
 
 impl Retention {
@@ -58,6 +67,11 @@ pub struct Candidate {
     pub standing: Standing,
     /// The reason of a hold on this backup.
     pub held: Option<String>,
+    /// Who is restoring it now, and until when that is believed.
+    pub in_use: Option<String>,
+    /// The server that it was dumped from: its major version and system identifier, as far as they are known. Backups of
+    /// two servers differ in it, such as those before and after an upgrade.
+    pub server: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +98,8 @@ pub struct Plan {
 pub struct PlanLine {
     pub id: String,
     pub snapshot_at: Timestamp,
+    /// Whether it is a whole and well-signed backup, proved or not.
+    pub whole: bool,
     pub decision: Decision,
 }
 
@@ -106,12 +122,18 @@ pub enum Reason {
     Within(SignedDuration),
     NewestGood,
     NewestProved,
+    /// The newest proved one is of another server than the newest good one: there is no proof of the server that is
+    /// dumped now.
+    ProvedBeforeUpgrade,
     /// Displaced by the numbers, but no newer backup was proved yet.
     AwaitingProof,
+    /// Proved, and displaced only by backups that are not.
+    DisplacedByUnproved,
     /// It counts for nothing, but it is looked into for as long as a good one of its age would stay: the
     /// verification may have been at fault.
     FailedVerification,
     Held(String),
+    InUse(String),
     FutureDated,
     Unsigned,
     Unreadable(String),
@@ -142,6 +164,12 @@ pub fn plan(backups: &[Candidate], retention: &Retention, zone: &TimeZone, now: 
                 reasons.push(Reason::AwaitingProof);
             }
         }
+        let among_proved = slots(&|backup| view.is_countable(backup) && is_proved(backup));
+        for (reasons, filled) in reasons.iter_mut().zip(among_proved) {
+            if reasons.is_empty() && !filled.is_empty() {
+                reasons.push(Reason::DisplacedByUnproved);
+            }
+        }
     }
     let with_failed = slots(&|backup| view.is_believed_failure(backup) || view.is_countable(backup));
     for ((backup, reasons), filled) in ordered.iter().zip(&mut reasons).zip(with_failed) {
@@ -167,8 +195,8 @@ impl Plan {
 /// What the rules need to know of all candidates together.
 struct View<'a> {
     believed_until: Timestamp,
-    newest_good: Option<&'a str>,
-    newest_proved: Option<(&'a str, Timestamp)>,
+    newest_good: Option<&'a Candidate>,
+    newest_proved: Option<&'a Candidate>,
 }
 
 impl<'a> View<'a> {
@@ -176,10 +204,8 @@ impl<'a> View<'a> {
         let believed_until = now.checked_add(CLOCK_SKEW_MAX).unwrap_or(Timestamp::MAX);
         let mut good =
             newest_first.iter().filter(|backup| is_good(backup) && backup.snapshot_at <= believed_until);
-        let newest_good = good.clone().next().map(|backup| backup.id.as_str());
-        let newest_proved = good
-            .find(|backup| backup.standing == Standing::Good { proved: true })
-            .map(|backup| (backup.id.as_str(), backup.snapshot_at));
+        let newest_good = good.clone().next().copied();
+        let newest_proved = good.find(|backup| is_proved(backup)).copied();
         Self { believed_until, newest_good, newest_proved }
     }
 
@@ -193,7 +219,15 @@ impl<'a> View<'a> {
 
     /// Countable, and not newer than what was proved.
     fn is_settled(&self, backup: &Candidate) -> bool {
-        self.is_countable(backup) && self.newest_proved.is_some_and(|(_, at)| backup.snapshot_at <= at)
+        self.is_countable(backup)
+            && self.newest_proved.is_some_and(|proved| backup.snapshot_at <= proved.snapshot_at)
+    }
+
+    /// Whether the newest good backup is of another server than the newest proved one. What is not known is not another.
+    fn server_changed_since_proof(&self) -> bool {
+        let servers = (self.newest_good, self.newest_proved);
+        let (Some(good), Some(proved)) = servers else { return false };
+        good.server.as_ref().zip(proved.server.as_ref()).is_some_and(|(good, proved)| good != proved)
     }
 
     fn is_believed_failure(&self, backup: &Candidate) -> bool {
@@ -205,6 +239,9 @@ impl<'a> View<'a> {
         if let Some(why) = &backup.held {
             reasons.push(Reason::Held(why.clone()));
         }
+        if let Some(by) = &backup.in_use {
+            reasons.push(Reason::InUse(by.clone()));
+        }
         match &backup.standing {
             Standing::Unsigned => reasons.push(Reason::Unsigned),
             Standing::Unreadable { why } => reasons.push(Reason::Unreadable(why.clone())),
@@ -213,11 +250,14 @@ impl<'a> View<'a> {
                 reasons.push(Reason::FutureDated);
             }
             Standing::Good { .. } => {
-                if self.newest_good == Some(backup.id.as_str()) {
+                if self.newest_good.is_some_and(|good| good.id == backup.id) {
                     reasons.push(Reason::NewestGood);
                 }
-                if self.newest_proved.is_some_and(|(id, _)| id == backup.id) {
-                    reasons.push(Reason::NewestProved);
+                if self.newest_proved.is_some_and(|proved| proved.id == backup.id) {
+                    reasons.push(match self.server_changed_since_proof() {
+                        true => Reason::ProvedBeforeUpgrade,
+                        false => Reason::NewestProved,
+                    });
                 }
             }
             // A damaged backup is worth more than none.
@@ -230,6 +270,10 @@ impl<'a> View<'a> {
 
 fn is_good(backup: &Candidate) -> bool {
     matches!(backup.standing, Standing::Good { .. })
+}
+
+fn is_proved(backup: &Candidate) -> bool {
+    backup.standing == Standing::Good { proved: true }
 }
 
 /// What the numbers keep if just the backups that count existed.
@@ -247,13 +291,14 @@ fn fill_slots(
 
 fn line(backup: &Candidate, reasons: Vec<Reason>) -> PlanLine {
     let decision = if reasons.is_empty() { Decision::Expire } else { Decision::Keep(reasons) };
-    PlanLine { id: backup.id.clone(), snapshot_at: backup.snapshot_at, decision }
+    let whole = matches!(backup.standing, Standing::Good { .. } | Standing::Failed);
+    PlanLine { id: backup.id.clone(), snapshot_at: backup.snapshot_at, whole, decision }
 }
 
 /// As reports say it: `daily 30, monthly 12`.
 impl fmt::Display for Retention {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { last, hourly, daily, weekly, monthly, yearly, within, keep_all, gate_verified } = self;
+        let Self { last, hourly, daily, weekly, monthly, yearly, within, keep_all, gate_verified, .. } = self;
         let counts = [
             ("last", last),
             ("hourly", hourly),
@@ -284,9 +329,14 @@ impl fmt::Display for Reason {
             Self::Within(span) => write!(f, "within {span:#}"),
             Self::NewestGood => f.write_str("newest good backup"),
             Self::NewestProved => f.write_str("newest proved backup"),
+            Self::ProvedBeforeUpgrade => f.write_str(
+                "newest proved backup, of the server before this one; nothing of this one is proved yet",
+            ),
             Self::AwaitingProof => f.write_str("no newer backup was proved yet"),
+            Self::DisplacedByUnproved => f.write_str("proved, and only unproved ones would take its place"),
             Self::FailedVerification => f.write_str("failed its verification, not yet displaced"),
             Self::Held(why) => write!(f, "held: {why}"),
+            Self::InUse(by) => write!(f, "in use by {by}"),
             Self::FutureDated => f.write_str("dated in the future, its time is not believed"),
             Self::Unsigned => f.write_str("never delete what is not signed"),
             Self::Unreadable(why) => write!(f, "never delete what cannot be read: {why}"),

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod golden;
 mod laws;
 
 const GOOD: Standing = Standing::Good { proved: false };
@@ -17,6 +18,7 @@ const FIRST_USER: Retention = Retention {
     within: None,
     keep_all: false,
     gate_verified: false,
+    remove_share_max: ShareMax::HALF,
 };
 
 fn at(text: &str) -> Timestamp {
@@ -24,7 +26,14 @@ fn at(text: &str) -> Timestamp {
 }
 
 fn backup(snapshot_at: &str, standing: Standing) -> Candidate {
-    Candidate { id: snapshot_at.to_owned(), snapshot_at: at(snapshot_at), standing, held: None }
+    Candidate {
+        id: snapshot_at.to_owned(),
+        snapshot_at: at(snapshot_at),
+        standing,
+        held: None,
+        in_use: None,
+        server: None,
+    }
 }
 
 /// One good backup at 02:00 UTC of each day from `first` to `last`.

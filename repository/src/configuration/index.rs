@@ -71,7 +71,10 @@ impl Index {
         let plain = serde_json::to_vec(self).expect("an index has only string keys");
         let mut sealed = Vec::new();
         let encryptor = age::Encryptor::with_recipients(std::iter::once(&recipient as _));
-        let mut writer = encryptor.map_err(|_| IndexError::Seal)?.wrap_output(&mut sealed).map_err(|_| IndexError::Seal)?;
+        let mut writer = encryptor
+            .map_err(|_| IndexError::Seal)?
+            .wrap_output(&mut sealed)
+            .map_err(|_| IndexError::Seal)?;
         let written = writer.write_all(&plain).and_then(|()| writer.finish());
         written.map_err(|_| IndexError::Seal)?;
         Ok(BASE64.encode(&sealed))
@@ -183,8 +186,11 @@ mod tests {
             modified_at: jiff::Timestamp::UNIX_EPOCH,
             content: Content(b"a = 1".to_vec()),
         };
-        let variable =
-            |name: &str, value: &str| Variable { origin: Origin::Process, name: name.into(), value: value.into() };
+        let variable = |name: &str, value: &str| Variable {
+            origin: Origin::Process,
+            name: name.into(),
+            value: value.into(),
+        };
         Configuration::new(vec![file], vec![variable("TOKEN", token), variable("HOME", "/srv")])
     }
 

@@ -91,7 +91,10 @@ impl fmt::Debug for Content {
 
 impl fmt::Debug for Variable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Variable").field("origin", &self.origin).field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Variable")
+            .field("origin", &self.origin)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 

@@ -53,10 +53,25 @@ impl SignedReport {
         &self.signer
     }
 
+    /// What the chain needs to know of it.
+    pub fn link(&self) -> Link {
+        let Report { number, previous, finished_at, .. } = &self.report;
+        Link { number: *number, previous: previous.clone(), finished_at: *finished_at, sha256: self.sha256 }
+    }
+
     /// What the next report says of this one.
     pub fn as_previous(&self) -> Previous {
         Previous::Known { number: self.report.number, sha256: self.sha256 }
     }
+}
+
+/// A report's place in the chain, without its contents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub number: u64,
+    pub previous: Previous,
+    pub finished_at: Timestamp,
+    pub sha256: ReportSha256,
 }
 
 /// A report as it was found in the repository.
@@ -181,30 +196,49 @@ impl fmt::Display for Break {
     }
 }
 
+impl Break {
+    /// The number of a report that is itself at odds with the chain, and so proves nothing. Where others are missing, those
+    /// that are there are as good as before.
+    pub fn discredits(&self) -> Option<u64> {
+        match self {
+            Self::Twice { number }
+            | Self::Replaced { number }
+            | Self::BackDated { number, .. }
+            | Self::Misnumbered { number } => Some(*number),
+            Self::Missing { .. } | Self::Unknown { .. } => None,
+        }
+    }
+}
+
 /// Every break among the well signed reports of one source, whatever their order.
 pub fn breaks<'a>(reports: impl IntoIterator<Item = &'a SignedReport>) -> Vec<Break> {
+    breaks_of(&reports.into_iter().map(SignedReport::link).collect::<Vec<_>>())
+}
+
+/// The same of links alone: a year's reports with a line for every table need not be in memory at once.
+pub fn breaks_of(links: &[Link]) -> Vec<Break> {
     let (mut by_number, mut breaks) = (BTreeMap::new(), Vec::new());
-    for signed in reports {
-        let number = signed.get().number;
-        if by_number.insert(number, signed).is_some_and(|known| known.sha256 != signed.sha256) {
+    for link in links {
+        let number = link.number;
+        if by_number.insert(number, link).is_some_and(|known| known.sha256 != link.sha256) {
             breaks.push(Break::Twice { number });
         }
     }
     let mut expected = 1;
-    for (number, signed) in &by_number {
+    for (number, link) in &by_number {
         if *number > expected {
             breaks.push(Break::Missing { number: *number, from: expected, to: number - 1 });
         }
         expected = number.saturating_add(1);
         let before = number.checked_sub(1).and_then(|before| by_number.get(&before));
-        breaks.extend(broken_link(signed.get(), before.copied()));
+        breaks.extend(broken_link(link, before.copied()));
     }
     breaks
 }
 
-fn broken_link(report: &Report, before: Option<&SignedReport>) -> Option<Break> {
-    let number = report.number;
-    match &report.previous {
+fn broken_link(link: &Link, before: Option<&Link>) -> Option<Break> {
+    let number = link.number;
+    match &link.previous {
         Previous::None if number == 1 => None,
         Previous::None => Some(Break::Misnumbered { number }),
         Previous::Unknown { reason } => Some(Break::Unknown { number, reason: reason.clone() }),
@@ -217,7 +251,7 @@ fn broken_link(report: &Report, before: Option<&SignedReport>) -> Option<Break> 
             if before.sha256 != *sha256 {
                 return Some(Break::Replaced { number });
             }
-            let (finished_at, earlier) = (report.finished_at, before.get().finished_at);
+            let (finished_at, earlier) = (link.finished_at, before.finished_at);
             (finished_at < earlier).then_some(Break::BackDated { number, finished_at, before: earlier })
         }
     }

@@ -16,6 +16,10 @@ pub use v1::{Report, Verdict};
 use crate::ids::{BackupId, ManifestSha256};
 use v1::OutcomeKind;
 
+/// The checks, by the names that drills give them, that an exception may excuse and not replace: that every byte is what
+/// was signed, that it restores, and that the rows are those that were dumped.
+pub const HEART_OF_PROOF: [&str; 3] = ["objects", "restore", "tables"];
+
 /// How a check ended, with the reason where it did not pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -55,6 +59,12 @@ impl Report {
         };
         self.finished_at = now;
     }
+
+    /// Whether the bytes, the restore or the rows fell short, and only an exception of the policy let that pass. The
+    /// operator accepted the report; the backup was not proved by it.
+    pub fn leans_on_an_exception(&self) -> bool {
+        self.exceptions.iter().any(|it| it.used && HEART_OF_PROOF.contains(&it.check.as_str()))
+    }
 }
 
 /// What the reports of one backup say together. Only reports that are well signed and name exactly this manifest count.
@@ -68,19 +78,41 @@ pub struct Proofs {
     pub without_weight: usize,
 }
 
+/// What one report says of its backup, without its contents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    backup: BackupId,
+    manifest: ManifestSha256,
+    finished_at: Timestamp,
+    /// `None` where it proves and refutes nothing.
+    good: Option<bool>,
+}
+
+impl Proof {
+    pub fn of(report: &Report) -> Self {
+        let good = match report.verdict {
+            Verdict::Passed | Verdict::Degraded => (!report.leans_on_an_exception()).then_some(true),
+            Verdict::Failed => Some(false),
+            Verdict::NotRun | Verdict::VerifierFailed => None,
+        };
+        let (backup, manifest) = (report.backup.clone(), report.manifest_sha256);
+        Self { backup, manifest, finished_at: report.finished_at, good }
+    }
+}
+
 impl Proofs {
     /// Takes one report into account.
     pub fn count(&mut self, report: &Report, backup: &BackupId, manifest: ManifestSha256) {
-        if report.backup != *backup || report.manifest_sha256 != manifest {
-            self.without_weight += 1;
-            return;
-        }
-        match report.verdict {
-            Verdict::Passed | Verdict::Degraded => {
-                self.proved_at = self.proved_at.max(Some(report.finished_at))
-            }
-            Verdict::Failed => self.failed_at = self.failed_at.max(Some(report.finished_at)),
-            Verdict::NotRun | Verdict::VerifierFailed => self.without_weight += 1,
+        self.weigh(&Proof::of(report), backup, manifest);
+    }
+
+    /// The same of what is left of a report.
+    pub fn weigh(&mut self, proof: &Proof, backup: &BackupId, manifest: ManifestSha256) {
+        let good = proof.good.filter(|_| proof.backup == *backup && proof.manifest == manifest);
+        match good {
+            Some(true) => self.proved_at = self.proved_at.max(Some(proof.finished_at)),
+            Some(false) => self.failed_at = self.failed_at.max(Some(proof.finished_at)),
+            None => self.without_weight += 1,
         }
     }
 
@@ -221,6 +253,23 @@ pub(crate) mod tests {
         let mut proofs = Proofs::default();
         proofs.count(&faulty, &faulty.backup, faulty.manifest_sha256);
         assert_eq!(proofs, Proofs { without_weight: 1, ..Proofs::default() });
+    }
+
+    #[test]
+    fn what_only_an_exception_let_pass_is_no_proof() {
+        let degraded = Outcome::Degraded { reason: "excepted".to_owned() };
+        for (check, proved) in [("tables", false), ("collation versions", true)] {
+            let mut report = report(&[(true, Outcome::Passed)]);
+            report.enter(check, true, degraded.clone(), None);
+            report.conclude(Timestamp::UNIX_EPOCH);
+            let (check, reason) = (check.to_owned(), "spring".to_owned());
+            let until = "2027-03-31".parse().unwrap();
+            report.exceptions = vec![v1::Exception { check, reason, until, expired: false, used: true }];
+            assert_eq!(report.verdict, Verdict::Degraded);
+            let mut proofs = Proofs::default();
+            proofs.count(&report, &report.backup, report.manifest_sha256);
+            assert_eq!(proofs.is_proved(), proved);
+        }
     }
 
     #[test]

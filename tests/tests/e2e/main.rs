@@ -1,5 +1,6 @@
 //! End-to-end tests: the built programs against real servers.
 
+mod audit;
 mod bad_days;
 mod damaged;
 mod drill_checks;
@@ -14,6 +15,7 @@ mod key_custody;
 mod killed;
 mod looking;
 mod reports;
+mod retention;
 mod round_trip;
 mod secrets;
 mod stock_tools;

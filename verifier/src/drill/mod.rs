@@ -21,6 +21,7 @@ use pgproof_policies::policy::{Kind, NEGATIVE_CONTROL_EVERY_DEFAULT, Source};
 use pgproof_postgres::restore::LeftOut;
 use pgproof_repository::ids::ObjectKey;
 use pgproof_repository::lease::Lease;
+use pgproof_repository::pins::Pin;
 use pgproof_repository::report::chain::Found;
 use pgproof_repository::report::{self, Report, v1};
 use pgproof_repository::{catalog, custody, layout, records};
@@ -129,8 +130,12 @@ impl Verifier {
             trouble: None,
             left_out: LeftOut::default(),
         };
+        let pin = Pin::try_set(&self.store, &source.name, &drill.report.backup).await;
         // The work itself heeds the token: it has a server or a database to remove.
         Box::pin(attempts::work(&mut drill, cancel)).await;
+        if let Some(pin) = pin {
+            pin.release().await;
+        }
         let stopped = cancel.is_cancelled();
         let mut report = drill.report;
         if stopped {

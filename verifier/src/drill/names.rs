@@ -25,3 +25,12 @@ pub(crate) const RECOVERY_TIME: &str = "recovery time";
 pub(super) fn own_check(name: &str) -> String {
     format!("check {name:?}")
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_no_exception_replaces_goes_by_the_same_names() {
+        let heart = pgproof_repository::report::HEART_OF_PROOF;
+        assert_eq!(heart, [super::OBJECTS, super::RESTORE, super::TABLES]);
+    }
+}

@@ -121,6 +121,22 @@ pub(super) async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
+/// Where it is restored to, for the record of the act: as parsed, since what was given may hold a password.
+pub(super) fn told_target(
+    opened: &Opened,
+    args: &cli::Restore,
+    signed: &SignedManifest,
+    server: &Server,
+) -> anyhow::Result<Option<String>> {
+    if args.stdout {
+        return Ok(None);
+    }
+    let target = target(args, reach(opened, &args.source)?)?.describe();
+    let database = args.into.clone().unwrap_or_else(|| new_name(signed, server));
+    let swapped = if args.swap { ", in the place of the old one" } else { "" };
+    Ok(Some(format!("database {database} by way of {target}{swapped}")))
+}
+
 /// How the policy reaches the source's server.
 fn reach<'a>(opened: &'a Opened, source: &SourceName) -> anyhow::Result<&'a PostgresSource> {
     let Kind::Postgres(postgres) = &opened.loaded.source(source)?.kind;

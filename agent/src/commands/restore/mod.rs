@@ -14,7 +14,7 @@ use pgproof_repository::manifest::v1::Contents;
 use pgproof_repository::report::Proofs;
 use tokio_util::sync::CancellationToken;
 
-use super::{Opened, open};
+use super::{Opened, open, record};
 use crate::failure::{Exit, Failure};
 use crate::{cli, plain};
 
@@ -28,7 +28,13 @@ pub(crate) async fn run(
     let signed = choose(&opened, &args, Timestamp::now()).await?;
     match signed.get().contents.clone() {
         Contents::Postgres(dumped) => {
-            Box::pin(database::run(&opened, args, signed, &dumped, json, cancel)).await
+            let target = database::told_target(&opened, &args, &signed, &dumped.server)?;
+            let (is_tried, source) = (args.dry_run, args.source.clone());
+            let work = Box::pin(database::run(&opened, args, signed.clone(), &dumped, json, cancel));
+            match is_tried {
+                true => work.await,
+                false => record::restoring(&opened, &source, &signed.get().id, target, work).await,
+            }
         }
         Contents::Unknown => Err(Failure::new(
             Exit::Usage,

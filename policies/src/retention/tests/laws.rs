@@ -31,6 +31,8 @@ fn backups() -> impl Strategy<Value = Vec<Candidate>> {
                 snapshot_at: at(NOW) + SignedDuration::from_mins(minutes),
                 standing,
                 held,
+                in_use: None,
+                server: None,
             };
         numbered.map(candidate).collect()
     })
@@ -41,7 +43,18 @@ fn retention() -> impl Strategy<Value = Retention> {
     let counts = (0..5_u32, 0..5_u32, 0..12_u32, 0..5_u32, 0..5_u32, 0..3_u32);
     (counts, within, any::<bool>()).prop_map(|(counts, within, gate_verified)| {
         let (last, hourly, daily, weekly, monthly, yearly) = counts;
-        Retention { last, hourly, daily, weekly, monthly, yearly, within, keep_all: false, gate_verified }
+        Retention {
+            last,
+            hourly,
+            daily,
+            weekly,
+            monthly,
+            yearly,
+            within,
+            keep_all: false,
+            gate_verified,
+            remove_share_max: ShareMax::HALF,
+        }
     })
 }
 
@@ -147,6 +160,66 @@ proptest! {
         let mut of_settled = expired(&backups, &gated);
         of_settled.retain(|id| settled.iter().any(|backup| backup.id == *id && counts(backup)));
         prop_assert!(of_settled.is_subset(&expired(&settled, &gated)));
+    }
+
+    #[test]
+    fn more_of_any_rule_never_keeps_less(backups in backups(), retention in retention(), more in 0..6_usize) {
+        let mut generous = retention.clone();
+        let rules = [
+            &mut generous.last,
+            &mut generous.hourly,
+            &mut generous.daily,
+            &mut generous.weekly,
+            &mut generous.monthly,
+            &mut generous.yearly,
+        ];
+        for (number, rule) in rules.into_iter().enumerate() {
+            *rule += u32::from(number == more) * 2;
+        }
+        prop_assert!(expired(&backups, &generous).is_subset(&expired(&backups, &retention)));
+    }
+
+    /// However many, and whatever they are dated: one who holds a host's signing key has no verifier's.
+    #[test]
+    fn behind_the_gate_no_flood_of_the_unproved_removes_a_proved_one(
+        backups in backups(),
+        flood in backups(),
+        retention in retention(),
+    ) {
+        let gated = Retention { gate_verified: true, ..retention };
+        let before = expired(&backups, &gated);
+        let flood = flood.into_iter().map(|fake| Candidate {
+            id: format!("fake {}", fake.id),
+            standing: match fake.standing {
+                Standing::Good { .. } => GOOD,
+                other => other,
+            },
+            ..fake
+        });
+        let proved: Vec<_> = backups.iter().filter(|backup| backup.standing == PROVED).cloned().collect();
+        let after = expired(&backups.into_iter().chain(flood).collect::<Vec<_>>(), &gated);
+        for backup in proved.iter().filter(|backup| !before.contains(&backup.id)) {
+            prop_assert!(!after.contains(&backup.id), "{backup:?} went");
+        }
+    }
+
+    /// The newest proved one must stay proof of something restorable whatever came after it.
+    #[test]
+    fn a_newer_unproved_backup_removes_no_proved_one(backups in backups(), retention in retention()) {
+        let gated = Retention { gate_verified: true, ..retention };
+        let before = expired(&backups, &gated);
+        let newer = Candidate { id: "newer".to_owned(), ..backup(NOW, GOOD) };
+        let with: Vec<_> = backups.iter().cloned().chain([newer]).collect();
+        let proved = |id: &String| backups.iter().any(|b| b.id == *id && b.standing == PROVED);
+        let gone: Vec<_> = expired(&with, &gated).difference(&before).filter(|id| proved(id)).cloned().collect();
+        prop_assert_eq!(gone, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_in_use_never_expires(backups in backups(), retention in retention()) {
+        let used = |backup: &Candidate| Candidate { in_use: Some("db1".to_owned()), ..backup.clone() };
+        let all: Vec<_> = backups.iter().map(used).collect();
+        prop_assert_eq!(expired(&all, &retention), BTreeSet::new());
     }
 
     #[test]

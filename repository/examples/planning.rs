@@ -1,0 +1,88 @@
+//! How long a prune takes to plan over many backups, and how much memory:
+//! `cargo run --release -p pgproof-repository --example planning -- [backups]`.
+//!
+//! The store is in memory: what is measured is reading, checking signatures and planning. Over a network a round trip for
+//! each manifest and each signature comes on top, sixteen backups at a time.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use pgproof_policies::names::SourceName;
+use pgproof_policies::retention::{self, Retention};
+use pgproof_repository::ids::BackupId;
+use pgproof_repository::manifest::{self, v1::Previous};
+use pgproof_repository::signature::{SigningKey, TrustedSigners, generate};
+use pgproof_repository::store::memory::MemoryStore;
+use pgproof_repository::store::{PutCondition, SharedStore, Store};
+use pgproof_repository::{catalog, layout, prune};
+
+const GOLDEN: &[u8] = include_bytes!("../fixtures/manifest.v1.json");
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
+
+#[tokio::main]
+async fn main() -> Fallible<()> {
+    let backups = std::env::args().nth(1).map_or(Ok(100_000), |text| text.parse::<i64>())?;
+    let source: SourceName = "app".parse()?;
+    let key = SigningKey::parse(&generate("example").0, "example".as_ref())?;
+    let signers = TrustedSigners::parse(&format!("host {}\n", key.public_line()))?;
+    let first: Timestamp = "2016-01-01T00:00:00Z".parse()?;
+    let store: SharedStore = Arc::new(filled(&source, &key, first, backups).await?);
+
+    // Forgets the peak so far: the store itself is no part of what is measured.
+    fs::write("/proc/self/clear_refs", "5")?;
+    let before = memory_kib("VmRSS")?;
+    let started = Instant::now();
+    let briefs = catalog::survey(&store, &source, &signers).await?;
+    let read_in = started.elapsed();
+    let now = first + SignedDuration::from_hours(backups + 1);
+    let candidates = prune::candidates(&briefs, &BTreeMap::new(), now);
+    let rules =
+        Retention { hourly: 48, daily: 30, weekly: 8, monthly: 12, yearly: 7, ..Retention::default() };
+    let plan = retention::plan(&candidates, &rules, &TimeZone::UTC, now);
+    let all_in = started.elapsed();
+    println!("backups      {}", briefs.len());
+    println!("kept         {}", plan.lines.len() - plan.expired().count());
+    println!("read         {:.2} s, every signature checked", read_in.as_secs_f64());
+    println!("planned      {:.2} s", (all_in - read_in).as_secs_f64());
+    println!("together     {:.2} s", all_in.as_secs_f64());
+    println!("memory       {} MiB above what the store takes", (memory_kib("VmHWM")? - before) >> 10);
+    Ok(())
+}
+
+/// One signed manifest an hour.
+async fn filled(
+    source: &SourceName,
+    key: &SigningKey,
+    first: Timestamp,
+    backups: i64,
+) -> Fallible<MemoryStore> {
+    let store = MemoryStore::new();
+    let mut made = manifest::parse(GOLDEN)?;
+    made.previous = Previous::None;
+    for number in 0..backups {
+        let at = first + SignedDuration::from_hours(number);
+        let id: BackupId = format!("{}-aaaaaa", at.strftime("%Y%m%dT%H%M%SZ")).parse()?;
+        (made.id, made.started_at, made.finished_at, made.snapshot.at) = (id.clone(), at, at, at);
+        let bytes = made.to_bytes();
+        let signature = key.sign(manifest::NAMESPACE, &bytes)?;
+        for (place, body) in [
+            (layout::manifest_signature(source, &id), signature.into_bytes()),
+            (layout::manifest(source, &id), bytes),
+        ] {
+            store.put(&place, Bytes::from(body), PutCondition::IfAbsent).await?;
+        }
+    }
+    Ok(store)
+}
+
+fn memory_kib(field: &str) -> Fallible<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with(field)).ok_or("no such field")?;
+    Ok(line.split_whitespace().nth(1).ok_or("no number")?.parse()?)
+}

@@ -1,0 +1,306 @@
+//! Removing what a plan says, in two steps: first a signed tombstone, then the objects.
+//!
+//! Order of deletion: manifest, signature, then the rest, so that a backup half removed is never listed. A delete
+//! that failed is reported, and since the tombstone stands the next prune goes on with it. Litter of runs that died
+//! (objects without manifest, uploads never completed) is swept after a grace; a folder whose manifest was there once and
+//! vanished is no litter but the rest of a backup, and is left alone and named.
+
+mod candidates;
+
+use std::collections::BTreeSet;
+
+use futures::stream::TryStreamExt;
+use jiff::{SignedDuration, Timestamp};
+use pgproof_policies::names::SourceName;
+
+use crate::catalog::{Brief, BriefStanding};
+use crate::ids::{BackupId, ObjectKey};
+use crate::layout;
+use crate::pins::{self, InUse};
+use crate::records::{self, RecordError, Run, RunOutcome, Tombstone};
+use crate::signature::{SigningKey, TrustedSigners};
+use crate::store::{SharedStore, Store, StoreError};
+
+pub use candidates::candidates;
+
+/// Litter younger than this may belong to a run that goes on: longer than any dump should take.
+pub const LITTER_GRACE: SignedDuration = SignedDuration::from_hours(24);
+
+/// What one prune did.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub removed: Vec<BackupId>,
+    pub swept: Vec<BackupId>,
+    /// What the plan lets go and cannot go yet; the next prune looks again.
+    pub put_off: Vec<PutOff>,
+    pub aborted_uploads: usize,
+    /// Objects that are still there although they should not be.
+    pub failures: Vec<Failure>,
+}
+
+#[derive(Debug)]
+pub struct PutOff {
+    pub id: BackupId,
+    pub why: Delay,
+}
+
+/// Why a backup cannot go yet.
+#[derive(Debug)]
+pub enum Delay {
+    /// Somebody began to restore it after the plan was made.
+    InUse(InUse),
+}
+
+impl std::fmt::Display for Delay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::InUse(by) => write!(f, "in use by {by}"),
+        }
+    }
+}
+
+impl Outcome {
+    /// Whether anything in the repository was changed.
+    pub fn did_something(&self) -> bool {
+        !self.removed.is_empty()
+            || !self.swept.is_empty()
+            || self.aborted_uploads > 0
+            || !self.failures.is_empty()
+    }
+}
+
+#[derive(Debug)]
+pub struct Failure {
+    pub id: BackupId,
+    pub error: PruneError,
+}
+
+/// Who prunes, for the tombstones.
+#[derive(Debug)]
+pub struct Pruner<'a> {
+    pub store: &'a SharedStore,
+    pub source: &'a SourceName,
+    pub signing_key: &'a SigningKey,
+    pub signers: &'a TrustedSigners,
+    pub host: &'a str,
+}
+
+impl Pruner<'_> {
+    /// Buries and removes `expired`, goes on with what earlier prunes left, and sweeps litter.
+    ///
+    /// Holds and pins are looked up again just before each tombstone: one may be newer than the plan.
+    pub async fn carry_out(&self, expired: &[&Brief], briefs: &[Brief], now: Timestamp) -> Outcome {
+        let mut outcome = Outcome::default();
+        for brief in expired {
+            match self.bury_and_remove(brief, now).await {
+                Ok(None) => outcome.removed.push(brief.id.clone()),
+                Ok(Some(why)) => outcome.put_off.push(PutOff { id: brief.id.clone(), why }),
+                Err(error) => outcome.failures.push(Failure { id: brief.id.clone(), error }),
+            }
+        }
+        let followed = followed(briefs);
+        for brief in briefs.iter().filter(|brief| brief.snapshot_at().is_none()) {
+            match self.sweep(brief, &followed, now).await {
+                Ok(true) => outcome.swept.push(brief.id.clone()),
+                Ok(false) => {}
+                Err(error) => outcome.failures.push(Failure { id: brief.id.clone(), error }),
+            }
+        }
+        outcome.aborted_uploads = self.abort_uploads(now, &mut outcome.failures).await;
+        if let Err(error) = pins::sweep(self.store, self.source, now).await {
+            tracing::warn!(%error, "pins that ended could not be swept");
+        }
+        outcome
+    }
+
+    /// Removes what is left of a backup that was pruned, or of a run that died. Says whether it did.
+    async fn sweep(
+        &self,
+        brief: &Brief,
+        followed: &BTreeSet<&BackupId>,
+        now: Timestamp,
+    ) -> Result<bool, PruneError> {
+        match brief.standing {
+            BriefStanding::Pruned | BriefStanding::Incomplete => {}
+            BriefStanding::Whole { .. }
+            | BriefStanding::Newer
+            | BriefStanding::Unusable { .. }
+            | BriefStanding::Unsigned => return Ok(false),
+        }
+        // Anybody who can put objects could put a tombstone; only a signed one is a decision.
+        if !self.is_buried(&brief.id).await? {
+            if !is_litter(&brief.id, now) {
+                return Ok(false);
+            }
+            if followed.contains(&brief.id) || self.was_committed(&brief.id).await? {
+                return Err(PruneError::Vanished);
+            }
+        }
+        self.remove_objects(&brief.id).await.map(|()| true)
+    }
+
+    async fn is_buried(&self, id: &BackupId) -> Result<bool, PruneError> {
+        let key = layout::tombstone(self.source, id);
+        match records::get::<Tombstone>(&**self.store, &key, self.signers).await {
+            Ok((known, _)) => Ok(known.id == *id && known.source == *self.source),
+            Err(source) if source.is_of_the_store() => Err(PruneError::Tombstone { source }),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Whether a run said that this was a whole backup.
+    async fn was_committed(&self, id: &BackupId) -> Result<bool, PruneError> {
+        match records::get::<Run>(&**self.store, &layout::run(self.source, id), self.signers).await {
+            Ok((run, _)) => Ok(matches!(run.outcome, RunOutcome::Committed { .. })),
+            Err(source) if source.is_of_the_store() => Err(PruneError::Run { source }),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// `None` when it is gone, or why it cannot go yet.
+    async fn bury_and_remove(&self, brief: &Brief, now: Timestamp) -> Result<Option<Delay>, PruneError> {
+        let snapshot_at =
+            brief.snapshot_at().ok_or_else(|| PruneError::NotABackup { id: brief.id.clone() })?;
+        if self.is_held(&brief.id).await? {
+            return Err(PruneError::Held { id: brief.id.clone() });
+        }
+        if let Some(by) = self.in_use(&brief.id).await? {
+            return Ok(Some(Delay::InUse(by)));
+        }
+        let tombstone = Tombstone {
+            version: 1,
+            source: self.source.clone(),
+            id: brief.id.clone(),
+            at: now,
+            host: self.host.to_owned(),
+            snapshot_at,
+        };
+        self.bury(&tombstone).await?;
+        // A pin set between the look before and the tombstone; one that comes later finds the tombstone.
+        if let Some(by) = self.in_use(&brief.id).await? {
+            return Ok(Some(Delay::InUse(by)));
+        }
+        self.remove_objects(&brief.id).await.map(|()| None)
+    }
+
+    async fn in_use(&self, id: &BackupId) -> Result<Option<InUse>, PruneError> {
+        let found = pins::of(self.store, self.source, id, Timestamp::now()).await;
+        found.map_err(|source| PruneError::Store { source })
+    }
+
+    /// Puts the tombstone, unless a prune that broke off has put one. What else lies in its place gives way to it: half
+    /// a record, or one that nobody trusted has signed.
+    async fn bury(&self, tombstone: &Tombstone) -> Result<(), PruneError> {
+        if self.is_buried(&tombstone.id).await? {
+            return Ok(());
+        }
+        let key = layout::tombstone(self.source, &tombstone.id);
+        for litter in [&key, &layout::signature_of(&key)] {
+            self.store.delete(litter).await.map_err(|source| PruneError::Store { source })?;
+        }
+        let put = records::put(&**self.store, &key, tombstone, self.signing_key).await;
+        put.map_err(|source| PruneError::Tombstone { source })
+    }
+
+    async fn is_held(&self, id: &BackupId) -> Result<bool, PruneError> {
+        match self.store.head(&layout::hold(self.source, id)).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::NotFound { .. }) => Ok(false),
+            Err(source) => Err(PruneError::Store { source }),
+        }
+    }
+
+    /// Deletes the manifest first, then everything else, then looks that nothing is left.
+    async fn remove_objects(&self, id: &BackupId) -> Result<(), PruneError> {
+        let store = |source| PruneError::Store { source };
+        self.store.delete(&layout::manifest(self.source, id)).await.map_err(store)?;
+        for key in self.objects(id).await? {
+            self.store.delete(&key).await.map_err(store)?;
+        }
+        match self.objects(id).await?.len() {
+            0 => Ok(()),
+            left => Err(PruneError::StillThere { left }),
+        }
+    }
+
+    async fn objects(&self, id: &BackupId) -> Result<Vec<ObjectKey>, PruneError> {
+        let listed = self.store.list(&layout::backup(self.source, id), None);
+        let listed = listed.map_ok(|meta| meta.key).try_collect().await;
+        listed.map_err(|source| PruneError::Store { source })
+    }
+
+    async fn abort_uploads(&self, now: Timestamp, failures: &mut Vec<Failure>) -> usize {
+        let aborted = abort_uploads(&**self.store, self.source, |id| is_litter(id, now)).await;
+        failures.extend(aborted.failures);
+        aborted.count
+    }
+}
+
+/// Uploads of a source that were aborted, and those that could not be.
+#[derive(Debug, Default)]
+pub struct Aborted {
+    pub count: usize,
+    pub failures: Vec<Failure>,
+}
+
+/// Aborts the pending uploads of the backups that `stale` names. A store that cannot list uploads has none to tell of.
+pub async fn abort_uploads(
+    store: &dyn Store,
+    source: &SourceName,
+    stale: impl Fn(&BackupId) -> bool,
+) -> Aborted {
+    let mut aborted = Aborted::default();
+    let prefix = layout::backups(source);
+    let Ok(uploads) = store.list_uploads(&prefix).await else { return aborted };
+    for upload in uploads {
+        let id = upload.key.as_str().strip_prefix(prefix.as_str()).and_then(|path| path.split('/').next());
+        let Some(id) = id.and_then(|id| id.parse().ok()).filter(&stale) else { continue };
+        match store.abort_upload(&upload).await {
+            Ok(()) => aborted.count += 1,
+            Err(source) => aborted.failures.push(Failure { id, error: PruneError::Store { source } }),
+        }
+    }
+    aborted
+}
+
+/// The backups that others name as the one before them: each was whole once.
+fn followed(briefs: &[Brief]) -> BTreeSet<&BackupId> {
+    let previous = briefs.iter().filter_map(|brief| match &brief.standing {
+        BriefStanding::Whole { previous, .. } => previous.as_ref(),
+        _ => None,
+    });
+    previous.collect()
+}
+
+fn is_litter(id: &BackupId, now: Timestamp) -> bool {
+    id.started_at() + LITTER_GRACE < now
+}
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PruneError {
+    #[error("{id} is not a whole backup")]
+    NotABackup { id: BackupId },
+    #[error("{id} was put on hold since the plan was made")]
+    Held { id: BackupId },
+    #[error("tombstone cannot be put")]
+    Tombstone {
+        #[source]
+        source: RecordError,
+    },
+    #[error("the record of its run cannot be fetched")]
+    Run {
+        #[source]
+        source: RecordError,
+    },
+    /// Whoever removed the manifest was no pruner; with its objects, and a copy of the manifest, it is a backup again.
+    #[error("its manifest was there and is gone, and no tombstone says why; its objects are left alone")]
+    Vanished,
+    #[error("store refused")]
+    Store {
+        #[source]
+        source: StoreError,
+    },
+    #[error("{left} objects are still there after they were deleted")]
+    StillThere { left: usize },
+}
