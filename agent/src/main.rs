@@ -3,6 +3,7 @@
 mod backup;
 mod cli;
 mod commands;
+mod configuration;
 mod daemon;
 mod failure;
 mod plain;

@@ -4,6 +4,7 @@ use futures::stream::StreamExt;
 use pgproof_policies::names::SourceName;
 use sha2::{Digest, Sha256};
 
+use crate::configuration::{CONFIGURATION_BYTES_MAX, Configuration, ConfigurationError};
 use crate::ids::{BackupId, CiphertextSha256, ObjectKey};
 use crate::inventory::{self, INVENTORY_BYTES_MAX, Inventory, InventoryError};
 use crate::keys::Identities;
@@ -34,6 +35,16 @@ pub async fn globals(
 ) -> Result<String, ContentsError> {
     let bytes = whole(store, signed, Role::Globals, GLOBALS_BYTES_MAX, identities).await?;
     String::from_utf8(bytes).map_err(|_| ContentsError::NotText)
+}
+
+/// The files and variables of a backup of configuration.
+pub async fn configuration(
+    store: &SharedStore,
+    signed: &SignedManifest,
+    identities: &Identities,
+) -> Result<Configuration, ContentsError> {
+    let bytes = whole(store, signed, Role::Configuration, CONFIGURATION_BYTES_MAX, identities).await?;
+    Configuration::parse(&bytes).map_err(|source| ContentsError::Configuration { source })
 }
 
 /// The key of one of the backup's objects. The manifest is signed, and its names are still not trusted to be paths.
@@ -99,6 +110,7 @@ fn object_name(role: Role) -> &'static str {
         Role::Archive => "archive",
         Role::Globals => layout::GLOBALS,
         Role::Inventory => layout::INVENTORY,
+        Role::Configuration => layout::CONFIGURATION,
     }
 }
 
@@ -124,6 +136,11 @@ pub enum ContentsError {
     Inventory {
         #[source]
         source: InventoryError,
+    },
+    #[error("configuration is not usable")]
+    Configuration {
+        #[source]
+        source: ConfigurationError,
     },
     #[error("globals are not UTF-8")]
     NotText,

@@ -17,7 +17,8 @@ use crate::store::SharedStore;
 /// Records that are read: beyond so many failures in a row the waits grow no more.
 const RECORDS_MAX: usize = 24;
 
-/// The newest whole backups, up to one that is not dated after `now`, and the attempts from `since` on that made none.
+/// The newest whole backups, up to one that is not dated after `now`, and the attempts from `since` on that made none. One
+/// that found nothing changed counts as a backup, for what it found lies there.
 pub async fn of_late(
     store: &SharedStore,
     source: &SourceName,
@@ -25,9 +26,17 @@ pub async fn of_late(
     since: Timestamp,
     now: Timestamp,
 ) -> Result<Known, CatalogError> {
-    let backups = newest_whole(store, source, signers, now).await?;
-    let failed = failed_since(store, source, signers, since).await?;
-    Ok(Known { backups, failed })
+    let mut known = Known { backups: newest_whole(store, source, signers, now).await?, failed: Vec::new() };
+    for run in runs_since(store, source, signers, since).await? {
+        match run.outcome {
+            RunOutcome::Committed { .. } => {}
+            RunOutcome::Unchanged { .. } => known.backups.push(run.started_at),
+            RunOutcome::Failed { cause, .. } => {
+                known.failed.push(Attempt { started_at: run.started_at, ended_at: run.ended_at, cause });
+            }
+        }
+    }
+    Ok(known)
 }
 
 async fn newest_whole(
@@ -51,16 +60,16 @@ async fn newest_whole(
     Ok(found)
 }
 
-async fn failed_since(
+async fn runs_since(
     store: &SharedStore,
     source: &SourceName,
     signers: &TrustedSigners,
     since: Timestamp,
-) -> Result<Vec<Attempt>, CatalogError> {
-    let mut failed = Vec::new();
+) -> Result<Vec<Run>, CatalogError> {
+    let mut runs = Vec::new();
     for id in some_of(run_ids(store, source, since).await?) {
         match records::get::<Run>(&**store, &layout::run(source, &id), signers).await {
-            Ok((run, _)) if run.id == id && run.source == *source => failed.extend(attempt(&run)),
+            Ok((run, _)) if run.id == id && run.source == *source => runs.push(run),
             Ok(_) => {
                 tracing::warn!(%source, %id, "the record of a run is of another run, and counts for nothing")
             }
@@ -71,7 +80,7 @@ async fn failed_since(
             }
         }
     }
-    Ok(failed)
+    Ok(runs)
 }
 
 /// The runs that were started at `since` or later, oldest first.
@@ -95,15 +104,6 @@ fn some_of(ids: Vec<BackupId>) -> Vec<BackupId> {
     let newest = ids.len().saturating_sub(RECORDS_MAX - 1).max(1);
     let kept = ids.into_iter().enumerate().filter(|(number, _)| *number == 0 || *number >= newest);
     kept.map(|(_, id)| id).collect()
-}
-
-fn attempt(run: &Run) -> Option<Attempt> {
-    match run.outcome {
-        RunOutcome::Committed { .. } => None,
-        RunOutcome::Failed { cause, .. } => {
-            Some(Attempt { started_at: run.started_at, ended_at: run.ended_at, cause })
-        }
-    }
 }
 
 /// An error and its causes on one line.

@@ -10,6 +10,7 @@ use crate::ids::{BackupId, KeyPrefix, ObjectKey};
 pub const MANIFEST: &str = "manifest.json";
 pub const MANIFEST_SIGNATURE: &str = "manifest.json.sig";
 pub const GLOBALS: &str = "globals.sql.zst.age";
+pub const CONFIGURATION: &str = "configuration.json.zst.age";
 pub const INVENTORY: &str = "inventory.json.zst.age";
 
 /// The name of the `stream`-th archive of a backup; 000 is the main one.

@@ -45,6 +45,10 @@ pub enum RunOutcome {
     Committed {
         warnings: Vec<String>,
     },
+    /// Nothing had changed since this backup, so that no other was made.
+    Unchanged {
+        since: BackupId,
+    },
     Failed {
         error: String,
         #[serde(default)]

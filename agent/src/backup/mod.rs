@@ -1,5 +1,7 @@
 //! One backup, from lease to manifest: the sequence at the top, its steps below.
 
+mod configuration;
+mod database;
 mod expected;
 mod hooks;
 mod stream;
@@ -8,39 +10,31 @@ mod watchdog;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow, bail};
-use jiff::{SignedDuration, Timestamp};
+use anyhow::{anyhow, bail};
+use jiff::Timestamp;
 use pgproof_policies::backups::Cause;
 use pgproof_policies::names::SourceName;
-use pgproof_policies::policy::{Kind, PostgresSource, Source};
-use pgproof_postgres::archive::TocEntry;
-use pgproof_postgres::client::{Client, ClientTools, Program};
-use pgproof_postgres::connection::{ConnectionSpec, Environment};
-use pgproof_postgres::dump::{DumpOrder, DumpedGlobals, dump_globals, encoding_of_dump};
-use pgproof_postgres::preflight::Preflight;
-use pgproof_postgres::snapshot::{ExportedSnapshot, ServerSetting, SnapshotFacts};
-use pgproof_postgres::{source, structure};
+use pgproof_policies::policy::{ConfigSource, Kind, Source};
+use pgproof_postgres::connection::ConnectionSpec;
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::catalog::{self, Marker, Standing};
-use pgproof_repository::ids::{BackupId, RepositoryId};
-use pgproof_repository::inventory::{self, Inventory};
+use pgproof_repository::ids::{BackupId, ManifestSha256, RepositoryId};
 use pgproof_repository::keys::Recipients;
 use pgproof_repository::lease::{Lease, Renewal, host_name};
-use pgproof_repository::lifecycle::{Committed, PartsUploaded, Started, upload_parts};
-use pgproof_repository::manifest::v1;
+use pgproof_repository::lifecycle::{Committed, Started};
+use pgproof_repository::manifest::{SignedManifest, v1};
 use pgproof_repository::records::{self, Run, RunOutcome};
-use pgproof_repository::sealed::{Sealer, seal_bytes};
+use pgproof_repository::sealed::seal_bytes;
 use pgproof_repository::signature::SigningKey;
 use pgproof_repository::store::SharedStore;
 use pgproof_repository::store::part_plan::PartPlan;
 use pgproof_repository::{layout, prune};
 use tokio_util::sync::CancellationToken;
 
+use self::database::{Database, Dump};
 pub(crate) use self::hooks::HookError;
 use self::hooks::{Hook, Outcome, Surroundings};
-use self::stream::{Found, SealedArchive, StreamError};
 use crate::failure::{self, Exit, Failure};
-use crate::progress::Progress;
 
 /// Parts that are uploaded at the same time: enough to hide a round trip behind another, few enough for little memory.
 pub(crate) const UPLOADS_IN_FLIGHT: usize = 3;
@@ -62,8 +56,33 @@ pub(crate) struct Job {
     pub cancel: CancellationToken,
     recipients: Recipients,
     signing_key: SigningKey,
-    connection: ConnectionSpec,
-    tools: ClientTools,
+    work: Work,
+}
+
+/// What is backed up.
+#[derive(Debug)]
+enum Work {
+    Database(Database),
+    Configuration(ConfigSource),
+}
+
+/// What is known when a backup begins.
+#[derive(Debug, Clone, Copy)]
+struct Begun<'a> {
+    marker: &'a Marker,
+    id: &'a BackupId,
+    started_at: Timestamp,
+}
+
+/// What a manifest says that differs from kind to kind.
+#[derive(Debug)]
+struct Described {
+    snapshot: v1::Snapshot,
+    pg_dump: Option<String>,
+    contents: v1::Contents,
+    previous: v1::Previous,
+    warnings: Vec<String>,
+    restore: String,
 }
 
 /// The right to back up a source, held until it is used or given back.
@@ -82,10 +101,18 @@ pub(crate) struct Attempt {
     pub is_recorded: bool,
 }
 
+/// The newest good backup of a source, as an attempt leaves it.
+#[derive(Debug)]
+pub(crate) enum Made {
+    New(Box<Committed>),
+    /// Nothing has changed since this one.
+    Unchanged(Box<SignedManifest>),
+}
+
 /// A good backup, and what came after it.
 #[derive(Debug)]
 pub(crate) struct BackedUp {
-    pub committed: Committed,
+    pub made: Made,
     /// The hook that runs then. Its failure makes the backup no worse.
     pub after: Result<(), HookError>,
 }
@@ -96,11 +123,27 @@ impl Claim {
     }
 }
 
+impl Made {
+    pub(crate) fn manifest(&self) -> &v1::Manifest {
+        match self {
+            Self::New(committed) => &committed.manifest,
+            Self::Unchanged(signed) => signed.get(),
+        }
+    }
+
+    pub(crate) fn sha256(&self) -> ManifestSha256 {
+        match self {
+            Self::New(committed) => committed.sha256,
+            Self::Unchanged(signed) => signed.sha256(),
+        }
+    }
+}
+
 impl BackedUp {
     /// What a person should know of the run.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let after = self.after.as_ref().err().map(|error| failure::message_of(error));
-        self.committed.manifest.warnings.iter().cloned().chain(after).collect()
+        self.made.manifest().warnings.iter().cloned().chain(after).collect()
     }
 }
 
@@ -114,9 +157,10 @@ impl Job {
         let (recipients, signing_key) = (loaded.recipients()?, loaded.signing_key()?);
         // A signing key that its own policy does not trust would make backups that nobody restores.
         loaded.trusted_signers()?;
-        let postgres = postgres(&source);
-        let connection = source::connection(postgres, &Environment::of_process())?;
-        let tools = source::tools(postgres);
+        let work = match &source.kind {
+            Kind::Postgres(reach) => Work::Database(Database::new(reach.clone())?),
+            Kind::Config(config) => Work::Configuration(config.clone()),
+        };
         let store = loaded.open_store().await?;
         let (tags, reason) = (BTreeMap::new(), None);
         Ok(Self {
@@ -130,8 +174,7 @@ impl Job {
             cancel,
             recipients,
             signing_key,
-            connection,
-            tools,
+            work,
         })
     }
 
@@ -145,8 +188,12 @@ impl Job {
         PartPlan::new(self.store.part_limits(), database_bytes)
     }
 
-    pub(crate) fn connection(&self) -> &ConnectionSpec {
-        &self.connection
+    /// Of a database.
+    pub(crate) fn connection(&self) -> Option<&ConnectionSpec> {
+        match &self.work {
+            Work::Database(database) => Some(&database.connection),
+            Work::Configuration(_) => None,
+        }
     }
 
     /// Takes the source's lease, so that nobody else backs it up.
@@ -165,7 +212,7 @@ impl Job {
         let id = BackupId::new(started_at, &mut rand::rng());
         let Claim { marker, renewal } = claim;
         let outcome = tokio::select! {
-            outcome = self.back_up_between_hooks(&marker, &id, started_at) => outcome,
+            outcome = self.back_up_between_hooks(Begun { marker: &marker, id: &id, started_at }) => outcome,
             lost = renewal.lost() => Err(anyhow!(lost).context("the lease on this source was lost")),
         };
         let outcome = match self.cancel.is_cancelled() {
@@ -180,17 +227,27 @@ impl Job {
         Attempt { id, outcome, is_recorded }
     }
 
-    async fn back_up_between_hooks(
-        &self,
-        marker: &Marker,
-        id: &BackupId,
-        started_at: Timestamp,
-    ) -> anyhow::Result<BackedUp> {
-        let hooks = self.hooks(id);
+    async fn back_up_between_hooks(&self, begun: Begun<'_>) -> anyhow::Result<BackedUp> {
+        let hooks = self.hooks(begun.id);
         hooks.run(Hook::Before, Outcome::Starting).await?;
-        let committed = self.back_up(marker, id, started_at).await?;
+        let made = self.back_up(&begun).await?;
         let after = hooks.run(Hook::After, Outcome::Committed).await;
-        Ok(BackedUp { committed, after })
+        Ok(BackedUp { made, after })
+    }
+
+    async fn back_up(&self, begun: &Begun<'_>) -> anyhow::Result<Made> {
+        // With the lease held, whatever is still open was left by a run that died.
+        let stale = prune::abort_uploads(&*self.store, &self.source.name, |_| true).await;
+        if stale.count > 0 {
+            tracing::warn!(count = stale.count, "aborted uploads that an earlier run left behind");
+        }
+        match &self.work {
+            Work::Database(database) => {
+                let committed = Dump { job: self, database }.back_up(begun).await?;
+                Ok(Made::New(Box::new(committed)))
+            }
+            Work::Configuration(config) => self.back_up_configuration(config, begun).await,
+        }
     }
 
     /// There is no backup already: what happens to this program makes it no worse.
@@ -210,69 +267,25 @@ impl Job {
         Surroundings { hooks: &self.source.hooks, source: &self.source.name, id, cancel: &self.cancel }
     }
 
-    async fn back_up(
+    /// Writes down what the backup is: from here on it exists.
+    async fn commit(
         &self,
-        marker: &Marker,
-        id: &BackupId,
-        started_at: Timestamp,
+        begun: &Begun<'_>,
+        started: Started,
+        described: Described,
     ) -> anyhow::Result<Committed> {
-        // With the lease held, whatever is still open was left by a run that died.
-        let stale = prune::abort_uploads(&*self.store, &self.source.name, |_| true).await;
-        if stale.count > 0 {
-            tracing::warn!(count = stale.count, "aborted uploads that an earlier run left behind");
-        }
-        let snapshot = tokio::select! {
-            snapshot = ExportedSnapshot::open(&self.connection) => snapshot?,
-            () = self.cancel.cancelled() => bail!(interrupted()),
-        };
-        let facts = snapshot.facts().clone();
-        let facts = &facts;
-        let mut warnings = self.preflight(&snapshot).await?;
-
-        let dump_program = self.find(Program::PgDump, facts).await?;
-        let mut started = Started::new(self.store.clone(), self.source.name.clone(), id.clone());
-        let (dumped, structure) = tokio::join!(
-            self.dump_archive(&started, &snapshot, &dump_program),
-            structure::read(snapshot.session())
-        );
-        let (archive, parts) = dumped?;
-        if let Found::Uncut { reason } = &archive.found {
-            warnings.push(format!("the archive is not indexed and will be restored serially: {reason}"));
-        }
-        // A store may need long to put the parts together.
-        let completing = started.complete_upload(parts, archive_object(&archive));
-        let (completed, globals, previous) =
-            tokio::join!(completing, self.dump_globals(facts), self.previous());
-        completed?;
-        let globals = globals?;
-        self.put(&mut started, layout::GLOBALS, v1::Role::Globals, globals.text.as_bytes()).await?;
-        warnings.extend(globals.degraded.into_iter().chain(globals.warnings));
-        let settings = snapshot.server_settings().await?;
-        let mut inventory = inventory_of(&archive, facts, &settings)?;
-        warnings.extend(expected::record(&mut inventory, &archive, structure, postgres(&self.source)));
-        let inventory_bytes = serde_json::to_vec(&inventory)?;
-        self.put(&mut started, layout::INVENTORY, v1::Role::Inventory, &inventory_bytes).await?;
-        snapshot.close().await?;
-        self.stop_if_cancelled()?;
-
+        let Described { snapshot, pg_dump, contents, previous, warnings, restore } = described;
         let sealed = started.seal(|objects| v1::Manifest {
             format: v1::FORMAT.to_owned(),
             version: v1::VERSION,
-            repository: marker.id.clone(),
+            repository: begun.marker.id.clone(),
             source: self.source.name.clone(),
-            id: id.clone(),
-            started_at,
+            id: begun.id.clone(),
+            started_at: begun.started_at,
             finished_at: Timestamp::now(),
-            snapshot: v1::Snapshot {
-                at: facts.snapshot_at,
-                lsn: facts.lsn.clone(),
-                in_recovery: facts.in_recovery,
-            },
-            programs: programs(&dump_program),
-            contents: v1::Contents::Postgres(Box::new(v1::Postgres {
-                server: server(facts),
-                archive: archive_facts(&archive, &inventory),
-            })),
+            snapshot,
+            programs: programs(pg_dump),
+            contents,
             objects,
             recipients: self.recipients.public_lines(),
             policy_sha256: self.loaded.sha256.clone(),
@@ -281,128 +294,9 @@ impl Job {
             tags: self.tags.clone(),
             previous,
             warnings,
-            restore: format!(
-                "age -d -i IDENTITY {} | zstd -d | pg_restore -d DATABASE",
-                layout::archive_name(0)
-            ),
+            restore,
         });
         Ok(sealed.commit(&self.signing_key).await?)
-    }
-
-    /// What would make the dump fail, or lack something, is found before anything is uploaded.
-    async fn preflight(&self, snapshot: &ExportedSnapshot) -> anyhow::Result<Vec<String>> {
-        let found = Preflight::run(snapshot.session(), snapshot.facts(), Timestamp::now()).await?;
-        if found.is_clear() {
-            return Ok(found.warnings);
-        }
-        let message = format!(
-            "role {} cannot dump everything: {}",
-            snapshot.facts().role.name,
-            found.problems.join("; ")
-        );
-        Err(Failure::new(
-            Exit::Failed,
-            message,
-            "grant pg_read_all_data to the role, and BYPASSRLS where row security is on",
-        )
-        .standing()
-        .into())
-    }
-
-    async fn find(&self, program: Program, facts: &SnapshotFacts) -> anyhow::Result<Client> {
-        let (tools, major) = (self.tools.clone(), facts.server_version.major);
-        Ok(tokio::task::spawn_blocking(move || tools.find(program, major)).await??)
-    }
-
-    async fn dump_archive(
-        &self,
-        started: &Started,
-        snapshot: &ExportedSnapshot,
-        pg_dump: &Client,
-    ) -> anyhow::Result<(SealedArchive, PartsUploaded)> {
-        let (facts, postgres) = (snapshot.facts(), postgres(&self.source));
-        let order = DumpOrder {
-            encoding: Some(encoding_of_dump(&facts.database.encoding).to_owned()),
-            exclude_tables: postgres.exclude_tables.clone(),
-            exclude_table_data: postgres.exclude_table_data.clone(),
-            ..DumpOrder::everything(pg_dump.path.clone(), Some(snapshot.id().to_owned()))
-        };
-        let mut dump = order.start(&self.connection)?;
-        let (stopper, output) = (dump.stopper(), dump.take_stdout().context("pg_dump has no output")?);
-        let plan = self.part_plan(facts.database.bytes);
-        let part_bytes = move |number| plan.part_bytes(number);
-        let (sealer, parts) =
-            Sealer::start(&self.recipients, self.source.compression_level, self.workers(), part_bytes)?;
-        let key = started.key(&layout::archive_name(0));
-        let upload = tokio::spawn(upload_parts(self.store.clone(), key, parts, UPLOADS_IN_FLIGHT));
-
-        let beat = watchdog::Beat::default();
-        let (progress, beating) = (self.progress(facts), beat.clone());
-        let mut sealing = tokio::task::spawn_blocking(move || {
-            stream::seal(output, sealer, |block, table| {
-                beating.now();
-                let Some(progress) = &progress else { return };
-                progress.advance(block.bytes.len() as u64);
-                if let Some(entry) = table {
-                    progress.at(&in_work(entry));
-                }
-            })
-        });
-        let timeout = self.source.no_progress_timeout;
-        let (sealed, stopped) = tokio::select! {
-            sealed = &mut sealing => (sealed?, None),
-            stopped = self.stop_asked(&beat, timeout) => {
-                stopper.stop(&stopped.message);
-                // With its writer gone the pipe ends, and so does the thread.
-                (sealing.await?, Some(stopped))
-            }
-        };
-        if let Err(StreamError::Seal { .. }) = &sealed {
-            stopper.stop("its output cannot be stored");
-        }
-        let exited = tokio::task::spawn_blocking(move || dump.wait()).await?;
-        let uploaded = upload.await?;
-
-        let whole = match (stopped, exited, sealed) {
-            (Some(stopped), _, _) => Err(stopped.into()),
-            // Where storing failed, pg_dump's end is only its echo.
-            (None, _, Err(error @ StreamError::Seal { .. })) => Err(error.into()),
-            (None, Err(error), _) => Err(error.into()),
-            (None, Ok(_), Err(error)) => Err(error.into()),
-            (None, Ok(_), Ok(sealed)) => Ok(sealed),
-        };
-        match (uploaded, whole) {
-            (Ok(parts), Ok(sealed)) => Ok((sealed, parts)),
-            (Ok(parts), Err(error)) => {
-                if let Err(error) = parts.abort().await {
-                    tracing::warn!(error = %error, "upload could not be aborted; the next run will");
-                }
-                Err(error)
-            }
-            (Err(error), Ok(_) | Err(_)) => {
-                Err(anyhow::Error::from(error).context("archive cannot be uploaded"))
-            }
-        }
-    }
-
-    fn progress(&self, facts: &SnapshotFacts) -> Option<Progress> {
-        let bytes = facts.relations.iter().map(|relation| relation.bytes).sum();
-        self.is_watched.then(|| Progress::new("dump", bytes, self.json))
-    }
-
-    /// Ends when the dump is to be stopped, and says why.
-    async fn stop_asked(&self, beat: &watchdog::Beat, timeout: SignedDuration) -> Failure {
-        tokio::select! {
-            () = self.cancel.cancelled() => interrupted(),
-            () = beat.stopped_for(timeout) => no_progress(timeout),
-        }
-    }
-
-    /// Roles, memberships, tablespaces, and what had to be left out.
-    async fn dump_globals(&self, facts: &SnapshotFacts) -> anyhow::Result<DumpedGlobals> {
-        let pg_dumpall = self.find(Program::PgDumpall, facts).await?;
-        let connection = self.connection.clone();
-        Ok(tokio::task::spawn_blocking(move || dump_globals(&pg_dumpall.path, &connection)).await??)
     }
 
     /// Seals and puts a small object.
@@ -436,7 +330,10 @@ impl Job {
     /// Answers whether the record could be stored.
     async fn record(&self, id: &BackupId, started_at: Timestamp, outcome: &anyhow::Result<BackedUp>) -> bool {
         let outcome = match outcome {
-            Ok(backed_up) => RunOutcome::Committed { warnings: backed_up.warnings() },
+            Ok(backed_up) => match &backed_up.made {
+                Made::New(_) => RunOutcome::Committed { warnings: backed_up.warnings() },
+                Made::Unchanged(signed) => RunOutcome::Unchanged { since: signed.get().id.clone() },
+            },
             Err(error) => RunOutcome::Failed { error: format!("{error:#}"), cause: failure::cause(error) },
         };
         let run = Run {
@@ -474,86 +371,10 @@ pub(crate) fn interrupted() -> Failure {
     )
 }
 
-fn no_progress(after: SignedDuration) -> Failure {
-    let message = format!("pg_dump sent nothing for {after:#}");
-    Failure::new(
-        Exit::Failed,
-        message,
-        "look for a lock or a dead network path; `no_progress_timeout` in the policy sets how long is too long",
-    )
-}
-
-fn postgres(source: &Source) -> &PostgresSource {
-    let Kind::Postgres(postgres) = &source.kind;
-    postgres
-}
-
-/// The entry as people know it.
-fn in_work(entry: &TocEntry) -> String {
-    match &entry.namespace {
-        Some(schema) if entry.is_table_data() => format!("{schema}.{}", entry.tag),
-        _ => entry.desc.to_lowercase(),
-    }
-}
-
-fn archive_object(archive: &SealedArchive) -> v1::Object {
-    let (plaintext, ciphertext) = (archive.plaintext, archive.ciphertext);
-    v1::Object { name: layout::archive_name(0), role: v1::Role::Archive, plaintext, ciphertext }
-}
-
-fn inventory_of(
-    archive: &SealedArchive,
-    facts: &SnapshotFacts,
-    settings: &[ServerSetting],
-) -> anyhow::Result<Inventory> {
-    Ok(Inventory {
-        format: inventory::FORMAT.to_owned(),
-        version: inventory::VERSION,
-        archives: vec![archive.inventory(layout::archive_name(0))],
-        facts: serde_json::to_value(facts).context("facts cannot be written down")?,
-        server_settings: settings.iter().map(|s| (s.name.clone(), s.value.clone())).collect(),
-        sequences: None,
-        large_objects: None,
-        structure: None,
-    })
-}
-
-fn server(facts: &SnapshotFacts) -> v1::Server {
-    let database = &facts.database;
-    v1::Server {
-        version: facts.server_version.to_string(),
-        version_number: facts.server_version_number,
-        system_identifier: facts.system_identifier.clone(),
-        database: database.name.clone(),
-        database_bytes: database.bytes.unwrap_or(0),
-        encoding: database.encoding.clone(),
-        collate: database.collate.clone(),
-        ctype: database.ctype.clone(),
-        locale_provider: Some(database.locale_provider.as_str().to_owned()),
-        icu_locale: database.icu_locale.clone(),
-        collation_version: database.collation_version.clone(),
-    }
-}
-
-fn programs(pg_dump: &Client) -> v1::Programs {
+fn programs(pg_dump: Option<String>) -> v1::Programs {
     v1::Programs {
         pgproof: env!("CARGO_PKG_VERSION").to_owned(),
-        pg_dump: Some(pg_dump.version.to_string()),
+        pg_dump,
         zstd: zstd::zstd_safe::version_string().to_owned(),
-    }
-}
-
-fn archive_facts(archive: &SealedArchive, inventory: &Inventory) -> v1::Archive {
-    let tables = || inventory.archives.iter().flat_map(|archive| &archive.tables);
-    let (format_version, not_indexed_because) = match &archive.found {
-        Found::Indexed(index) => (Some(index.toc.header.version.to_string()), None),
-        Found::Uncut { reason } => (None, Some(reason.clone())),
-    };
-    v1::Archive {
-        indexed: not_indexed_because.is_none(),
-        format_version,
-        not_indexed_because,
-        table_count: tables().count() as u64,
-        row_count: tables().map(|table| table.rows).sum(),
     }
 }

@@ -8,12 +8,11 @@ use anyhow::Context;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::acts::What;
-use pgproof_repository::lifecycle::Committed;
 use pgproof_repository::sealed::BLOCK_BYTES_MAX;
 use tokio_util::sync::CancellationToken;
 
 use super::{hold, print_json, record, say};
-use crate::backup::{BackedUp, Job, UPLOADS_IN_FLIGHT};
+use crate::backup::{BackedUp, Job, Made, UPLOADS_IN_FLIGHT};
 use crate::daemon::{Mode, Options};
 use crate::{cli, plain};
 
@@ -51,26 +50,30 @@ async fn one(
     job.reason = args.reason.clone();
     job.json = json;
     let claim = job.claim().await?;
-    let BackedUp { committed, after } = Box::pin(job.run(claim)).await.outcome?;
+    let BackedUp { made, after } = Box::pin(job.run(claim)).await.outcome?;
     if args.hold {
         let reason = args.reason.unwrap_or_else(|| "pgproof backup --hold".to_owned());
-        let hold = hold::new_hold(source, &committed.manifest.id, reason);
+        let hold = hold::new_hold(source, &made.manifest().id, reason);
         hold::put(&job.store, &hold, &job.loaded.signing_key()?).await?;
         let what = What::Hold { backup: hold.id, reason: hold.reason };
         record::enter(&job.store, &job.loaded, source, what).await;
     }
     match json {
         true => print_json(&serde_json::json!({
-            "manifest": committed.manifest, "manifest_sha256": committed.sha256, "held": args.hold,
+            "manifest": made.manifest(), "manifest_sha256": made.sha256(), "held": args.hold,
+            "unchanged": matches!(made, Made::Unchanged(_)),
         }))?,
-        false => print(&committed)?,
+        false => print(&made)?,
     }
     after.context("the backup is good and stored")?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(committed: &Committed) -> anyhow::Result<()> {
-    let manifest = &committed.manifest;
+fn print(made: &Made) -> anyhow::Result<()> {
+    let manifest = made.manifest();
+    if let Made::Unchanged(_) = made {
+        return say(&format!("nothing of {} has changed since {}", manifest.source, manifest.id));
+    }
     let took = plain::duration(manifest.finished_at.duration_since(manifest.started_at));
     let plain_bytes: u64 = manifest.objects.iter().map(|object| object.plaintext.bytes).sum();
     say(&format!("backed up {} as {} in {took}", manifest.source, manifest.id))?;
@@ -85,9 +88,12 @@ fn print(committed: &Committed) -> anyhow::Result<()> {
 
 /// The plan and the memory it takes, without touching server or store.
 fn explain(job: &Job) -> anyhow::Result<()> {
+    let Some(connection) = job.connection() else {
+        return say(&format!("{} to {}: small, and sealed in memory", job.source.name, job.store.location()));
+    };
     let plan = job.part_plan(None);
     let (workers, parts) = (job.workers(), UPLOADS_IN_FLIGHT + 2);
-    say(&format!("{} from {} to {}", job.source.name, job.connection().describe(), job.store.location()))?;
+    say(&format!("{} from {} to {}", job.source.name, connection.describe(), job.store.location()))?;
     say(&format!(
         "  one exported snapshot; pg_dump -Fc -Z0; zstd level {}; age",
         job.source.compression_level

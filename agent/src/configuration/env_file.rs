@@ -28,7 +28,9 @@ fn is_name(name: &str) -> bool {
 
 /// Whether a quote that the value begins with is still to be closed.
 fn is_open(value: &str) -> bool {
-    let Some(quote) = value.chars().next().filter(|first| *first == '"' || *first == '\'') else { return false };
+    let Some(quote) = value.chars().next().filter(|first| *first == '"' || *first == '\'') else {
+        return false;
+    };
     let mut escaped = false;
     for character in value.chars().skip(1) {
         match character {

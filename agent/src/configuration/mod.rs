@@ -6,7 +6,7 @@
 mod env_file;
 mod unit;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 use glob::{MatchOptions, Pattern};
 use jiff::Timestamp;
 use pgproof_policies::policy::{ConfigSource, Environment};
-use pgproof_repository::configuration::{CONFIGURATION_BYTES_MAX, Configuration, Content, File, Origin, Variable};
+use pgproof_repository::configuration::{
+    CONFIGURATION_BYTES_MAX, Configuration, Content, File, Origin, Variable,
+};
 
 /// Bytes of all files together: base64 makes a third more of them, and the rest must have room, too.
 const FILES_BYTES_MAX: u64 = CONFIGURATION_BYTES_MAX / 2;
@@ -28,14 +30,14 @@ const AS_IN_A_SHELL: MatchOptions =
 
 /// Reads all that the policy names. Blocks.
 pub(crate) fn gather(source: &ConfigSource) -> Result<Configuration, GatherError> {
-    let mut files = BTreeMap::new();
+    let mut files = BTreeSet::new();
     let mut variables = Vec::new();
-    for path in source.files.iter().map(|pattern| expand(pattern)).collect::<Result<Vec<_>, _>>()?.concat() {
-        files.insert(path, ());
+    for pattern in &source.files {
+        files.extend(expand(pattern)?);
     }
     if let Some(environment) = &source.environment {
         for unit in read_units(environment)? {
-            files.extend(unit.files.iter().map(|path| (path.clone(), ())));
+            files.extend(unit.files);
             variables.extend(unit.variables);
         }
         variables.extend(of_files(environment)?);
@@ -47,7 +49,7 @@ pub(crate) fn gather(source: &ConfigSource) -> Result<Configuration, GatherError
         }
     }
     let mut left = FILES_BYTES_MAX;
-    let files = files.into_keys().map(|path| read_file(&path, &mut left)).collect::<Result<Vec<_>, _>>()?;
+    let files = files.into_iter().map(|path| read_file(&path, &mut left)).collect::<Result<Vec<_>, _>>()?;
     Ok(Configuration::new(files, variables))
 }
 
@@ -99,7 +101,8 @@ fn read_units(environment: &Environment) -> Result<Vec<unit::Unit>, GatherError>
 fn of_files(environment: &Environment) -> Result<Vec<Variable>, GatherError> {
     let mut variables = Vec::new();
     for path in &environment.env_files {
-        let text = fs::read_to_string(path).map_err(|source| GatherError::Read { path: path.clone(), source })?;
+        let text =
+            fs::read_to_string(path).map_err(|source| GatherError::Read { path: path.clone(), source })?;
         let origin = Origin::File(path.display().to_string());
         variables.extend(env_file::parse(&text).into_iter().map(|(name, value)| Variable {
             origin: origin.clone(),
@@ -116,9 +119,14 @@ fn of_process(environment: &Environment) -> Vec<Variable> {
         return Vec::new();
     }
     let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-        Some(Variable { origin: Origin::Process, name: name.into_string().ok()?, value: value.into_string().ok()? })
+        Some(Variable {
+            origin: Origin::Process,
+            name: name.into_string().ok()?,
+            value: value.into_string().ok()?,
+        })
     };
-    let mut variables: Vec<_> = std::env::vars_os().filter(|(name, _)| !name.as_bytes().is_empty()).filter_map(text).collect();
+    let mut variables: Vec<_> =
+        std::env::vars_os().filter(|(name, _)| !name.as_bytes().is_empty()).filter_map(text).collect();
     variables.sort_by(|a, b| a.name.cmp(&b.name));
     variables
 }
@@ -163,7 +171,9 @@ pub(crate) enum GatherError {
 impl GatherError {
     pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Folder { .. } => Some("name its files (folder/*), or back it up as a source of kind \"files\""),
+            Self::Folder { .. } => {
+                Some("name its files (folder/*), or back it up as a source of kind \"files\"")
+            }
             Self::TooLarge => Some("back trees of files up as a source of kind \"files\""),
             Self::NoFile { .. } | Self::NoVariable { .. } | Self::NoUnit { .. } => {
                 Some("configuration that the policy names must be there; name what is, or run where it is")
@@ -205,7 +215,8 @@ mod tests {
         fs::write(&env_file, "APP_A=1\nOTHER=2\n").unwrap();
         let of = |names: &[&str], process| {
             let names = names.iter().map(|name| (*name).to_owned()).collect();
-            let environment = Environment { names, process, env_files: vec![env_file.clone()], units: Vec::new() };
+            let environment =
+                Environment { names, process, env_files: vec![env_file.clone()], units: Vec::new() };
             gather(&ConfigSource { files: Vec::new(), environment: Some(environment) })
         };
         let names = |read: Configuration| -> Vec<String> {

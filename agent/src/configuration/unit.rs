@@ -31,7 +31,8 @@ pub(super) fn read(root: &Path, name: &str) -> Result<Unit, GatherError> {
     let files: Vec<PathBuf> = std::iter::once(own).chain(additions(root, name)).collect();
     let mut variables: Vec<Variable> = Vec::new();
     for path in &files {
-        let text = fs::read_to_string(path).map_err(|source| GatherError::Read { path: path.clone(), source })?;
+        let text =
+            fs::read_to_string(path).map_err(|source| GatherError::Read { path: path.clone(), source })?;
         for setting in settings(&text) {
             match setting {
                 Setting::Reset => variables.retain(|variable| !matches!(variable.origin, Origin::Unit(_))),
@@ -109,7 +110,9 @@ fn of_line(line: &str) -> Vec<Setting> {
         };
         return words.into_iter().filter_map(variable).collect();
     }
-    let Some(path) = line.strip_prefix("EnvironmentFile=").filter(|path| !path.is_empty()) else { return Vec::new() };
+    let Some(path) = line.strip_prefix("EnvironmentFile=").filter(|path| !path.is_empty()) else {
+        return Vec::new();
+    };
     let (may_be_absent, path) = match path.strip_prefix('-') {
         Some(path) => (true, path),
         None => (false, path),
@@ -159,14 +162,22 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        write("usr/lib/systemd/system/app@.service", "[Service]\nEnvironment=A=1 \"B=two words\"\nEnvironmentFile=-/etc/none\n");
+        write(
+            "usr/lib/systemd/system/app@.service",
+            "[Service]\nEnvironment=A=1 \"B=two words\"\nEnvironmentFile=-/etc/none\n",
+        );
         write("etc/systemd/system/app@3.service.d/10-more.conf", "[Service]\nEnvironmentFile=/etc/app.env\n");
-        write("run/systemd/system/app@.service.d/20-last.conf", "[Service]\nEnvironment=\nEnvironment='C=3' \\\n  D=4\n");
+        write(
+            "run/systemd/system/app@.service.d/20-last.conf",
+            "[Service]\nEnvironment=\nEnvironment='C=3' \\\n  D=4\n",
+        );
         write("etc/app.env", "TOKEN=x\n");
         let unit = read(root.path(), "app@3.service").unwrap();
-        let names: Vec<_> = unit.files.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+        let names: Vec<_> =
+            unit.files.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["app@.service", "10-more.conf", "20-last.conf"]);
-        let told: Vec<_> = unit.variables.iter().map(|v| format!("{}={} of {}", v.name, v.value, v.origin)).collect();
+        let told: Vec<_> =
+            unit.variables.iter().map(|v| format!("{}={} of {}", v.name, v.value, v.origin)).collect();
         assert_eq!(
             told,
             ["TOKEN=x of /etc/app.env", "C=3 of unit app@3.service", "D=4 of unit app@3.service"]

@@ -10,6 +10,7 @@ use toml::de::DeTable;
 
 use crate::{names::SourceName, retention::Retention};
 
+mod configuration;
 mod hooks;
 mod location;
 mod problems;
@@ -22,6 +23,7 @@ mod timing;
 mod values;
 mod verification;
 
+pub use configuration::{ConfigSource, Environment};
 pub use hooks::{HookProgram, Hooks};
 pub use problems::{PolicyProblems, Problem};
 pub use template::{Template, template};
@@ -143,6 +145,17 @@ pub struct Source {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
     Postgres(PostgresSource),
+    Config(ConfigSource),
+}
+
+impl Kind {
+    /// As `kind` has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Postgres(_) => "postgres",
+            Self::Config(_) => "config",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
     COMPRESSION_LEVEL_DEFAULT, Connection, Hooks, JOBS_DEFAULT, Kind, NO_PROGRESS_TIMEOUT_DEFAULT,
-    Objectives, PostgresSource, Source, Timing, Verification, hooks,
+    Objectives, PostgresSource, Source, Timing, Verification, configuration, hooks,
     raw::{Report, Table},
     timing, values, verification,
 };
@@ -22,6 +22,8 @@ const KEEP_MAX: u32 = 100_000;
 
 const RETENTION: &str = "must say how many backups are kept, such as `{ daily = 30, monthly = 12 }`, or \
                          `{ keep_all = true }`";
+const NO_VERIFICATION: &str =
+    "must be left out: only databases are drilled, and `pgproof check --read-data` reads the others through";
 const CONNECTION_KEYS: [&str; 3] = ["connection", "service", "from_environment"];
 
 pub(super) fn read_all(
@@ -85,17 +87,15 @@ impl Body {
 }
 
 fn read(mut table: Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) -> Option<Body> {
-    let kind_constraint = "must be \"postgres\"";
-    if !table.has("kind") {
-        table.missing("kind", kind_constraint, report);
-    }
-    table.converted("kind", kind_constraint, report, |kind| (kind == "postgres").then_some(()));
-    let postgres = postgres(&mut table, client_dirs, report);
+    let kind = kind(&mut table, client_dirs, report);
     let schedule = table.schedule("schedule", report);
     let timing = timing::read(&mut table, schedule.as_deref(), report);
     let hooks = table.table("hooks", report).map(|table| hooks::read(table, report)).unwrap_or_default();
     let objectives = table.table("objectives", report).map(|table| objectives(table, report));
     let verification_is_there = table.has("verification");
+    if verification_is_there && kind.as_ref().is_some_and(|kind| !matches!(kind, Kind::Postgres(_))) {
+        table.refuse("verification", NO_VERIFICATION, None, report);
+    }
     let verification =
         table.table("verification", report).and_then(|table| verification::read(table, report));
     if !table.has("retention") {
@@ -109,7 +109,7 @@ fn read(mut table: Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) 
         table.duration("no_progress_timeout", report).unwrap_or(NO_PROGRESS_TIMEOUT_DEFAULT);
     table.finish(report);
     Some(Body {
-        kind: Kind::Postgres(postgres?),
+        kind: kind?,
         schedule,
         objectives: objectives.unwrap_or_default(),
         retention: retention?,
@@ -120,6 +120,19 @@ fn read(mut table: Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) 
         timing,
         hooks,
     })
+}
+
+/// What is backed up. Where that is not said, what a database needs is asked for.
+fn kind(table: &mut Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) -> Option<Kind> {
+    let constraint = "must be \"postgres\" or \"config\"";
+    if !table.has("kind") {
+        table.missing("kind", constraint, report);
+    }
+    let known = |kind: &str| ["postgres", "config"].contains(&kind).then(|| kind.to_owned());
+    match table.converted("kind", constraint, report, known) {
+        Some(kind) if kind.value == "config" => configuration::read(table, report).map(Kind::Config),
+        _ => postgres(table, client_dirs, report).map(Kind::Postgres),
+    }
 }
 
 fn postgres(

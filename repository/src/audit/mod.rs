@@ -95,6 +95,7 @@ fn entries(gathered: &Gathered) -> Vec<Entry> {
         let outcome = match &run.outcome {
             RunOutcome::Committed { warnings } if warnings.is_empty() => "committed".to_owned(),
             RunOutcome::Committed { warnings } => format!("committed, {} warning(s)", warnings.len()),
+            RunOutcome::Unchanged { since } => format!("unchanged since {since}"),
             RunOutcome::Failed { error, .. } => format!("failed: {error}"),
         };
         let about = About { at: run.ended_at, act: Kind::Backup, host: &run.host, backup: Some(&run.id) };

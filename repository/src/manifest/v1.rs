@@ -48,6 +48,7 @@ pub struct Manifest {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Contents {
     Postgres(Box<Postgres>),
+    Config(Config),
     /// Written by a newer version: listed and kept, and not restored.
     #[serde(other)]
     Unknown,
@@ -58,6 +59,15 @@ pub enum Contents {
 pub struct Postgres {
     pub server: Server,
     pub archive: Archive,
+}
+
+/// Files and variables of a host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    pub files: u64,
+    pub variables: u64,
+    /// Tells the host that made it what has changed since: see [`crate::configuration::Index`].
+    pub index: String,
 }
 
 /// The moment all objects show.
@@ -129,6 +139,7 @@ pub enum Role {
     Archive,
     Globals,
     Inventory,
+    Configuration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,6 +175,7 @@ impl Contents {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Postgres(_) => "postgres",
+            Self::Config(_) => "config",
             Self::Unknown => "unknown",
         }
     }
@@ -181,7 +193,7 @@ impl Manifest {
     pub fn postgres(&self) -> Option<&Postgres> {
         match &self.contents {
             Contents::Postgres(postgres) => Some(postgres),
-            Contents::Unknown => None,
+            Contents::Config(_) | Contents::Unknown => None,
         }
     }
 
