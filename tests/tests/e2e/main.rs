@@ -1,5 +1,6 @@
 //! End-to-end tests: the built programs against real servers.
 
+mod agent_schedule;
 mod bad_days;
 mod damaged;
 mod drill_checks;
