@@ -104,6 +104,7 @@ fn is_standing(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.downcast_ref::<Failure>().is_some_and(|failure| failure.is_standing)
         || cause.downcast_ref::<StoreError>().is_some_and(is_denied)
         || cause.downcast_ref::<ConnectError>().is_some_and(ConnectError::is_standing)
+        || matches!(cause.downcast_ref::<HookError>(), Some(HookError::Start { .. }))
         || cause.is::<PolicyProblems>()
         || cause.is::<AccessError>()
         || cause.is::<KeyError>()

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pgproof_policies::backups::{Cause, Plan, RETRIES, Step, Wait};
+use pgproof_policies::backups::{Cause, Plan, RETRIES, RETRIES_OF_STANDING, Step, Wait};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::turns::{Looked, Turns};
+use pgproof_postgres::connection::sweep_abandoned_secrets;
 use pgproof_repository::ids::BackupId;
 use pgproof_repository::lease::LeaseError;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -90,6 +91,7 @@ impl Daemon {
     /// Works until it is cancelled, or once until nothing is left to do. Gives the worst exit code of what it did once.
     pub(crate) async fn run(mut self, cancel: CancellationToken) -> anyhow::Result<Option<Exit>> {
         let mut hangup = signal(SignalKind::hangup())?;
+        sweep().await;
         let mut workers = JoinSet::new();
         let is_once = self.options.mode != Mode::Forever;
         while !cancel.is_cancelled() {
@@ -179,7 +181,10 @@ impl Daemon {
             }
             Err(error) => {
                 self.failed(source, None, &error, now);
-                Looked::Failed
+                match failure::cause(&error) {
+                    Cause::Standing => Looked::NothingDue { wake_at: now + RETRIES_OF_STANDING.first },
+                    Cause::Passing | Cause::Stopped => Looked::Failed,
+                }
             }
         }
     }
@@ -278,6 +283,16 @@ impl Options {
             (None, Mode::Now) => Ok(in_force.loaded.policy.sources.keys().cloned().collect()),
             (None, Mode::Forever | Mode::Due) => in_force.scheduled(),
         }
+    }
+}
+
+/// What a daemon left that was killed: its passwords.
+async fn sweep() {
+    match tokio::task::spawn_blocking(sweep_abandoned_secrets).await {
+        Ok(Ok(0)) => {}
+        Ok(Ok(count)) => tracing::warn!(count, "removed the password files of processes that were killed"),
+        Ok(Err(error)) => tracing::warn!(%error, "password files of processes that were killed may be left"),
+        Err(error) => tracing::error!(%error, "the search for left password files ended without an answer"),
     }
 }
 

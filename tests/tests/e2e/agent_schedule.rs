@@ -94,6 +94,7 @@ fn daemon_asked_to_end_in_mid_dump_leaves_nothing() {
     wait_until("sessions are left", || sandbox.server.psql("postgres", sessions) == "0");
     let run = &runs(&sandbox)[0]["outcome"];
     assert_eq!((&run["state"], &run["cause"]), (&"failed".into(), &"stopped".into()), "{run}");
+    assert!(sandbox.path("on-failure").exists(), "what goes before a backup is not undone");
     // It failed at nothing, so that nothing is waited for.
     sandbox.run_well(&["run", "--once"]);
     assert_eq!(sandbox.good_ids().len(), 1);
@@ -253,7 +254,10 @@ fn told_by_hooks(sandbox: &Sandbox) -> Vec<String> {
 
 /// A daemon whose upload does not get on, so that by and by everything before it stands still, `pg_dump` too.
 fn stuck_in_upload() -> (Sandbox, Daemon) {
-    let sandbox = Sandbox::bulky(150).with_policy_lines(YEARLY);
+    let sandbox = Sandbox::bulky(150);
+    let touched = sandbox.path("on-failure").display().to_string();
+    let hooks = format!("hooks = {{ on_failure = [\"/usr/bin/touch\", \"{touched}\"] }}");
+    let sandbox = sandbox.with_policy_lines(&format!("{YEARLY}\n{hooks}"));
     sandbox.proxy.add(Rule::new(Fault::Hold).method("PUT").containing("partNumber="));
     let daemon = Daemon::start(sandbox.command(&["run"]));
     let stuck = sandbox
