@@ -1,5 +1,6 @@
 //! One backup, from lease to manifest: the sequence at the top, its steps below.
 
+mod attempt;
 mod expected;
 mod hooks;
 mod stream;
@@ -8,9 +9,8 @@ mod watchdog;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use jiff::{SignedDuration, Timestamp};
-use pgproof_policies::backups::Cause;
 use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::{Kind, PostgresSource, Source};
 use pgproof_postgres::archive::TocEntry;
@@ -22,13 +22,12 @@ use pgproof_postgres::snapshot::{ExportedSnapshot, ServerSetting, SnapshotFacts}
 use pgproof_postgres::{source, structure};
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::catalog::{self, Marker, Standing};
-use pgproof_repository::ids::{BackupId, RepositoryId};
+use pgproof_repository::ids::BackupId;
 use pgproof_repository::inventory::{self, Inventory};
 use pgproof_repository::keys::Recipients;
-use pgproof_repository::lease::{Lease, Renewal, host_name};
+use pgproof_repository::lease::host_name;
 use pgproof_repository::lifecycle::{Committed, PartsUploaded, Started, upload_parts};
 use pgproof_repository::manifest::v1;
-use pgproof_repository::records::{self, Run, RunOutcome};
 use pgproof_repository::sealed::{Sealer, seal_bytes};
 use pgproof_repository::signature::SigningKey;
 use pgproof_repository::store::SharedStore;
@@ -36,10 +35,10 @@ use pgproof_repository::store::part_plan::PartPlan;
 use pgproof_repository::{layout, prune};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::attempt::{Attempt, BackedUp, Claim};
 pub(crate) use self::hooks::HookError;
-use self::hooks::{Hook, Outcome, Surroundings};
 use self::stream::{Found, SealedArchive, StreamError};
-use crate::failure::{self, Exit, Failure};
+use crate::failure::{Exit, Failure};
 use crate::progress::Progress;
 
 /// Parts that are uploaded at the same time: enough to hide a round trip behind another, few enough for little memory.
@@ -64,44 +63,6 @@ pub(crate) struct Job {
     signing_key: SigningKey,
     connection: ConnectionSpec,
     tools: ClientTools,
-}
-
-/// The right to back up a source, held until it is used or given back.
-#[derive(Debug)]
-pub(crate) struct Claim {
-    marker: Marker,
-    renewal: Renewal,
-}
-
-/// How an attempt ended.
-#[derive(Debug)]
-pub(crate) struct Attempt {
-    pub id: BackupId,
-    pub outcome: anyhow::Result<BackedUp>,
-    /// Its record lies in the repository, for whoever plans the next one.
-    pub is_recorded: bool,
-}
-
-/// A good backup, and what came after it.
-#[derive(Debug)]
-pub(crate) struct BackedUp {
-    pub committed: Committed,
-    /// The hook that runs then. Its failure makes the backup no worse.
-    pub after: Result<(), HookError>,
-}
-
-impl Claim {
-    pub(crate) async fn give_back(self) {
-        self.renewal.release().await;
-    }
-}
-
-impl BackedUp {
-    /// What a person should know of the run.
-    pub(crate) fn warnings(&self) -> Vec<String> {
-        let after = self.after.as_ref().err().map(|error| failure::message_of(error));
-        self.committed.manifest.warnings.iter().cloned().chain(after).collect()
-    }
 }
 
 impl Job {
@@ -147,67 +108,6 @@ impl Job {
 
     pub(crate) fn connection(&self) -> &ConnectionSpec {
         &self.connection
-    }
-
-    /// Takes the source's lease, so that nobody else backs it up.
-    pub(crate) async fn claim(&self) -> anyhow::Result<Claim> {
-        let now = Timestamp::now();
-        let new_id = RepositoryId::generate(&mut rand::rng());
-        let marker = catalog::ensure_marker(&*self.store, new_id, now).await?;
-        let key = layout::backup_lease(&self.source.name);
-        let renewal = Lease::take(self.store.clone(), key, now).await?.keep();
-        Ok(Claim { marker, renewal })
-    }
-
-    /// Backs up between the source's hooks, leaves a record of how it ended, and gives the lease back.
-    pub(crate) async fn run(&self, claim: Claim) -> Attempt {
-        let started_at = Timestamp::now();
-        let id = BackupId::new(started_at, &mut rand::rng());
-        let Claim { marker, renewal } = claim;
-        let outcome = tokio::select! {
-            outcome = self.back_up_between_hooks(&marker, &id, started_at) => outcome,
-            lost = renewal.lost() => Err(anyhow!(lost).context("the lease on this source was lost")),
-        };
-        let outcome = match self.cancel.is_cancelled() {
-            true if outcome.is_err() => Err(interrupted().into()),
-            _ => outcome,
-        };
-        if let Err(error) = &outcome {
-            self.tell_hook_of_failure(&id, error).await;
-        }
-        let is_recorded = self.record(&id, started_at, &outcome).await;
-        renewal.release().await;
-        Attempt { id, outcome, is_recorded }
-    }
-
-    async fn back_up_between_hooks(
-        &self,
-        marker: &Marker,
-        id: &BackupId,
-        started_at: Timestamp,
-    ) -> anyhow::Result<BackedUp> {
-        let hooks = self.hooks(id);
-        hooks.run(Hook::Before, Outcome::Starting).await?;
-        let committed = self.back_up(marker, id, started_at).await?;
-        let after = hooks.run(Hook::After, Outcome::Committed).await;
-        Ok(BackedUp { committed, after })
-    }
-
-    /// There is no backup already: what happens to this program makes it no worse.
-    async fn tell_hook_of_failure(&self, id: &BackupId, error: &anyhow::Error) {
-        let told = failure::message(error);
-        let outcome = match failure::cause(error) {
-            Cause::Stopped => Outcome::Stopped { error: &told },
-            Cause::Passing | Cause::Standing => Outcome::Failed { error: &told },
-        };
-        if let Err(error) = self.hooks(id).run(Hook::OnFailure, outcome).await {
-            let error = failure::message(&error.into());
-            tracing::warn!(source = %self.source.name, %error, "the hook on failure failed, too");
-        }
-    }
-
-    fn hooks<'a>(&'a self, id: &'a BackupId) -> Surroundings<'a> {
-        Surroundings { hooks: &self.source.hooks, source: &self.source.name, id, cancel: &self.cancel }
     }
 
     async fn back_up(
@@ -430,30 +330,6 @@ impl Job {
             Ok(Some((id, _))) => v1::Previous::Unknown { reason: format!("{id} cannot be used") },
             Err(error) => v1::Previous::Unknown { reason: error.to_string() },
         }
-    }
-
-    /// Answers whether the record could be stored.
-    async fn record(&self, id: &BackupId, started_at: Timestamp, outcome: &anyhow::Result<BackedUp>) -> bool {
-        let outcome = match outcome {
-            Ok(backed_up) => RunOutcome::Committed { warnings: backed_up.warnings() },
-            Err(error) => RunOutcome::Failed { error: format!("{error:#}"), cause: failure::cause(error) },
-        };
-        let run = Run {
-            version: 1,
-            source: self.source.name.clone(),
-            id: id.clone(),
-            started_at,
-            ended_at: Timestamp::now(),
-            host: host_name(),
-            outcome,
-        };
-        let put =
-            records::put(&*self.store, &layout::run(&self.source.name, id), &run, &self.signing_key).await;
-        if let Err(error) = &put {
-            let error = failure::message_of(error);
-            tracing::warn!(source = %self.source.name, %error, "the record of this run could not be stored");
-        }
-        put.is_ok()
     }
 
     fn stop_if_cancelled(&self) -> anyhow::Result<()> {

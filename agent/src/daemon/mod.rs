@@ -190,6 +190,7 @@ impl Daemon {
     }
 
     fn nothing_due(&mut self, source: &SourceName, plan: &Plan, now: Timestamp) -> Looked {
+        tell_warnings(source, plan);
         let Step::Wait { until, why } = &plan.step else { return Looked::Worked };
         match why {
             Wait::GivenUp { .. } => tracing::error!(%source, until = %until, "{why}"),
@@ -223,10 +224,12 @@ impl Daemon {
         now: Timestamp,
     ) {
         let message = failure::on_one_line(&failure::message(error));
-        let hint = failure::hint(error).unwrap_or_default();
+        let hint = failure::hint(error);
         match failure::cause(error) {
             Cause::Stopped => tracing::info!(%source, "no backup: {message}"),
-            Cause::Passing | Cause::Standing => tracing::error!(%source, hint, "no backup: {message}"),
+            Cause::Passing | Cause::Standing => {
+                tracing::error!(%source, hint = hint.as_deref(), "no backup: {message}");
+            }
         }
         self.worst = worse(self.worst, failure::exit(error));
         self.change(source, |activity| activity.ended(now, LastOutcome::Failed { backup, error: message }));
@@ -307,16 +310,17 @@ async fn look(
         let claim = job.claim().await?;
         return Ok(attempted(&job, claim, Timestamp::MAX).await);
     }
-    let planned = plan(in_force, source).await?;
+    let planned = in_force.plan(source, Timestamp::now()).await?;
     if planned.wake_at().is_some() {
         return Ok(Look::NothingDue(planned));
     }
     let job = job(in_force, source, cancel).await?;
     let claim = job.claim().await?;
-    match plan(in_force, source).await {
-        Ok(Plan { step: Step::BackUp(reason), run, .. }) => {
+    match in_force.plan(source, Timestamp::now()).await {
+        Ok(planned @ Plan { step: Step::BackUp(reason), .. }) => {
+            tell_warnings(source, &planned);
             tracing::info!(%source, "backing up: {reason}");
-            Ok(attempted(&job, claim, run.next_at).await)
+            Ok(attempted(&job, claim, planned.run.next_at).await)
         }
         // Somebody else was a moment faster.
         Ok(planned) => {
@@ -330,11 +334,8 @@ async fn look(
     }
 }
 
-/// What is to be done now, with what somebody should know of.
-async fn plan(in_force: &InForce, source: &SourceName) -> anyhow::Result<Plan> {
-    let plan = in_force.plan(source, Timestamp::now()).await?;
+fn tell_warnings(source: &SourceName, plan: &Plan) {
     plan.warnings.iter().for_each(|warning| tracing::warn!(%source, "{warning}"));
-    Ok(plan)
 }
 
 async fn attempted(job: &Job, claim: Claim, next_run_at: Timestamp) -> Look {
