@@ -217,6 +217,20 @@ fn hook_that_hangs_is_killed_and_stops_the_backup() {
 }
 
 #[test]
+fn daemon_asked_to_end_in_a_hook_leaves_no_child() {
+    let sandbox = with_hooks("echo $$ > hook-pid; sleep 600", "true", "");
+    let daemon = Daemon::start(sandbox.command(&["run"]));
+    let pid = || std::fs::read_to_string(sandbox.path("hook-pid")).unwrap_or_default().trim().to_owned();
+    wait_until("the hook does not run", || !pid().is_empty());
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended(), Some(0));
+    assert!(!Path::new("/proc").join(pid()).exists(), "the hook is still there");
+    assert!(sandbox.good_ids().is_empty());
+    assert_eq!(runs(&sandbox)[0]["outcome"]["cause"], "stopped");
+    assert_eq!(told_by_hooks(&sandbox).len(), 2, "{:?}", told_by_hooks(&sandbox));
+}
+
+#[test]
 fn hook_that_fails_after_leaves_a_good_backup_and_a_warning() {
     let sandbox = with_hooks("true", "exit 9", "");
     let failed = sandbox.run(&["backup", SOURCE]);
@@ -244,7 +258,7 @@ fn with_hooks(before: &str, after: &str, more: &str) -> Sandbox {
         format!("{name} = [\"{}\"]", path.display())
     };
     let hooks = [hook("before", before), hook("after", after), hook("on_failure", "true")].join(", ");
-    sandbox.with_policy_lines(&format!("hooks = {{ {hooks}{more} }}"))
+    sandbox.with_policy_lines(&format!("{YEARLY}\nhooks = {{ {hooks}{more} }}"))
 }
 
 fn told_by_hooks(sandbox: &Sandbox) -> Vec<String> {
