@@ -50,6 +50,13 @@ pub(crate) enum Command {
     Run(Run),
     /// Restore a source as it was at a time, into a new database.
     Restore(Restore),
+    /// Back up configuration and databases together, as one restore point.
+    Snapshot(Snapshot),
+    /// Look at restore points.
+    #[command(subcommand)]
+    RestorePoint(RestorePointCommand),
+    /// Say what changed between two backups of a configuration, without values unless they are asked for.
+    Diff(Diff),
     /// List backups.
     List(List),
     /// Show one backup.
@@ -143,14 +150,21 @@ pub(crate) struct Run {
 pub(crate) struct Restore {
     pub source: SourceName,
     /// The moment to go back to: RFC 3339, "2026-11-24 01:30 UTC", "2 hours ago", "now".
-    #[arg(long, value_name = "TIME", required_unless_present = "backup", conflicts_with = "backup")]
+    #[arg(long, value_name = "TIME", required_unless_present_any = ["backup", "before_deploy"])]
+    #[arg(conflicts_with_all = ["backup", "before_deploy"])]
     pub at: Option<String>,
+    /// As it was right before this deployment: the reference that `pgproof snapshot --ref` was given, or its beginning.
+    #[arg(long, value_name = "REF", conflicts_with = "backup")]
+    pub before_deploy: Option<String>,
     /// This backup rather than the one a time asks for.
     #[arg(long, value_name = "ID")]
     pub backup: Option<BackupId>,
     /// The name of the new database; the source's with the snapshot time if not given.
     #[arg(long, value_name = "NAME")]
     pub into: Option<String>,
+    /// Configuration only: the folder to write it to, which must be empty or not there yet.
+    #[arg(long, value_name = "FOLDER")]
+    pub to: Option<PathBuf>,
     /// The server to restore to, without a password; the source's if not given.
     #[arg(long, value_name = "URI")]
     pub target: Option<String>,
@@ -190,6 +204,44 @@ pub(crate) struct Restore {
     /// Restore although the target's file system has less space than the database took.
     #[arg(long)]
     pub ignore_space: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Snapshot {
+    /// Only this source (may be repeated); every database and configuration of the policy if not given.
+    #[arg(long)]
+    pub source: Vec<SourceName>,
+    /// Why it is made.
+    #[arg(long)]
+    pub reason: String,
+    /// What will be deployed, such as the SHA of a commit; `restore --before-deploy` finds it by this.
+    #[arg(long = "ref", value_name = "REF")]
+    pub reference: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RestorePointCommand {
+    /// List them.
+    List,
+    /// Show one: its members, and whether they are still there.
+    Show {
+        /// Its id, the beginning of its deployment's reference, or "newest".
+        which: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// The earlier backup's id.
+    pub before: BackupId,
+    /// The later backup's id; what this host has now if not given.
+    pub after: Option<BackupId>,
+    /// The source; not needed where the policy has one of kind "config".
+    #[arg(long)]
+    pub source: Option<SourceName>,
+    /// Print the values too; takes the identity.
+    #[arg(long)]
+    pub values: bool,
 }
 
 #[derive(Debug, Args)]

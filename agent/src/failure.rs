@@ -21,6 +21,7 @@ use pgproof_repository::signature::{SignatureError, TrustError};
 use pgproof_repository::store::StoreError;
 
 use crate::backup::HookError;
+use crate::configuration::{GatherError, WriteError};
 
 /// Exit codes, documented in the README.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +107,8 @@ fn is_standing(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.downcast_ref::<Failure>().is_some_and(|failure| failure.is_standing)
         || cause.downcast_ref::<StoreError>().is_some_and(is_denied)
         || cause.downcast_ref::<ConnectError>().is_some_and(ConnectError::is_standing)
+        || matches!(cause.downcast_ref::<HookError>(), Some(HookError::Start { .. }))
+        || cause.is::<GatherError>()
         || cause.is::<PolicyProblems>()
         || cause.is::<AccessError>()
         || cause.is::<KeyError>()
@@ -181,6 +184,8 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         return Some("wait until it ends; if that host is gone, the lease runs out by itself".to_owned());
     }
     first_hint!(
+        GatherError,
+        WriteError,
         PolicyProblems,
         MomentError,
         AccessError,

@@ -5,6 +5,7 @@ use pgproof_policies::names::SourceName;
 
 use crate::acts::WriterId;
 use crate::ids::{BackupId, KeyPrefix, ObjectKey};
+use crate::restore_point::RestorePointId;
 
 /// File names inside a backup's folder.
 pub const MANIFEST: &str = "manifest.json";
@@ -119,6 +120,15 @@ pub fn verifications(source: &SourceName) -> KeyPrefix {
 /// A drill's report.
 pub fn verification(source: &SourceName, id: &BackupId, at: Timestamp) -> ObjectKey {
     key(format!("{source}/verifications/{id}/{}.json", file_time(at)))
+}
+
+pub fn restore_points() -> KeyPrefix {
+    prefix("restore-points/".to_owned())
+}
+
+/// What was backed up together.
+pub fn restore_point(id: &RestorePointId) -> ObjectKey {
+    key(format!("restore-points/{id}.json"))
 }
 
 pub fn custodies(source: &SourceName) -> KeyPrefix {

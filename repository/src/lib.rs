@@ -25,6 +25,7 @@ pub mod pins;
 pub mod prune;
 pub mod records;
 pub mod report;
+pub mod restore_point;
 pub mod sealed;
 pub mod signature;
 pub mod store;

@@ -187,6 +187,9 @@ pub enum RecordError {
         #[source]
         source: serde_json::Error,
     },
+    /// Signed, and for another place than where it lies.
+    #[error("record belongs to another place")]
+    Elsewhere,
     #[error("record is badly signed")]
     BadlySigned {
         #[source]

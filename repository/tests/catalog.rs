@@ -7,10 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use pgproof_policies::backups::{Attempt, Cause, Known};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::retention::{self, Candidate, Retention};
-use pgproof_repository::catalog::{self, Brief, Entry, Standing};
+use pgproof_repository::catalog::{self, Brief, CatalogError, Entry, Standing};
 use pgproof_repository::chain::{self, Break};
+use pgproof_repository::history;
 use pgproof_repository::ids::{BackupId, ManifestSha256, ObjectKey};
 use pgproof_repository::layout;
 use pgproof_repository::manifest::v1::{Manifest, Previous};
@@ -43,6 +45,39 @@ async fn of_backups_in_the_same_second_the_signed_times_decide() {
         let chosen = catalog::choose(&entries, Timestamp::MAX).unwrap();
         assert_eq!(chosen.backup.get().id, newer.0);
         assert_eq!(repository.breaks().await, []);
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_signed_is_no_part_of_the_past() {
+    let repository = Repository::new();
+    repository.put("20261123T020000Z-aaaaaa", "02:00:01", Previous::None).await;
+    let (newest, _) = repository.put("20261124T020000Z-bbbbbb", "02:00:01", Previous::None).await;
+    // Dated in the future, without a signature, and a folder without a manifest.
+    let (future, _) = repository.put("20270101T020000Z-cccccc", "02:00:01", Previous::None).await;
+    let unsigned: BackupId = "20261124T030000Z-dddddd".parse().unwrap();
+    repository.raw(&layout::manifest(&source(), &unsigned), b"{}").await;
+    let litter = layout::backup_object(&source(), &"20261124T040000Z-eeeeee".parse().unwrap(), "x").unwrap();
+    repository.raw(&litter, b"x").await;
+    let standing = repository.run("20261124T050000Z-aaaaaa", &repository.key, Cause::Standing).await;
+    repository.run("20261124T060000Z-aaaaaa", &signing_key(), Cause::Passing).await;
+    repository.run("20261122T050000Z-aaaaaa", &repository.key, Cause::Passing).await;
+    let (since, now) = (newest.started_at(), "2026-11-24T12:00:00Z".parse().unwrap());
+    let known = history::of_late(&repository.store, &source(), &repository.signers, since, now).await;
+    let expected = Known { backups: vec![future.started_at(), newest.started_at()], failed: vec![standing] };
+    assert_eq!(known.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn store_that_fails_is_no_empty_past() {
+    let repository = Repository::new();
+    repository.put("20261124T020000Z-bbbbbb", "02:00:01", Previous::None).await;
+    for operation in [Operation::List, Operation::Get] {
+        let rule = Rule::on(operation, Fault::FailBefore).times(9);
+        let store: SharedStore = Arc::new(FaultyStore::scripted(repository.store.clone(), vec![rule]));
+        let (since, now) = (Timestamp::MIN, NOW.parse().unwrap());
+        let known = history::of_late(&store, &source(), &repository.signers, since, now).await;
+        assert!(matches!(known, Err(CatalogError::Store { .. })), "{known:?}");
     }
 }
 
@@ -305,6 +340,27 @@ impl Repository {
         let (at, host) = (NOW.parse().unwrap(), "elsewhere".to_owned());
         let tombstone = Tombstone { version: 1, source: source(), id: id.clone(), at, host, snapshot_at: at };
         records::put(&*self.store, &layout::tombstone(&source(), id), &tombstone, key).await.unwrap();
+    }
+
+    /// The record of an attempt that failed within a minute.
+    async fn run(&self, id: &str, key: &SigningKey, cause: Cause) -> Attempt {
+        let id: BackupId = id.parse().unwrap();
+        let started_at = id.started_at();
+        let ended_at = started_at + SignedDuration::from_mins(1);
+        let outcome = RunOutcome::Failed { error: "no server".to_owned(), cause };
+        let host = "here".to_owned();
+        let run = Run {
+            version: 1,
+            source: source(),
+            id: id.clone(),
+            started_at,
+            ended_at,
+            host,
+            policy_sha256: None,
+            outcome,
+        };
+        records::put(&*self.store, &layout::run(&source(), &id), &run, key).await.unwrap();
+        Attempt { started_at, ended_at, cause }
     }
 
     async fn list(&self) -> Vec<Entry> {

@@ -8,6 +8,7 @@ mod background;
 pub mod binaries;
 pub mod browser;
 pub mod comparison;
+pub mod daemon;
 pub mod hard_cases;
 pub mod postgres_server;
 pub mod postgres_versions;

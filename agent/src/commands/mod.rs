@@ -3,6 +3,7 @@
 pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod check;
+pub(crate) mod diff;
 pub(crate) mod hold;
 pub(crate) mod init;
 pub(crate) mod list;
@@ -10,8 +11,10 @@ pub(crate) mod policy;
 pub(crate) mod prune;
 mod record;
 pub(crate) mod restore;
+pub(crate) mod restore_point;
 pub(crate) mod run;
 pub(crate) mod show;
+pub(crate) mod snapshot;
 
 use std::io::Write;
 use std::path::Path;

@@ -4,6 +4,7 @@
 //! restores it.
 
 mod env_file;
+mod restored;
 mod unit;
 
 use std::collections::BTreeSet;
@@ -12,6 +13,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+pub(crate) use restored::{WriteError, write};
 
 use glob::{MatchOptions, Pattern};
 use jiff::Timestamp;
@@ -59,7 +62,7 @@ fn expand(pattern: &str) -> Result<Vec<PathBuf>, GatherError> {
     for path in glob::glob_with(pattern, AS_IN_A_SHELL).map_err(bad)? {
         let path = path.map_err(|error| {
             let path = error.path().to_owned();
-            GatherError::Read { path, source: error.into_error() }
+            GatherError::Read { path, source: error.into() }
         })?;
         // A pattern that means files meets folders, too; one that names a folder means it, and cannot have it.
         if !path.is_dir() {

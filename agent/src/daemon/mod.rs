@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pgproof_policies::backups::{Cause, Plan, RETRIES, Step, Wait};
+use pgproof_policies::backups::{Cause, Plan, RETRIES, RETRIES_OF_STANDING, Step, Wait};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::turns::{Looked, Turns};
+use pgproof_postgres::connection::sweep_abandoned_secrets;
 use pgproof_repository::ids::BackupId;
 use pgproof_repository::lease::LeaseError;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -90,6 +91,7 @@ impl Daemon {
     /// Works until it is cancelled, or once until nothing is left to do. Gives the worst exit code of what it did once.
     pub(crate) async fn run(mut self, cancel: CancellationToken) -> anyhow::Result<Option<Exit>> {
         let mut hangup = signal(SignalKind::hangup())?;
+        sweep().await;
         let mut workers = JoinSet::new();
         let is_once = self.options.mode != Mode::Forever;
         while !cancel.is_cancelled() {
@@ -179,12 +181,16 @@ impl Daemon {
             }
             Err(error) => {
                 self.failed(source, None, &error, now);
-                Looked::Failed
+                match failure::cause(&error) {
+                    Cause::Standing => Looked::NothingDue { wake_at: now + RETRIES_OF_STANDING.first },
+                    Cause::Passing | Cause::Stopped => Looked::Failed,
+                }
             }
         }
     }
 
     fn nothing_due(&mut self, source: &SourceName, plan: &Plan, now: Timestamp) -> Looked {
+        tell_warnings(source, plan);
         let Step::Wait { until, why } = &plan.step else { return Looked::Worked };
         match why {
             Wait::GivenUp { .. } => tracing::error!(%source, until = %until, "{why}"),
@@ -196,7 +202,7 @@ impl Daemon {
     }
 
     fn backed_up(&mut self, source: &SourceName, backed_up: &BackedUp, now: Timestamp) {
-        let manifest = &backed_up.committed.manifest;
+        let manifest = backed_up.made.manifest();
         let took = plain::duration(manifest.finished_at.duration_since(manifest.started_at));
         let stored = plain::bytes(manifest.stored_bytes());
         tracing::info!(%source, backup = %manifest.id, %took, %stored, "backed up");
@@ -218,10 +224,12 @@ impl Daemon {
         now: Timestamp,
     ) {
         let message = failure::on_one_line(&failure::message(error));
-        let hint = failure::hint(error).unwrap_or_default();
+        let hint = failure::hint(error);
         match failure::cause(error) {
             Cause::Stopped => tracing::info!(%source, "no backup: {message}"),
-            Cause::Passing | Cause::Standing => tracing::error!(%source, hint, "no backup: {message}"),
+            Cause::Passing | Cause::Standing => {
+                tracing::error!(%source, hint = hint.as_deref(), "no backup: {message}");
+            }
         }
         self.worst = worse(self.worst, failure::exit(error));
         self.change(source, |activity| activity.ended(now, LastOutcome::Failed { backup, error: message }));
@@ -281,6 +289,16 @@ impl Options {
     }
 }
 
+/// What a daemon left that was killed: its passwords.
+async fn sweep() {
+    match tokio::task::spawn_blocking(sweep_abandoned_secrets).await {
+        Ok(Ok(0)) => {}
+        Ok(Ok(count)) => tracing::warn!(count, "removed the password files of processes that were killed"),
+        Ok(Err(error)) => tracing::warn!(%error, "password files of processes that were killed may be left"),
+        Err(error) => tracing::error!(%error, "the search for left password files ended without an answer"),
+    }
+}
+
 async fn look(
     in_force: &InForce,
     source: &SourceName,
@@ -292,16 +310,17 @@ async fn look(
         let claim = job.claim().await?;
         return Ok(attempted(&job, claim, Timestamp::MAX).await);
     }
-    let planned = plan(in_force, source).await?;
+    let planned = in_force.plan(source, Timestamp::now()).await?;
     if planned.wake_at().is_some() {
         return Ok(Look::NothingDue(planned));
     }
     let job = job(in_force, source, cancel).await?;
     let claim = job.claim().await?;
-    match plan(in_force, source).await {
-        Ok(Plan { step: Step::BackUp(reason), run, .. }) => {
+    match in_force.plan(source, Timestamp::now()).await {
+        Ok(planned @ Plan { step: Step::BackUp(reason), .. }) => {
+            tell_warnings(source, &planned);
             tracing::info!(%source, "backing up: {reason}");
-            Ok(attempted(&job, claim, run.next_at).await)
+            Ok(attempted(&job, claim, planned.run.next_at).await)
         }
         // Somebody else was a moment faster.
         Ok(planned) => {
@@ -315,11 +334,8 @@ async fn look(
     }
 }
 
-/// What is to be done now, with what somebody should know of.
-async fn plan(in_force: &InForce, source: &SourceName) -> anyhow::Result<Plan> {
-    let plan = in_force.plan(source, Timestamp::now()).await?;
+fn tell_warnings(source: &SourceName, plan: &Plan) {
     plan.warnings.iter().for_each(|warning| tracing::warn!(%source, "{warning}"));
-    Ok(plan)
 }
 
 async fn attempted(job: &Job, claim: Claim, next_run_at: Timestamp) -> Look {

@@ -51,7 +51,7 @@ fn the_smallest_policy_has_the_stated_defaults() {
     assert_eq!(policy.time_zone(), TimeZone::UTC);
     assert!(!policy.refuse_vulnerable_clients);
     let app = source(&policy, "app");
-    let Kind::Postgres(postgres) = &app.kind;
+    let Kind::Postgres(postgres) = &app.kind else { panic!("no database") };
     assert_eq!(postgres.connection, Connection::Environment);
     assert_eq!((app.schedule.as_ref(), app.verification.as_ref()), (None, None));
     assert_eq!((app.compression_level, app.jobs), (COMPRESSION_LEVEL_DEFAULT, JOBS_DEFAULT));
@@ -118,7 +118,7 @@ fn several_sources_keep_to_themselves() {
     assert_eq!(names, ["books", "shop", "staging"]);
     assert_eq!(policy.time_zone().iana_name(), Some("Europe/Berlin"));
     let shop = source(&policy, "shop");
-    let Kind::Postgres(postgres) = &shop.kind;
+    let Kind::Postgres(postgres) = &shop.kind else { panic!("no database") };
     assert_eq!(postgres.exclude_table_data, ["public.page_cache"]);
     assert_eq!(postgres.client_dirs.len(), 2);
     assert_eq!(shop.objectives.recovery_time, Some(SignedDuration::from_mins(90)));
@@ -363,7 +363,7 @@ fn the_template_parses_and_says_what_it_was_told() {
     assert_eq!(policy.signing_key.as_ref(), Some(&about.signing_key));
     assert_eq!(policy.trusted_signers.as_ref(), Some(&about.trusted_signers));
     assert!(policy.identity_files.is_empty());
-    let Kind::Postgres(postgres) = source(&policy, "app").kind;
+    let Kind::Postgres(postgres) = source(&policy, "app").kind else { panic!("no database") };
     assert_eq!(postgres.connection, about.connection);
 
     about.location = "file:///srv/backups".to_owned();
@@ -373,7 +373,7 @@ fn the_template_parses_and_says_what_it_was_told() {
         about.connection = connection;
         let policy = parsed(&template(&about));
         assert_eq!(policy.recipients_waiver, about.single_recipient_waiver);
-        let Kind::Postgres(postgres) = source(&policy, "app").kind;
+        let Kind::Postgres(postgres) = source(&policy, "app").kind else { panic!("no database") };
         assert_eq!(postgres.connection, about.connection);
     }
 }
@@ -459,4 +459,33 @@ fn timing_and_hooks_that_make_no_sense_are_refused() {
     assert!(told.contains("must be left out where there is no `schedule`"), "{told}");
     let told = problems(&format!("{NIGHTLY}\n[agent]\nconcurrency = 0\n"));
     assert!(told.contains("agent.concurrency"), "{told}");
+}
+
+#[test]
+fn a_configuration_says_what_it_is_and_no_other_kind_can_be_drilled() {
+    let source = "[sources.settings]\nkind = \"config\"\nretention = { daily = 30 }\n";
+    let of = |lines: &str| Policy::parse(&format!("{DIRECTORY}\n{source}{lines}"), "p.toml");
+    let policy = of(
+        "files = [\"/etc/app/*.toml\"]\nenvironment = { names = [\"APP_*\"], units = [\"app@1.service\"] }\n",
+    )
+    .unwrap();
+    let Kind::Config(config) = &policy.sources[&"settings".parse().unwrap()].kind else {
+        panic!("no config")
+    };
+    assert_eq!((config.files.len(), config.environment.as_ref().unwrap().units.len()), (1, 1));
+    for (lines, problem) in [
+        ("", "must name a file"),
+        ("files = [\"etc/app\"]\n", "must be an absolute path"),
+        ("environment = { names = [\"A\"] }\n", "must say where"),
+        ("environment = { process = true }\n", "must say which variables"),
+        ("environment = { names = [\"A\"], units = [\"../x.service\"] }\n", "must be the name of a unit"),
+        (
+            "files = [\"/etc/app\"]\nverification = { schedule = \"0 4 * * 0\" }\n",
+            "only databases are drilled",
+        ),
+        ("files = [\"/etc/app\"]\nconnection = \"postgresql:///app\"\n", "is no known key"),
+    ] {
+        let problems = of(lines).unwrap_err().to_string();
+        assert!(problems.contains(problem), "{problem} is not in:\n{problems}");
+    }
 }

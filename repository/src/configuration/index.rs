@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-use super::{Configuration, File, Variable};
+use super::{Configuration, File};
 use crate::signature::{SignatureError, SigningKey};
 
 /// The namespace of the signature from which the secret is made. It is never stored: an Ed25519 signature of one text is
@@ -58,7 +58,7 @@ impl Index {
             items.insert(file.path.clone(), hash(&secret, &file.path, &in_file(file)));
         }
         for variable in &configuration.variables {
-            let name = label(variable);
+            let name = variable.label();
             items.insert(name.clone(), hash(&secret, &name, variable.value.as_bytes()));
         }
         Ok(Self { items })
@@ -119,10 +119,6 @@ impl fmt::Display for What {
     }
 }
 
-fn label(variable: &Variable) -> String {
-    format!("{} ({})", variable.name, variable.origin)
-}
-
 /// What makes a file another: its bytes, its owner, its rights. When it was written does not.
 fn in_file(file: &File) -> Vec<u8> {
     let File { mode, uid, gid, content, .. } = file;
@@ -169,7 +165,7 @@ pub enum IndexError {
 mod tests {
     use std::path::Path;
 
-    use super::super::{Content, Origin};
+    use super::super::{Content, Origin, Variable};
     use super::*;
     use crate::signature::generate;
 

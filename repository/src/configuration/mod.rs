@@ -83,6 +83,13 @@ impl Configuration {
     }
 }
 
+impl Variable {
+    /// The name by which it is told from others of its name elsewhere.
+    pub fn label(&self) -> String {
+        format!("{} ({})", self.name, self.origin)
+    }
+}
+
 impl fmt::Debug for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.0.len())

@@ -21,6 +21,7 @@ pub mod namespace {
     pub const RUN: &str = "pgproof-run";
     pub const HOLD: &str = "pgproof-hold";
     pub const TOMBSTONE: &str = "pgproof-tombstone";
+    pub const RESTORE_POINT: &str = "pgproof-restore-point";
     pub const ACT: &str = "pgproof-act";
     pub const CUSTODY: &str = "pgproof-custody";
     pub const CHALLENGE: &str = "pgproof-challenge";

@@ -1,19 +1,16 @@
 //! The verifier on its schedule: what is due is drilled once, whoever is at it and however it ended the last time.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::process::{Command, Stdio};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use pgproof_tests::daemon::{Daemon, PATIENCE};
 use pgproof_tests::postgres_server::succeed;
 use pgproof_tests::s3_proxy::{Fault, Rule, Seen};
 use pgproof_tests::sandbox::{Outcome, SOURCE, Sandbox};
 use serde_json::Value;
 
-/// How long anything here may take before the test gives up; a schedule knows nothing finer than minutes.
-const PATIENCE: Duration = Duration::from_secs(200);
 /// A drill of the small database is over by then.
 const LEAD_SECONDS: u64 = 40;
 /// Comes true so rarely that each source is due just once.
@@ -86,10 +83,10 @@ fn daemon_that_is_asked_to_end_in_mid_drill_leaves_nothing() {
     let sandbox = Sandbox::small();
     sandbox.run_well(&["backup", SOURCE]);
     let sandbox = verified(sandbox, YEARLY);
-    let (daemon, _said) = stuck_in_drill(&sandbox);
-    terminate(&daemon);
+    let daemon = stuck_in_drill(&sandbox);
+    daemon.signal("TERM");
     sandbox.proxy.release();
-    assert_eq!(ended(daemon), Some(0));
+    assert_eq!(daemon.ended(), Some(0));
     let report = &reports(&sandbox)[0];
     assert_eq!(report["verdict"], "not_run", "{report:#}");
     let lease: Value = serde_json::from_slice(&read(&sandbox.object("drill.app.json"))).expect("a lease");
@@ -104,14 +101,14 @@ fn daemon_keeps_its_policy_when_the_new_one_is_wrong() {
     let sandbox = Sandbox::small();
     sandbox.run_well(&["backup", SOURCE]);
     let sandbox = verified(sandbox, &minute_to_come());
-    let (daemon, said) = start_daemon(&sandbox);
+    let daemon = start_daemon(&sandbox);
     assert!(sandbox.proxy.wait_until(PATIENCE, |seen| stored_reports(seen) == 1), "no first drill");
     std::fs::write(sandbox.policy(), "[repository]\nlocation = 7\n").expect("own file");
-    succeed(Command::new("kill").args(["-HUP", &daemon.id().to_string()]));
-    wait_for(&said, "stays in force");
+    daemon.signal("HUP");
+    daemon.wait_for("stays in force");
     assert!(sandbox.proxy.wait_until(PATIENCE, |seen| stored_reports(seen) == 2), "no second drill");
-    terminate(&daemon);
-    assert_eq!(ended(daemon), Some(0));
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended(), Some(0));
     is_whole(&sandbox, 2);
 }
 
@@ -120,9 +117,9 @@ fn killed_verifier_loses_its_lease_at_once() {
     let sandbox = Sandbox::small();
     sandbox.run_well(&["backup", SOURCE]);
     let sandbox = verified(sandbox, YEARLY);
-    let (mut daemon, _said) = stuck_in_drill(&sandbox);
-    daemon.kill().expect("kill -9");
-    daemon.wait().expect("its end");
+    let daemon = stuck_in_drill(&sandbox);
+    daemon.signal("KILL");
+    assert_eq!(daemon.ended(), None);
     sandbox.proxy.release();
     assert_eq!(drilled(&sandbox), [SOURCE]);
     let lease: Value = serde_json::from_slice(&read(&sandbox.object("drill.app.json"))).expect("a lease");
@@ -235,59 +232,19 @@ fn drilled(sandbox: &Sandbox) -> Vec<String> {
     ran.text().lines().map(|text| line(text)["source"].as_str().expect("a source").to_owned()).collect()
 }
 
-fn start_daemon(sandbox: &Sandbox) -> (Child, Receiver<String>) {
-    let mut command = sandbox.verifier_command(&["run"]);
-    let mut daemon = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("pgproof-verifier");
-    let stderr = daemon.stderr.take().expect("a pipe");
-    let (lines, said) = mpsc::channel();
-    std::thread::spawn(move || {
-        // Ends with the daemon, or with the test that listens.
-        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            if lines.send(line).is_err() {
-                break;
-            }
-        }
-    });
-    (daemon, said)
+fn start_daemon(sandbox: &Sandbox) -> Daemon {
+    Daemon::start(sandbox.verifier_command(&["run"]))
 }
 
 /// A daemon whose drill waits for the archive.
-fn stuck_in_drill(sandbox: &Sandbox) -> (Child, Receiver<String>) {
+fn stuck_in_drill(sandbox: &Sandbox) -> Daemon {
     sandbox.proxy.add(Rule::new(Fault::Hold).method("GET").containing("data.000.zst.age"));
     let before = sandbox.proxy.seen().len();
-    let (daemon, said) = start_daemon(sandbox);
+    let daemon = start_daemon(sandbox);
     let is_read = |seen: &Seen| seen.method == "GET" && seen.target.contains("data.000.zst.age");
     let stuck = sandbox.proxy.wait_until(PATIENCE, |seen| seen.iter().skip(before).any(is_read));
     assert!(stuck, "nothing was read: {:#?}", sandbox.proxy.seen());
-    (daemon, said)
-}
-
-fn terminate(daemon: &Child) {
-    succeed(Command::new("kill").args(["-TERM", &daemon.id().to_string()]));
-}
-
-fn ended(mut child: Child) -> Option<i32> {
-    let pid = child.id().to_string();
-    let (ended, status) = mpsc::channel();
-    std::thread::spawn(move || ended.send(child.wait().expect("a child")));
-    let status = status.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-        succeed(Command::new("kill").args(["-KILL", &pid]));
-        panic!("still running after {PATIENCE:?}")
-    });
-    status.code()
-}
-
-fn wait_for(said: &Receiver<String>, fragment: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    let mut heard = Vec::new();
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match said.recv_timeout(left) {
-            Ok(line) if line.contains(fragment) => return,
-            Ok(line) => heard.push(line),
-            Err(_) => panic!("{fragment:?} was never said: {heard:#?}"),
-        }
-    }
+    daemon
 }
 
 fn stored_reports(seen: &[Seen]) -> usize {

@@ -1,7 +1,9 @@
 //! End-to-end tests: the built programs against real servers.
 
+mod agent_schedule;
 mod audit;
 mod bad_days;
+mod configuration;
 mod damaged;
 mod drill_checks;
 mod drill_extensions;

@@ -97,7 +97,9 @@ impl Verifier {
         request: &Request,
         cancel: &CancellationToken,
     ) -> anyhow::Result<Drilled> {
-        let Kind::Postgres(reach) = source.kind.clone();
+        let Kind::Postgres(reach) = source.kind.clone() else {
+            return Err(choice::no_database(source.kind.name()).into());
+        };
         let now = Timestamp::now();
         let entries = catalog::list(&self.store, &source.name, &self.signers).await?;
         let past = report::chain::list(&self.store, &source.name, &self.signers).await?;

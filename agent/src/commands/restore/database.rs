@@ -139,8 +139,15 @@ pub(super) fn told_target(
 
 /// How the policy reaches the source's server.
 fn reach<'a>(opened: &'a Opened, source: &SourceName) -> anyhow::Result<&'a PostgresSource> {
-    let Kind::Postgres(postgres) = &opened.loaded.source(source)?.kind;
-    Ok(postgres)
+    let kind = &opened.loaded.source(source)?.kind;
+    match kind {
+        Kind::Postgres(postgres) => Ok(postgres),
+        Kind::Config(_) => {
+            let message =
+                format!("the backup is of a database, and source {source} is now of kind {}", kind.name());
+            Err(Failure::new(Exit::Usage, message, "restore it with the policy that it was made with").into())
+        }
+    }
 }
 
 fn target(args: &cli::Restore, postgres: &PostgresSource) -> anyhow::Result<ConnectionSpec> {

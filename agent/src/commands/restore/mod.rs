@@ -1,5 +1,6 @@
 //! `pgproof restore`: which backup a time asks for, what will be missing, and the restore itself.
 
+mod configuration;
 mod database;
 
 use std::path::Path;
@@ -12,6 +13,7 @@ use pgproof_repository::catalog::{self, Entry};
 use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::manifest::v1::Contents;
 use pgproof_repository::report::Proofs;
+use pgproof_repository::restore_point;
 use tokio_util::sync::CancellationToken;
 
 use super::{Opened, open, record};
@@ -36,6 +38,16 @@ pub(crate) async fn run(
                 false => record::restoring(&opened, &source, &signed.get().id, target, work).await,
             }
         }
+        Contents::Config(_) => {
+            let work = Box::pin(configuration::run(&opened, &args, &signed, json));
+            match args.dry_run {
+                true => work.await,
+                false => {
+                    let target = args.to.as_ref().map(|folder| format!("folder {}", folder.display()));
+                    record::restoring(&opened, &args.source, &signed.get().id, target, work).await
+                }
+            }
+        }
         Contents::Unknown => Err(Failure::new(
             Exit::Usage,
             format!("backup {} is of a kind that this version does not know", signed.get().id),
@@ -49,6 +61,17 @@ async fn choose(opened: &Opened, args: &cli::Restore, now: Timestamp) -> anyhow:
     let signers = opened.loaded.trusted_signers()?;
     let signed = match (&args.backup, &args.at) {
         (Some(id), _) => catalog::find(&opened.store, &args.source, id, &signers).await?,
+        (None, _) if args.before_deploy.is_some() => {
+            let reference = args.before_deploy.as_deref().unwrap_or_default();
+            let points = restore_point::list(&opened.store, &signers).await?;
+            let point = restore_point::before_deployment(&points, reference)?;
+            let member = point.member(&args.source).ok_or_else(|| {
+                let message = format!("restore point {} has no backup of {}", point.id, args.source);
+                Failure::new(Exit::NothingFound, message, "`pgproof restore-point show` lists its members")
+            })?;
+            eprintln!("restore point {} of {}", point.id, plain::time(point.at));
+            catalog::find(&opened.store, &args.source, &member.backup, &signers).await?
+        }
         (None, at) => {
             let zone = opened.loaded.policy.zone.as_deref();
             let at = moment::parse(at.as_deref().unwrap_or("now"), zone, &TimeZone::system(), now)?;

@@ -1,0 +1,164 @@
+//! One attempt to back up: between the lease and its release, between the source's hooks, and with a record of how it ended.
+
+use anyhow::anyhow;
+use jiff::Timestamp;
+use pgproof_policies::backups::Cause;
+use pgproof_repository::catalog::{self, Marker};
+use pgproof_repository::ids::{BackupId, ManifestSha256, RepositoryId};
+use pgproof_repository::layout;
+use pgproof_repository::lease::{Lease, Renewal, host_name};
+use pgproof_repository::lifecycle::Committed;
+use pgproof_repository::manifest::{SignedManifest, v1};
+use pgproof_repository::records::{self, Run, RunOutcome};
+
+use super::hooks::{Hook, HookError, Outcome, Surroundings};
+use super::{Begun, Job, interrupted};
+use crate::failure;
+
+/// The right to back up a source, held until it is used or given back.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    marker: Marker,
+    renewal: Renewal,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub id: BackupId,
+    pub outcome: anyhow::Result<BackedUp>,
+    /// Its record lies in the repository, for whoever plans the next one.
+    pub is_recorded: bool,
+}
+
+/// The newest good backup of a source, as an attempt leaves it.
+#[derive(Debug)]
+pub(crate) enum Made {
+    New(Box<Committed>),
+    /// Nothing has changed since this one.
+    Unchanged(Box<SignedManifest>),
+}
+
+/// A good backup, and what came after it.
+#[derive(Debug)]
+pub(crate) struct BackedUp {
+    pub made: Made,
+    /// The hook that runs then. Its failure makes the backup no worse.
+    pub after: Result<(), HookError>,
+}
+
+impl Claim {
+    pub(crate) async fn give_back(self) {
+        self.renewal.release().await;
+    }
+}
+
+impl Made {
+    pub(crate) fn manifest(&self) -> &v1::Manifest {
+        match self {
+            Self::New(committed) => &committed.manifest,
+            Self::Unchanged(signed) => signed.get(),
+        }
+    }
+
+    pub(crate) fn sha256(&self) -> ManifestSha256 {
+        match self {
+            Self::New(committed) => committed.sha256,
+            Self::Unchanged(signed) => signed.sha256(),
+        }
+    }
+}
+
+impl BackedUp {
+    /// What a person should know of the run.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let after = self.after.as_ref().err().map(|error| failure::message_of(error));
+        self.made.manifest().warnings.iter().cloned().chain(after).collect()
+    }
+}
+
+impl Job {
+    /// Takes the source's lease, so that nobody else backs it up.
+    pub(crate) async fn claim(&self) -> anyhow::Result<Claim> {
+        let now = Timestamp::now();
+        let new_id = RepositoryId::generate(&mut rand::rng());
+        let marker = catalog::ensure_marker(&*self.store, new_id, now).await?;
+        let key = layout::backup_lease(&self.source.name);
+        let renewal = Lease::take(self.store.clone(), key, now).await?.keep();
+        Ok(Claim { marker, renewal })
+    }
+
+    /// Backs up between the source's hooks, leaves a record of how it ended, and gives the lease back.
+    pub(crate) async fn run(&self, claim: Claim) -> Attempt {
+        let started_at = Timestamp::now();
+        let id = BackupId::new(started_at, &mut rand::rng());
+        let Claim { marker, renewal } = claim;
+        let outcome = tokio::select! {
+            outcome = self.back_up_between_hooks(Begun { marker: &marker, id: &id, started_at }) => outcome,
+            lost = renewal.lost() => Err(anyhow!(lost).context("the lease on this source was lost")),
+        };
+        let outcome = match self.cancel.is_cancelled() {
+            true if outcome.is_err() => Err(interrupted().into()),
+            _ => outcome,
+        };
+        if let Err(error) = &outcome {
+            self.tell_hook_of_failure(&id, error).await;
+        }
+        let is_recorded = self.record(&id, started_at, &outcome).await;
+        renewal.release().await;
+        Attempt { id, outcome, is_recorded }
+    }
+
+    async fn back_up_between_hooks(&self, begun: Begun<'_>) -> anyhow::Result<BackedUp> {
+        let hooks = self.hooks(begun.id);
+        hooks.run(Hook::Before, Outcome::Starting).await?;
+        let made = self.back_up(&begun).await?;
+        let after = hooks.run(Hook::After, Outcome::Committed).await;
+        Ok(BackedUp { made, after })
+    }
+
+    /// There is no backup already: what happens to this program makes it no worse.
+    async fn tell_hook_of_failure(&self, id: &BackupId, error: &anyhow::Error) {
+        let told = failure::message(error);
+        let outcome = match failure::cause(error) {
+            Cause::Stopped => Outcome::Stopped { error: &told },
+            Cause::Passing | Cause::Standing => Outcome::Failed { error: &told },
+        };
+        if let Err(error) = self.hooks(id).run(Hook::OnFailure, outcome).await {
+            let error = failure::message(&error.into());
+            tracing::warn!(source = %self.source.name, %error, "the hook on failure failed, too");
+        }
+    }
+
+    fn hooks<'a>(&'a self, id: &'a BackupId) -> Surroundings<'a> {
+        Surroundings { hooks: &self.source.hooks, source: &self.source.name, id, cancel: &self.cancel }
+    }
+
+    /// Answers whether the record could be stored.
+    async fn record(&self, id: &BackupId, started_at: Timestamp, outcome: &anyhow::Result<BackedUp>) -> bool {
+        let outcome = match outcome {
+            Ok(backed_up) => match &backed_up.made {
+                Made::New(_) => RunOutcome::Committed { warnings: backed_up.warnings() },
+                Made::Unchanged(signed) => RunOutcome::Unchanged { since: signed.get().id.clone() },
+            },
+            Err(error) => RunOutcome::Failed { error: format!("{error:#}"), cause: failure::cause(error) },
+        };
+        let run = Run {
+            version: 1,
+            source: self.source.name.clone(),
+            id: id.clone(),
+            started_at,
+            ended_at: Timestamp::now(),
+            host: host_name(),
+            policy_sha256: Some(self.loaded.sha256.clone()),
+            outcome,
+        };
+        let put =
+            records::put(&*self.store, &layout::run(&self.source.name, id), &run, &self.signing_key).await;
+        if let Err(error) = &put {
+            let error = failure::message_of(error);
+            tracing::warn!(source = %self.source.name, %error, "the record of this run could not be stored");
+        }
+        put.is_ok()
+    }
+}
