@@ -42,7 +42,8 @@ async fn main() -> Fallible<()> {
     let read_in = started.elapsed();
     let now = first + SignedDuration::from_hours(backups + 1);
     let candidates = prune::candidates(&briefs, &BTreeMap::new(), now);
-    let rules = Retention { hourly: 48, daily: 30, weekly: 8, monthly: 12, yearly: 7, ..Retention::default() };
+    let rules =
+        Retention { hourly: 48, daily: 30, weekly: 8, monthly: 12, yearly: 7, ..Retention::default() };
     let plan = retention::plan(&candidates, &rules, &TimeZone::UTC, now);
     let all_in = started.elapsed();
     println!("backups      {}", briefs.len());
@@ -55,7 +56,12 @@ async fn main() -> Fallible<()> {
 }
 
 /// One signed manifest an hour.
-async fn filled(source: &SourceName, key: &SigningKey, first: Timestamp, backups: i64) -> Fallible<MemoryStore> {
+async fn filled(
+    source: &SourceName,
+    key: &SigningKey,
+    first: Timestamp,
+    backups: i64,
+) -> Fallible<MemoryStore> {
     let store = MemoryStore::new();
     let mut made = manifest::parse(GOLDEN)?;
     made.previous = Previous::None;

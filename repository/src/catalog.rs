@@ -116,7 +116,8 @@ pub async fn list(
     signers: &TrustedSigners,
 ) -> Result<Vec<Entry>, CatalogError> {
     let found = folders(store, source, signers, |standing| standing).await?;
-    let entry = |it: Folder<Standing>| Entry { id: it.id, standing: it.standing, held: it.held, proofs: it.proofs };
+    let entry =
+        |it: Folder<Standing>| Entry { id: it.id, standing: it.standing, held: it.held, proofs: it.proofs };
     Ok(found.into_iter().map(entry).collect())
 }
 

@@ -51,8 +51,7 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
     let signing_key = opened.loaded.signing_key()?;
     let lease = Lease::take(opened.store.clone(), layout::prune_lease(&source.name), now).await?;
     let by_id: BTreeMap<&str, &Brief> = briefs.iter().map(|brief| (brief.id.as_str(), brief)).collect();
-    let expired: Vec<&Brief> =
-        plan.expired().filter_map(|id| by_id.get(id).copied()).collect();
+    let expired: Vec<&Brief> = plan.expired().filter_map(|id| by_id.get(id).copied()).collect();
     let host = host_name();
     let pruner = Pruner {
         store: &opened.store,
@@ -68,6 +67,12 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
     }
     lease.release().await.context("removed, but the lease could not be released")?;
     print_outcome(&plan, &briefs, &outcome, json)?;
+    if opened.store.left_versions() {
+        eprintln!(
+            "note: the bucket keeps versions, so what was removed lies there still, behind delete markers; \
+             `repository.delete_versions = true` or a lifecycle rule of the bucket removes it"
+        );
+    }
     match outcome.failures.len() {
         0 => Ok(ExitCode::SUCCESS),
         count => {
