@@ -169,7 +169,18 @@ impl AccessError {
 
 /// What the policy says of a bucket, over the common case.
 fn s3_settings(common: S3Settings, location: &Location) -> S3Settings {
-    let Location::S3 { region, endpoint, path_style, storage_class, sse, profile, max_parts, .. } = location
+    let Location::S3 {
+        region,
+        endpoint,
+        path_style,
+        storage_class,
+        sse,
+        profile,
+        max_parts,
+        object_lock,
+        delete_versions,
+        ..
+    } = location
     else {
         return common;
     };
@@ -185,6 +196,8 @@ fn s3_settings(common: S3Settings, location: &Location) -> S3Settings {
         sse,
         profile: profile.clone(),
         max_parts: *max_parts,
+        object_lock: *object_lock,
+        delete_versions: *delete_versions,
         ..common
     }
 }

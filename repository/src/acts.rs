@@ -271,6 +271,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn version_1_reads_for_ever_and_writes_as_it_was() {
+        const GOLDEN_V1: &str = include_str!("../fixtures/act.v1.json");
+        let act: Act = serde_json::from_str(GOLDEN_V1).unwrap();
+        assert!(matches!(&act.what, What::Restore { ended: Ended::Failed { .. }, .. }), "{act:?}");
+        assert_eq!(serde_json::to_string_pretty(&act).unwrap() + "\n", GOLDEN_V1);
+    }
+
     #[tokio::test]
     async fn acts_are_numbered_and_one_from_between_is_missed() {
         let world = World::new();

@@ -14,6 +14,8 @@ pub const GLOBALS: &str = "globals.sql.zst.age";
 pub const CONFIGURATION: &str = "configuration.json.zst.age";
 pub const INVENTORY: &str = "inventory.json.zst.age";
 
+const LOCKABLE: [&str; 6] = ["backups", "runs", "verifications", "custody", "pruned", "audit"];
+
 /// The name of the `stream`-th archive of a backup; 000 is the main one.
 pub fn archive_name(stream: u32) -> String {
     format!("data.{stream:03}.zst.age")
@@ -22,6 +24,13 @@ pub fn archive_name(stream: u32) -> String {
 /// `repository.json`: format version and repository id, put once.
 pub fn repository_marker() -> ObjectKey {
     key("repository.json".to_owned())
+}
+
+/// Whether an object is written once and stays for years, so that it may be locked: backups, and the records of acts. Not
+/// leases, pins and holds, which change or are given back.
+pub fn is_lockable(key: &ObjectKey) -> bool {
+    let folder = key.as_str().split('/').nth(1);
+    folder.is_some_and(|folder| LOCKABLE.contains(&folder))
 }
 
 /// All that belongs to a source.

@@ -4,20 +4,28 @@
 //! moto checks neither secrets nor checksums, so nothing here is evidence for those.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::names::SourceName;
-use pgproof_repository::ids::BackupId;
+use pgproof_policies::policy::{LockMode, ObjectLock};
+use pgproof_repository::ids::{BackupId, ObjectKey};
+use pgproof_repository::lease::Lease;
+use pgproof_repository::pins::Pin;
+use pgproof_repository::prune::Pruner;
+use pgproof_repository::signature::{SigningKey, TrustedSigners, generate};
 use pgproof_repository::store::s3::{S3Settings, S3Store};
-use pgproof_repository::store::{PutCondition, Store, conformance};
-use pgproof_repository::{layout, prune};
+use pgproof_repository::store::{Lock, PutCondition, SharedStore, Store, conformance};
+use pgproof_repository::{catalog, layout, manifest, prune};
 
 const BUCKET: &str = "backups";
+/// Made with Object Lock, and so with versions.
+const LOCKED: &str = "locked";
 /// moto is a Python program: its start takes a second or two, and more on a machine under load.
 const START: Duration = Duration::from_secs(60);
 
@@ -83,6 +91,130 @@ async fn uploads_of_a_dead_process_are_found_and_aborted() {
     assert!(after.list_uploads(&layout::backups(&source)).await.unwrap().is_empty());
 }
 
+/// Nothing goes before its time; then all of it goes, or stays behind markers as the policy says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn locked_backups_are_put_off_and_go_when_their_time_is_over() {
+    /// moto counts in whole seconds; the first prune is done long before.
+    const RETAIN: SignedDuration = SignedDuration::from_secs(8);
+    let server = Moto::start();
+    let with_lock = "x-amz-bucket-object-lock-enabled: true\r\n";
+    server.request("PUT", &format!("/{LOCKED}"), with_lock, "");
+    let source: SourceName = "app".parse().unwrap();
+    let key = SigningKey::parse(&generate("a test").0, Path::new("a test")).unwrap();
+    let signers = TrustedSigners::parse(&format!("host {}\n", key.public_line())).unwrap();
+    let lock = ObjectLock { mode: LockMode::Compliance, retain: RETAIN };
+    let settings =
+        |delete_versions| S3Settings { object_lock: Some(lock), delete_versions, ..server.settings(LOCKED) };
+    let stores = [connected(settings(false)).await, connected(settings(true)).await];
+    for (store, hour) in stores.iter().zip(["02", "03"]) {
+        let id: BackupId = format!("20261124T{hour}0000Z-aaaaaa").parse().unwrap();
+        put_backup(store, &source, &id, &key).await;
+        // moto forgets the lock of an object that was uploaded in parts; that it is asked for is tried below.
+        for fixed in [layout::manifest(&source, &id), layout::manifest_signature(&source, &id)] {
+            let found = store.lock(&fixed).await.unwrap();
+            assert!(matches!(found, Some(Lock::Until(at)) if at > Timestamp::now()), "{fixed}: {found:?}");
+        }
+    }
+    // Leases and pins change, so nothing may keep them.
+    let pinned = "20261124T020000Z-aaaaaa".parse().unwrap();
+    let pin = Pin::set(stores[0].clone(), &source, &pinned, Timestamp::now()).await.unwrap();
+    pin.release().await;
+    let lease = Lease::take(stores[0].clone(), layout::prune_lease(&source), Timestamp::now()).await.unwrap();
+    assert_eq!(stores[0].lock(&layout::prune_lease(&source)).await.unwrap(), None);
+    lease.release().await.unwrap();
+
+    let briefs = catalog::survey(&stores[0], &source, &signers).await.unwrap();
+    let pruner =
+        |store| Pruner { store, source: &source, signing_key: &key, signers: &signers, host: "here" };
+    for (store, brief) in stores.iter().zip(&briefs) {
+        let early = pruner(store).carry_out(&[brief], &[], Timestamp::now()).await;
+        assert_eq!((early.removed.len(), early.failures.len()), (0, 0), "{early:?}");
+        assert!(early.put_off[0].why.to_string().starts_with("locked until "), "{early:?}");
+    }
+    for (store, brief) in stores.iter().zip(&briefs) {
+        let deadline = Instant::now() + START;
+        let removed = loop {
+            let outcome = pruner(store).carry_out(&[brief], &[], Timestamp::now()).await;
+            assert!(outcome.failures.is_empty(), "{outcome:?}");
+            if !outcome.removed.is_empty() || Instant::now() > deadline {
+                break outcome.removed;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        };
+        assert_eq!(removed.iter().collect::<Vec<_>>(), [&brief.id]);
+    }
+    assert!(stores[0].left_versions() && !stores[1].left_versions());
+    let left = server.request("GET", &format!("/{LOCKED}?versions&prefix=team/pgproof/app/backups/"), "", "");
+    assert!(left.contains("20261124T020000Z") && left.contains("<DeleteMarker>"), "{left}");
+    assert!(!left.contains("20261124T030000Z"), "{left}");
+}
+
+/// A server that answers every request with the start of an upload, and keeps what it was asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lock_of_an_upload_in_parts_is_asked_for_at_its_start() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, heads) = mpsc::channel();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket.expect("a connection");
+            let lines = BufReader::new(socket.try_clone().expect("a socket")).lines().map_while(Result::ok);
+            let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+            // Whoever asked may have ended.
+            let _ = asked.send(head.join("\n").to_ascii_lowercase());
+            let body =
+                "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>";
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = socket.write_all(answer.as_bytes());
+        }
+    });
+    let retain = SignedDuration::from_hours(24);
+    let settings = S3Settings {
+        endpoint: Some(format!("http://{address}")),
+        region: Some("us-east-1".to_owned()),
+        path_style: true,
+        object_lock: Some(ObjectLock { mode: LockMode::Governance, retain }),
+        ..S3Settings::new(LOCKED, "team/pgproof")
+    };
+    let store = connected(settings).await;
+    let id: BackupId = "20261124T020000Z-aaaaaa".parse().unwrap();
+    store.start_upload(&archive_of(&"app".parse().unwrap(), &id)).await.unwrap();
+    let head = heads.recv_timeout(START).expect("a request");
+    assert!(head.contains("x-amz-object-lock-mode: governance"), "{head}");
+    let until = head.lines().find_map(|line| line.strip_prefix("x-amz-object-lock-retain-until-date: "));
+    let until: Timestamp = until.expect("a time").to_ascii_uppercase().parse().unwrap();
+    let asked_for = until.duration_since(Timestamp::now());
+    assert!(asked_for <= retain && asked_for > retain - SignedDuration::from_mins(5), "{asked_for}");
+}
+
+async fn connected(settings: S3Settings) -> SharedStore {
+    Arc::new(S3Store::connect_with_keys(settings, "any", &"any".into()).await.unwrap())
+}
+
+fn archive_of(source: &SourceName, id: &BackupId) -> ObjectKey {
+    layout::backup_object(source, id, &layout::archive_name(0)).unwrap()
+}
+
+/// An archive in parts and a signed manifest.
+async fn put_backup(store: &SharedStore, source: &SourceName, id: &BackupId, key: &SigningKey) {
+    let upload = store.start_upload(&archive_of(source, id)).await.unwrap();
+    let part = upload.put_part(1, Bytes::from_static(b"an archive")).await.unwrap();
+    upload.complete(vec![part]).await.unwrap();
+    let mut made = manifest::parse(include_bytes!("../fixtures/manifest.v1.json")).unwrap();
+    made.id = id.clone();
+    let bytes = made.to_bytes();
+    let signature = key.sign(manifest::NAMESPACE, &bytes).unwrap();
+    for (place, body) in [
+        (layout::manifest_signature(source, id), signature.into_bytes()),
+        (layout::manifest(source, id), bytes),
+    ] {
+        store.put(&place, Bytes::from(body), PutCondition::IfAbsent).await.unwrap();
+    }
+}
+
 /// The server, on a port of its own choice; it ends when dropped, and with the test however that ends.
 struct Moto {
     process: Child,
@@ -91,10 +223,17 @@ struct Moto {
 
 impl Moto {
     fn start() -> Self {
-        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/testbed/moto/bin/moto_server");
+        let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/testbed/moto/bin");
+        let program = programs.join("moto_server");
         assert!(program.exists(), "{} is missing: run tests/run --setup-only", program.display());
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(["-H", "127.0.0.1", "-p", "0"]);
+        // Its first line names the folder that it was installed in, which may have been moved since.
+        command.args(["--pdeathsig", "KILL", "--"]).arg(programs.join("python3")).arg(program).args([
+            "-H",
+            "127.0.0.1",
+            "-p",
+            "0",
+        ]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = command.spawn().expect("setpriv");
         let (told, address) = mpsc::channel();
@@ -115,20 +254,27 @@ impl Moto {
     }
 
     async fn connect(&self) -> S3Store {
-        let settings = S3Settings {
+        S3Store::connect_with_keys(self.settings(BUCKET), "any", &"any".into()).await.unwrap()
+    }
+
+    fn settings(&self, bucket: &str) -> S3Settings {
+        S3Settings {
             endpoint: Some(format!("http://{}", self.address)),
             region: Some("us-east-1".to_owned()),
             path_style: true,
-            ..S3Settings::new(BUCKET, "team/pgproof")
-        };
-        S3Store::connect_with_keys(settings, "any", &"any".into()).await.unwrap()
+            ..S3Settings::new(bucket, "team/pgproof")
+        }
     }
 
-    /// A request that the store never makes; moto takes it unsigned.
     fn put(&self, target: &str, body: &str) {
+        self.request("PUT", target, "", body);
+    }
+
+    /// A request that the store never makes; moto takes it unsigned. `headers` each end with a line break.
+    fn request(&self, method: &str, target: &str, headers: &str, body: &str) -> String {
         let mut socket = TcpStream::connect(self.address).expect("moto");
         let head = format!(
-            "PUT {target} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            "{method} {target} HTTP/1.1\r\nHost: {}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n",
             self.address,
             body.len()
         );
@@ -136,6 +282,7 @@ impl Moto {
         let mut answer = String::new();
         socket.read_to_string(&mut answer).expect("moto");
         assert!(answer.split_whitespace().nth(1) == Some("200"), "{answer}");
+        answer
     }
 }
 

@@ -67,6 +67,12 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
     }
     lease.release().await.context("removed, but the lease could not be released")?;
     print_outcome(&plan, &briefs, &outcome, json)?;
+    if opened.store.left_versions() {
+        eprintln!(
+            "note: the bucket keeps versions, so what was removed lies there still, behind delete markers; \
+             `repository.delete_versions = true` or a lifecycle rule of the bucket removes it"
+        );
+    }
     match outcome.failures.len() {
         0 => Ok(ExitCode::SUCCESS),
         count => {

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use super::{
-    Location, Repository, Sse, UPLOAD_PARTS_MAX,
+    Location, LockMode, ObjectLock, Repository, Sse, UPLOAD_PARTS_MAX,
     raw::{Field, Report, Table},
     values::{self, Endpoint},
 };
 
 /// Keys that say nothing about a directory.
-const S3_KEYS: [&str; 9] = [
+const S3_KEYS: [&str; 11] = [
     "region",
     "endpoint",
     "path_style",
@@ -19,6 +19,8 @@ const S3_KEYS: [&str; 9] = [
     "profile",
     "max_parts",
     "allow_plain_http_reason",
+    "object_lock",
+    "delete_versions",
 ];
 /// Classes from which nothing can be read before it was thawed for hours.
 const FROZEN_CLASSES: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
@@ -61,6 +63,8 @@ struct S3Fields {
     sse: Option<Sse>,
     profile: Option<String>,
     max_parts: u32,
+    object_lock: Option<ObjectLock>,
+    delete_versions: bool,
     allow_plain_http_reason: Option<String>,
 }
 
@@ -82,6 +86,8 @@ impl S3Fields {
             sse: sse(table, report),
             profile: table.text("profile", report).map(|field| field.value),
             max_parts: table.number("max_parts", 1..=UPLOAD_PARTS_MAX, report).unwrap_or(UPLOAD_PARTS_MAX),
+            object_lock: table.table("object_lock", report).and_then(|table| object_lock(table, report)),
+            delete_versions: table.flag("delete_versions", report).is_some_and(|field| field.value),
             allow_plain_http_reason: reason,
         }
     }
@@ -97,6 +103,8 @@ impl S3Fields {
             sse: self.sse,
             profile: self.profile,
             max_parts: self.max_parts,
+            object_lock: self.object_lock,
+            delete_versions: self.delete_versions,
         };
         Repository { location, allow_plain_http_reason: self.allow_plain_http_reason }
     }
@@ -136,6 +144,23 @@ fn storage_class(name: &str) -> Option<String> {
         name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
     let fits = !name.is_empty() && letters_fit && !FROZEN_CLASSES.contains(&name);
     fits.then(|| name.to_owned())
+}
+
+fn object_lock(mut table: Table<'_>, report: &mut Report<'_>) -> Option<ObjectLock> {
+    const MODE: &str = "must be \"governance\" or \"compliance\"";
+    for (key, constraint) in [("mode", MODE), ("retain", values::DURATION)] {
+        if !table.has(key) {
+            table.missing(key, constraint, report);
+        }
+    }
+    let mode = table.converted("mode", MODE, report, |text| match text {
+        "governance" => Some(LockMode::Governance),
+        "compliance" => Some(LockMode::Compliance),
+        _ => None,
+    });
+    let retain = table.duration("retain", report);
+    table.finish(report);
+    Some(ObjectLock { mode: mode?.value, retain: retain? })
 }
 
 fn sse(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<Sse> {

@@ -113,10 +113,30 @@ pub enum Location {
         /// Profile of the shared credentials file.
         profile: Option<String>,
         max_parts: u32,
+        object_lock: Option<ObjectLock>,
+        /// In a bucket that keeps versions, prune removes all of them and leaves no delete marker.
+        delete_versions: bool,
     },
     Directory {
         path: PathBuf,
     },
+}
+
+/// What nobody can remove before its time, not even somebody with every key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectLock {
+    pub mode: LockMode,
+    /// From when an object is put. The longest rule of retention is no measure: every nightly backup would be locked for
+    /// as long as the few that stay for years.
+    pub retain: SignedDuration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockMode {
+    /// Who has `s3:BypassGovernanceRetention` can remove it all the same.
+    Governance,
+    /// Nobody can, nor shorten the time.
+    Compliance,
 }
 
 /// Encryption by the store, beside that by age.

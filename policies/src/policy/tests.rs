@@ -30,6 +30,28 @@ fn source(policy: &Policy, name: &str) -> Source {
 }
 
 #[test]
+fn objects_are_locked_for_a_time_that_the_policy_says() {
+    let with = |lines: &str| NIGHTLY.replacen("[repository]\n", &format!("[repository]\n{lines}\n"), 1);
+    let lock = "object_lock = { mode = \"compliance\", retain = \"35d\" }\ndelete_versions = true";
+    let Location::S3 { object_lock, delete_versions, .. } = parsed(&with(lock)).repository.location else {
+        panic!()
+    };
+    let retain = SignedDuration::from_hours(35 * 24);
+    assert_eq!(object_lock, Some(ObjectLock { mode: LockMode::Compliance, retain }));
+    assert!(delete_versions);
+    let endless = problems(&with("object_lock = { mode = \"forever\" }"));
+    assert!(endless.contains("repository.object_lock.mode: must be \"governance\""), "{endless}");
+    assert!(endless.contains("repository.object_lock.retain"), "{endless}");
+    let in_directory =
+        problems(&DIRECTORY.replacen("[repository]\n", "[repository]\ndelete_versions = true\n", 1));
+    assert!(in_directory.contains("for an s3:// location only"), "{in_directory}");
+    let share = |percent: &str| {
+        problems_with("monthly = 12 }", &format!("monthly = 12, remove_share_max = {percent} }}"))
+    };
+    assert!(share("0").contains("remove_share_max"), "{}", share("0"));
+}
+
+#[test]
 fn every_example_is_tested_and_parses() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let mut names = Vec::new();

@@ -19,7 +19,7 @@ use crate::layout;
 use crate::pins::{self, InUse};
 use crate::records::{self, RecordError, Run, RunOutcome, Tombstone};
 use crate::signature::{SigningKey, TrustedSigners};
-use crate::store::{SharedStore, Store, StoreError};
+use crate::store::{Lock, SharedStore, Store, StoreError};
 
 pub use candidates::candidates;
 
@@ -49,12 +49,15 @@ pub struct PutOff {
 pub enum Delay {
     /// Somebody began to restore it after the plan was made.
     InUse(InUse),
+    /// The store itself keeps it.
+    Locked(Lock),
 }
 
 impl std::fmt::Display for Delay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::InUse(by) => write!(f, "in use by {by}"),
+            Self::Locked(lock) => lock.fmt(f),
         }
     }
 }
@@ -101,8 +104,9 @@ impl Pruner<'_> {
         let followed = followed(briefs);
         for brief in briefs.iter().filter(|brief| brief.snapshot_at().is_none()) {
             match self.sweep(brief, &followed, now).await {
-                Ok(true) => outcome.swept.push(brief.id.clone()),
-                Ok(false) => {}
+                Ok(Swept::All) => outcome.swept.push(brief.id.clone()),
+                Ok(Swept::Nothing) => {}
+                Ok(Swept::NotYet(why)) => outcome.put_off.push(PutOff { id: brief.id.clone(), why }),
                 Err(error) => outcome.failures.push(Failure { id: brief.id.clone(), error }),
             }
         }
@@ -113,30 +117,33 @@ impl Pruner<'_> {
         outcome
     }
 
-    /// Removes what is left of a backup that was pruned, or of a run that died. Says whether it did.
+    /// Removes what is left of a backup that was pruned, or of a run that died.
     async fn sweep(
         &self,
         brief: &Brief,
         followed: &BTreeSet<&BackupId>,
         now: Timestamp,
-    ) -> Result<bool, PruneError> {
+    ) -> Result<Swept, PruneError> {
         match brief.standing {
             BriefStanding::Pruned | BriefStanding::Incomplete => {}
             BriefStanding::Whole { .. }
             | BriefStanding::Newer
             | BriefStanding::Unusable { .. }
-            | BriefStanding::Unsigned => return Ok(false),
+            | BriefStanding::Unsigned => return Ok(Swept::Nothing),
         }
         // Anybody who can put objects could put a tombstone; only a signed one is a decision.
         if !self.is_buried(&brief.id).await? {
             if !is_litter(&brief.id, now) {
-                return Ok(false);
+                return Ok(Swept::Nothing);
             }
             if followed.contains(&brief.id) || self.was_committed(&brief.id).await? {
                 return Err(PruneError::Vanished);
             }
         }
-        self.remove_objects(&brief.id).await.map(|()| true)
+        match self.lock(&brief.id, now).await? {
+            Some(lock) => Ok(Swept::NotYet(Delay::Locked(lock))),
+            None => self.remove_objects(&brief.id).await.map(|()| Swept::All),
+        }
     }
 
     async fn is_buried(&self, id: &BackupId) -> Result<bool, PruneError> {
@@ -167,6 +174,9 @@ impl Pruner<'_> {
         if let Some(by) = self.in_use(&brief.id).await? {
             return Ok(Some(Delay::InUse(by)));
         }
+        if let Some(lock) = self.lock(&brief.id, now).await? {
+            return Ok(Some(Delay::Locked(lock)));
+        }
         let tombstone = Tombstone {
             version: 1,
             source: self.source.clone(),
@@ -181,6 +191,25 @@ impl Pruner<'_> {
             return Ok(Some(Delay::InUse(by)));
         }
         self.remove_objects(&brief.id).await.map(|()| None)
+    }
+
+    /// The longest lock on any object of a backup.
+    async fn lock(&self, id: &BackupId, now: Timestamp) -> Result<Option<Lock>, PruneError> {
+        let mut longest = None;
+        for key in self.objects(id).await? {
+            let found = match self.store.lock(&key).await {
+                Err(StoreError::Unsupported { .. }) => return Ok(None),
+                Err(StoreError::NotFound { .. }) => continue,
+                other => other.map_err(|source| PruneError::Store { source })?,
+            };
+            longest = match (longest, found) {
+                (_, Some(Lock::LegalHold)) => return Ok(found),
+                (Some(Lock::Until(known)), Some(Lock::Until(until))) => Some(Lock::Until(known.max(until))),
+                (None, Some(Lock::Until(until))) if until > now => found,
+                (known, _) => known,
+            };
+        }
+        Ok(longest)
     }
 
     async fn in_use(&self, id: &BackupId) -> Result<Option<InUse>, PruneError> {
@@ -261,6 +290,13 @@ pub async fn abort_uploads(
         }
     }
     aborted
+}
+
+/// What became of a folder without manifest.
+enum Swept {
+    All,
+    Nothing,
+    NotYet(Delay),
 }
 
 /// The backups that others name as the one before them: each was whole once.

@@ -12,7 +12,9 @@ use jiff::Timestamp;
 
 use super::operation::Operation;
 use super::part_plan::PartLimits;
-use super::{ObjectMeta, Part, PendingUpload, PutCondition, SharedStore, Store, StoreError, Upload, Version};
+use super::{
+    Lock, ObjectMeta, Part, PendingUpload, PutCondition, SharedStore, Store, StoreError, Upload, Version,
+};
 use crate::ids::{KeyPrefix, ObjectKey};
 
 /// A store that counts. The counts outlive it in [`CountingStore::counters`].
@@ -148,6 +150,15 @@ impl Store for CountingStore {
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.counters.request(Operation::Delete);
         self.inner.delete(key).await
+    }
+
+    async fn lock(&self, key: &ObjectKey) -> Result<Option<Lock>, StoreError> {
+        self.counters.request(Operation::Lock);
+        self.inner.lock(key).await
+    }
+
+    fn left_versions(&self) -> bool {
+        self.inner.left_versions()
     }
 
     async fn start_upload(&self, key: &ObjectKey) -> Result<Arc<dyn Upload>, StoreError> {

@@ -14,7 +14,9 @@ use rand::{Rng, SeedableRng};
 
 use super::operation::Operation;
 use super::part_plan::PartLimits;
-use super::{ObjectMeta, Part, PendingUpload, PutCondition, SharedStore, Store, StoreError, Upload, Version};
+use super::{
+    Lock, ObjectMeta, Part, PendingUpload, PutCondition, SharedStore, Store, StoreError, Upload, Version,
+};
 use crate::ids::{KeyPrefix, ObjectKey};
 
 /// What goes wrong in one call.
@@ -270,6 +272,14 @@ impl Store for FaultyStore {
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.faults.plain(Operation::Delete, key, self.inner.delete(key)).await
+    }
+
+    async fn lock(&self, key: &ObjectKey) -> Result<Option<Lock>, StoreError> {
+        self.faults.plain(Operation::Lock, key, self.inner.lock(key)).await
+    }
+
+    fn left_versions(&self) -> bool {
+        self.inner.left_versions()
     }
 
     async fn start_upload(&self, key: &ObjectKey) -> Result<Arc<dyn Upload>, StoreError> {

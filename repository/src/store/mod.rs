@@ -79,6 +79,16 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Forgets such an upload and its parts; one that is gone counts as aborted.
     async fn abort_upload(&self, upload: &PendingUpload) -> Result<(), StoreError>;
 
+    /// What keeps an object from being removed, if anything. [`StoreError::Unsupported`] where there are no locks.
+    async fn lock(&self, _key: &ObjectKey) -> Result<Option<Lock>, StoreError> {
+        Err(StoreError::Unsupported { operation: "lock objects" })
+    }
+
+    /// Whether a [`Store::delete`] by this value left what it removed behind, as an older version.
+    fn left_versions(&self) -> bool {
+        false
+    }
+
     /// The store's own clock, where it tells one (S3: the `Date` header of an answer).
     async fn clock(&self) -> Result<Option<Timestamp>, StoreError>;
 
@@ -106,6 +116,23 @@ pub enum PutCondition {
     IfAbsent,
     /// Only where the object still has this version (`If-Match`).
     IfVersion(Version),
+}
+
+/// Why the store itself refuses to give an object up. `Display` is what a plan prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    Until(Timestamp),
+    /// Until somebody takes it away.
+    LegalHold,
+}
+
+impl fmt::Display for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Until(at) => write!(f, "locked until {}", at.strftime("%Y-%m-%d %H:%M:%S UTC")),
+            Self::LegalHold => f.write_str("locked by a legal hold"),
+        }
+    }
 }
 
 /// An opaque version of an object's content (S3: the ETag).

@@ -19,6 +19,8 @@ pub enum Operation {
     AbortUpload,
     ListUploads,
     Clock,
+    Lock,
+    Versions,
 }
 
 impl Operation {
@@ -39,6 +41,8 @@ impl Operation {
             Self::AbortUpload => "abort of an upload",
             Self::ListUploads => "list of uploads",
             Self::Clock => "clock",
+            Self::Lock => "look at a lock",
+            Self::Versions => "look at versions",
         }
     }
 }

@@ -19,7 +19,8 @@ use tokio::time::Instant;
 use super::operation::Operation;
 use super::part_plan::PartLimits;
 use super::{
-    ObjectMeta, Part, PendingUpload, PutCondition, SharedStore, Source, Store, StoreError, Upload, Version,
+    Lock, ObjectMeta, Part, PendingUpload, PutCondition, SharedStore, Source, Store, StoreError, Upload,
+    Version,
 };
 use crate::ids::{KeyPrefix, ObjectKey};
 
@@ -303,6 +304,14 @@ impl Store for RetryStore {
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.retries.again(Operation::Delete, key, || self.inner.delete(key)).await
+    }
+
+    async fn lock(&self, key: &ObjectKey) -> Result<Option<Lock>, StoreError> {
+        self.retries.again(Operation::Lock, key, || self.inner.lock(key)).await
+    }
+
+    fn left_versions(&self) -> bool {
+        self.inner.left_versions()
     }
 
     /// An upload whose start was answered into the void stays pending; [`Store::list_uploads`] finds it.

@@ -6,9 +6,11 @@
 
 mod connect;
 mod errors;
+mod locks;
 mod upload;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,12 +27,13 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
+use pgproof_policies::policy::ObjectLock;
 use secrecy::{ExposeSecret, SecretString};
 
 use self::errors::{Call, is_precondition};
 use super::operation::Operation;
 use super::part_plan::PartLimits;
-use super::{ObjectMeta, OutOfRange, PendingUpload, PutCondition, Store, StoreError, Upload, Version};
+use super::{Lock, ObjectMeta, OutOfRange, PendingUpload, PutCondition, Store, StoreError, Upload, Version};
 use crate::ids::{KeyPrefix, ObjectKey};
 
 /// A body that sends nothing for this long has stalled.
@@ -55,6 +58,10 @@ pub struct S3Settings {
     /// A named profile of the AWS files; nothing else is then asked for credentials.
     pub profile: Option<String>,
     pub max_parts: u32,
+    /// For objects that are written once ([`crate::layout::is_lockable`]). The bucket must have been made for it.
+    pub object_lock: Option<ObjectLock>,
+    /// Deletes remove every version of an object.
+    pub delete_versions: bool,
     pub connect_timeout: Duration,
     /// How long an answer, or the next bytes of a body, may take.
     pub read_timeout: Duration,
@@ -73,6 +80,8 @@ impl S3Settings {
             sse: None,
             profile: None,
             max_parts: PartLimits::S3.parts_max,
+            object_lock: None,
+            delete_versions: false,
             connect_timeout: CONNECT,
             read_timeout: READ_IDLE,
         }
@@ -104,6 +113,10 @@ struct Shared {
     storage_class: Option<StorageClass>,
     sse: Option<ServerSideEncryption>,
     sse_key: Option<String>,
+    object_lock: Option<ObjectLock>,
+    delete_versions: bool,
+    /// A delete was answered with a delete marker.
+    left_marker: AtomicBool,
     limits: PartLimits,
     read_timeout: Duration,
 }
@@ -140,6 +153,9 @@ impl S3Store {
             storage_class: settings.storage_class.as_deref().map(StorageClass::from),
             sse,
             sse_key,
+            object_lock: settings.object_lock,
+            delete_versions: settings.delete_versions,
+            left_marker: AtomicBool::new(false),
             limits: PartLimits::S3.with_max_parts(settings.max_parts),
             read_timeout: settings.read_timeout,
         };
@@ -265,6 +281,8 @@ impl Store for S3Store {
             .set_storage_class(s.storage_class.clone())
             .set_server_side_encryption(s.sse.clone())
             .set_ssekms_key_id(s.sse_key.clone())
+            .set_object_lock_mode(s.lock_mode(key))
+            .set_object_lock_retain_until_date(s.lock_until(key))
             .content_length(body.len().try_into().map_err(|e| call.refused(e))?);
         let request = match &condition {
             PutCondition::IfAbsent => request.if_none_match("*"),
@@ -368,11 +386,18 @@ impl Store for S3Store {
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let s = &self.shared;
-        let request = s.client.delete_object().bucket(&s.bucket).key(s.full(key));
-        match request.send().await.map_err(|e| s.call(Operation::Delete, key).failed(e)) {
-            Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
-            Err(e) => Err(e),
+        match s.delete_versions {
+            true => s.remove_versions(key).await,
+            false => s.remove(key, None).await,
         }
+    }
+
+    async fn lock(&self, key: &ObjectKey) -> Result<Option<Lock>, StoreError> {
+        self.shared.lock(key).await
+    }
+
+    fn left_versions(&self) -> bool {
+        self.shared.left_marker.load(Ordering::Relaxed)
     }
 
     async fn start_upload(&self, key: &ObjectKey) -> Result<Arc<dyn Upload>, StoreError> {

@@ -32,7 +32,9 @@ impl S3Upload {
             .checksum_algorithm(ChecksumAlgorithm::Crc32C)
             .set_storage_class(shared.storage_class.clone())
             .set_server_side_encryption(shared.sse.clone())
-            .set_ssekms_key_id(shared.sse_key.clone());
+            .set_ssekms_key_id(shared.sse_key.clone())
+            .set_object_lock_mode(shared.lock_mode(key))
+            .set_object_lock_retain_until_date(shared.lock_until(key));
         let started = request.send().await.map_err(|e| call.failed(e))?;
         let id = started.upload_id().filter(|id| !id.is_empty()).map(ToOwned::to_owned);
         let id = id.ok_or_else(|| call.refused("the store gave no upload id"))?;
@@ -56,7 +58,9 @@ impl S3Upload {
 
     /// What lies at the key after a completion that the store confirmed: its size is checked once more.
     async fn confirm(&self, parts: &[Part]) -> Result<ObjectMeta, StoreError> {
-        let meta = self.shared.head(&self.key, Operation::CompleteUpload).await?;
+        let head = self.shared.head_answer(&self.key, Operation::CompleteUpload).await?;
+        self.shared.warn_of_ignored_lock(&self.key, &head);
+        let meta = object_meta(&self.key, &head);
         if meta.bytes == total(parts) {
             return Ok(meta);
         }
