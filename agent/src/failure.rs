@@ -16,6 +16,7 @@ use pgproof_repository::catalog::CatalogError;
 use pgproof_repository::keys::KeyError;
 use pgproof_repository::lease::LeaseError;
 use pgproof_repository::manifest::ManifestError;
+use pgproof_repository::restore_point::NoRestorePoint;
 use pgproof_repository::sealed::{ReadError, UnsealError};
 use pgproof_repository::signature::{SignatureError, TrustError};
 use pgproof_repository::store::StoreError;
@@ -139,6 +140,11 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(failure) = cause.downcast_ref::<Failure>() {
         return Some(failure.exit);
     }
+    match cause.downcast_ref::<NoRestorePoint>() {
+        Some(NoRestorePoint::Absent { .. }) => return Some(Exit::NothingFound),
+        Some(_) => return Some(Exit::Usage),
+        None => {}
+    }
     if cause.is::<PolicyProblems>() || cause.is::<MomentError>() {
         return Some(Exit::Usage);
     }
@@ -186,6 +192,7 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     first_hint!(
         GatherError,
         WriteError,
+        NoRestorePoint,
         PolicyProblems,
         MomentError,
         AccessError,

@@ -166,6 +166,15 @@ pub enum NoRestorePoint {
     Ambiguous,
 }
 
+impl NoRestorePoint {
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Absent { .. } => "`pgproof restore-point list` shows what is there",
+            Self::TooShort | Self::Ambiguous => "give more of the reference",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

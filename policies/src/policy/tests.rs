@@ -173,12 +173,12 @@ pgproof.toml:6: keys.recipients: must list two different keys or more, so that o
 pgproof.toml:7: keys.singing_key: is no known key, did you mean `signing_key`?
 pgproof.toml:8: sources.App: a source name must start with a letter or a digit and consist of a-z, 0-9, _ and -, got "App"
 pgproof.toml:8: sources.App.retention: must say how many backups are kept, such as `{ daily = 30, monthly = 12 }`, or `{ keep_all = true }`, got nothing
-pgproof.toml:9: sources.App.kind: must be "postgres", got "mysql"
+pgproof.toml:9: sources.App.kind: must be "postgres" or "config", got "mysql"
 pgproof.toml:10: sources.App.connection: must hold no password, name a `password_file` instead
 pgproof.toml:11: sources.App.schedule: must be five cron fields (minute, hour, day, month, weekday) that come true some day, got "61 2 * * *"
 pgproof.toml:12: sources.App.compression_level: must be a whole number from 1 to 19, got "high"
 pgproof.toml:13: sources.app.connection: must be a connection URI, unless `service` or `from_environment = true` is there, got nothing
-pgproof.toml:13: sources.app.kind: must be "postgres", got nothing
+pgproof.toml:13: sources.app.kind: must be "postgres" or "config", got nothing
 pgproof.toml:13: sources.app.retention: must say how many backups are kept, such as `{ daily = 30, monthly = 12 }`, or `{ keep_all = true }`, got nothing
 pgproof.toml:13: sources.app.verification.schedule: must be five cron fields (minute, hour, day, month, weekday) that come true some day, got nothing
 pgproof.toml:14: sources.app.verification.checks[0].expect: must be the text of the value that is right, unless `at_least` or `at_most` is there, got nothing

@@ -96,7 +96,7 @@ fn what_belongs_together_is_one_restore_point() {
     assert_eq!(kinds, ["config", "postgres"]);
 
     change(&sandbox, "a.toml", "a = 2\n");
-    sandbox.server.psql(SOURCE, "delete from orders");
+    sandbox.server.psql(SOURCE, "truncate orders cascade");
     sandbox.run_well(&["snapshot", "--reason", "deploy", "--ref", "77aa11bb", "--source", SETTINGS]);
     sandbox.run_well(&["restore", SOURCE, "--before-deploy", "9fceb0", "--into", "restored"]);
     assert_eq!(sandbox.server.psql("restored", "select count(*) from orders"), "20000");
