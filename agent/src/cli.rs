@@ -50,6 +50,9 @@ pub(crate) enum Command {
     Run(Run),
     /// Restore a source as it was at a time, into a new database.
     Restore(Restore),
+    /// Try the routes of alerts, and see what is raised.
+    #[command(subcommand)]
+    Alert(AlertCommand),
     /// Back up configuration and databases together, as one restore point.
     Snapshot(Snapshot),
     /// Look at restore points.
@@ -204,6 +207,18 @@ pub(crate) struct Restore {
     /// Restore although the target's file system has less space than the database took.
     #[arg(long)]
     pub ignore_space: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AlertCommand {
+    /// Send a message that says it is a test, and tell what came of it.
+    Test {
+        /// Only by this route.
+        #[arg(long)]
+        route: Option<String>,
+    },
+    /// List what was told and is not over.
+    List,
 }
 
 #[derive(Debug, Args)]

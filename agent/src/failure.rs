@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use pgproof_monitoring::alerts::NotTold;
 use pgproof_policies::backups::Cause;
 use pgproof_policies::moment::MomentError;
 use pgproof_policies::policy::PolicyProblems;
@@ -192,6 +193,7 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     first_hint!(
         GatherError,
         WriteError,
+        NotTold,
         NoRestorePoint,
         PolicyProblems,
         MomentError,

@@ -65,6 +65,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Backup(args) => Box::pin(commands::backup::run(&policy, args, json, cancel)).await,
         Command::Run(args) => Box::pin(commands::run::run(&policy, args, json, cancel)).await,
         Command::Restore(args) => Box::pin(commands::restore::run(&policy, args, json, cancel)).await,
+        Command::Alert(command) => commands::alert::run(&policy, command, json).await,
         Command::Snapshot(args) => Box::pin(commands::snapshot::run(&policy, args, json, cancel)).await,
         Command::RestorePoint(command) => commands::restore_point::run(&policy, command, json).await,
         Command::Diff(args) => commands::diff::run(&policy, args, json).await,

@@ -12,6 +12,7 @@
 //! Everything here is a function of values. There is no file, no clock and no network in this crate: text,
 //! `now` and time zones come in as arguments.
 
+pub mod alerts;
 pub mod backups;
 pub mod cadence;
 pub mod drills;

@@ -131,6 +131,11 @@ pub fn verification(source: &SourceName, id: &BackupId, at: Timestamp) -> Object
     key(format!("{source}/verifications/{id}/{}.json", file_time(at)))
 }
 
+/// What was told of a source, and to whom: changed in place, like a lease.
+pub fn alerts(source: &SourceName) -> ObjectKey {
+    key(format!("{source}/alerts/sent.json"))
+}
+
 pub fn restore_points() -> KeyPrefix {
     prefix("restore-points/".to_owned())
 }

@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod hard_cases;
 pub mod postgres_server;
 pub mod postgres_versions;
+pub mod receiver;
 pub mod s3_proxy;
 pub mod s3_server;
 pub mod sandbox;

@@ -2,6 +2,8 @@
 
 use anyhow::anyhow;
 use jiff::Timestamp;
+use pgproof_monitoring::alerts::{NotTold, Teller};
+use pgproof_policies::alerts::{Alert, Kind};
 use pgproof_policies::backups::Cause;
 use pgproof_repository::catalog::{self, Marker};
 use pgproof_repository::ids::{BackupId, ManifestSha256, RepositoryId};
@@ -29,6 +31,8 @@ pub(crate) struct Attempt {
     pub outcome: anyhow::Result<BackedUp>,
     /// Its record lies in the repository, for whoever plans the next one.
     pub is_recorded: bool,
+    /// Routes by which nobody could be told of it.
+    pub not_told: Vec<NotTold>,
 }
 
 /// The newest good backup of a source, as an attempt leaves it.
@@ -106,7 +110,8 @@ impl Job {
         }
         let is_recorded = self.record(&id, started_at, &outcome).await;
         renewal.release().await;
-        Attempt { id, outcome, is_recorded }
+        let not_told = Box::pin(self.tell(&outcome)).await;
+        Attempt { id, outcome, is_recorded, not_told }
     }
 
     async fn back_up_between_hooks(&self, begun: Begun<'_>) -> anyhow::Result<BackedUp> {
@@ -132,6 +137,36 @@ impl Job {
 
     fn hooks<'a>(&'a self, id: &'a BackupId) -> Surroundings<'a> {
         Surroundings { hooks: &self.source.hooks, source: &self.source.name, id, cancel: &self.cancel }
+    }
+
+    /// Tells whom the policy names of a failure, of its end, and whoever waits for good backups of this one.
+    async fn tell(&self, outcome: &anyhow::Result<BackedUp>) -> Vec<NotTold> {
+        let (Some(policy), Ok(signers)) = (&self.loaded.policy.alerts, self.loaded.trusted_signers()) else {
+            return Vec::new();
+        };
+        let (source, store) = (&self.source.name, &self.store);
+        let teller =
+            Teller { policy, source, store, signing_key: Some(&self.signing_key), signers: &signers };
+        let raised = match outcome {
+            // That it was stopped somebody knows who stopped it.
+            Err(error) if failure::cause(error) == Cause::Stopped => return Vec::new(),
+            Err(error) => vec![Alert {
+                kind: Kind::RunFailed,
+                about: String::new(),
+                subject: "the backup failed".to_owned(),
+                text: told(error),
+            }],
+            Ok(_) => Vec::new(),
+        };
+        let mut not_told = teller.tell(&raised, &|kind, _| kind == Kind::RunFailed).await;
+        if outcome.is_ok() {
+            not_told.extend(teller.ping().await);
+        }
+        for NotTold { route, source: why } in &not_told {
+            let why = failure::message_of(why);
+            tracing::error!(%source, route, "an alert did not get through: {why}");
+        }
+        not_told
     }
 
     /// Answers whether the record could be stored.
@@ -161,4 +196,9 @@ impl Job {
         }
         put.is_ok()
     }
+}
+
+fn told(error: &anyhow::Error) -> String {
+    let hint = failure::hint(error).map(|hint| format!("\nhint: {hint}"));
+    failure::message(error) + &hint.unwrap_or_default()
 }

@@ -12,7 +12,7 @@ use pgproof_repository::sealed::BLOCK_BYTES_MAX;
 use tokio_util::sync::CancellationToken;
 
 use super::{hold, print_json, record, say};
-use crate::backup::{BackedUp, Job, Made, UPLOADS_IN_FLIGHT};
+use crate::backup::{Attempt, BackedUp, Job, Made, UPLOADS_IN_FLIGHT};
 use crate::daemon::{Mode, Options};
 use crate::{cli, plain};
 
@@ -50,7 +50,8 @@ async fn one(
     job.reason = args.reason.clone();
     job.json = json;
     let claim = job.claim().await?;
-    let BackedUp { made, after } = Box::pin(job.run(claim)).await.outcome?;
+    let Attempt { outcome, not_told, .. } = Box::pin(job.run(claim)).await;
+    let BackedUp { made, after } = outcome?;
     if args.hold {
         let reason = args.reason.unwrap_or_else(|| "pgproof backup --hold".to_owned());
         let hold = hold::new_hold(source, &made.manifest().id, reason);
@@ -66,6 +67,7 @@ async fn one(
         false => print(&made)?,
     }
     after.context("the backup is good and stored")?;
+    super::all_told(not_told).context("the backup is good and stored")?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,5 +1,6 @@
 //! One file a command: each opens what it needs, decides, prints, acts.
 
+pub(crate) mod alert;
 pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod check;
@@ -19,6 +20,7 @@ pub(crate) mod snapshot;
 use std::io::Write;
 use std::path::Path;
 
+use pgproof_monitoring::alerts::NotTold;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::catalog::{self, Marker};
@@ -49,6 +51,14 @@ async fn open(policy: &Path, source: Option<&SourceName>) -> anyhow::Result<Open
         )
     })?;
     Ok(Opened { loaded, store, marker })
+}
+
+/// Alerts that did not get through are a failure of their own: the first is told, and the log has all of them.
+fn all_told(not_told: Vec<NotTold>) -> anyhow::Result<()> {
+    match not_told.into_iter().next() {
+        None => Ok(()),
+        Some(first) => Err(anyhow::Error::from(first).context("an alert did not get through")),
+    }
 }
 
 fn print_json(document: &impl serde::Serialize) -> anyhow::Result<()> {

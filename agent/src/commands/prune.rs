@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use pgproof_monitoring::alerts::{NotTold, Teller};
+use pgproof_policies::alerts::{Alert, Kind};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::retention::removal::{self, Objection};
 use pgproof_policies::retention::{self, Decision, Plan};
@@ -14,11 +16,12 @@ use pgproof_repository::acts::What;
 use pgproof_repository::catalog::{self, Brief, BriefStanding};
 use pgproof_repository::lease::{Lease, host_name};
 use pgproof_repository::prune::{Outcome, Pruner, candidates};
+use pgproof_repository::signature::{SigningKey, TrustedSigners};
 use pgproof_repository::{layout, pins};
 use serde_json::json;
 
 use super::list::chain;
-use super::{open, print_json, record, say};
+use super::{Opened, open, print_json, record, say};
 use crate::failure::{Exit, Failure};
 use crate::{cli, plain};
 
@@ -73,7 +76,9 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
              `repository.delete_versions = true` or a lifecycle rule of the bucket removes it"
         );
     }
+    let not_told = tell(&opened, &source.name, &signing_key, &signers, &outcome).await;
     match outcome.failures.len() {
+        0 if !not_told.is_empty() => super::all_told(not_told).map(|()| ExitCode::SUCCESS),
         0 => Ok(ExitCode::SUCCESS),
         count => {
             let message = format!("{count} backup(s) could not be removed wholly");
@@ -81,6 +86,27 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
                 .into())
         }
     }
+}
+
+async fn tell(
+    opened: &Opened,
+    source: &SourceName,
+    signing_key: &SigningKey,
+    signers: &TrustedSigners,
+    outcome: &Outcome,
+) -> Vec<NotTold> {
+    let Some(policy) = &opened.loaded.policy.alerts else { return Vec::new() };
+    let failures =
+        outcome.failures.iter().map(|failure| format!("{}: {}", failure.id, chain(&failure.error)));
+    let raised = (!outcome.failures.is_empty()).then(|| Alert {
+        kind: Kind::PruneFailed,
+        about: String::new(),
+        subject: "backups that should be gone could not be removed".to_owned(),
+        text: failures.collect::<Vec<_>>().join("\n"),
+    });
+    let teller = Teller { policy, source, store: &opened.store, signing_key: Some(signing_key), signers };
+    let raised: Vec<Alert> = raised.into_iter().collect();
+    Box::pin(teller.tell(&raised, &|kind, _| kind == Kind::PruneFailed)).await
 }
 
 /// What an operator does next, who has seen the plan.

@@ -158,7 +158,10 @@ impl Daemon {
         match result {
             Ok(Look::NothingDue(plan)) => self.nothing_due(source, &plan, now),
             Ok(Look::Attempted { attempt, next_run_at }) => {
-                let Attempt { id, outcome, is_recorded } = *attempt;
+                let Attempt { id, outcome, is_recorded, not_told } = *attempt;
+                if !not_told.is_empty() {
+                    self.worst = worse(self.worst, Exit::Failed);
+                }
                 match (outcome, is_recorded) {
                     (Ok(backed_up), _) => {
                         self.backed_up(source, &backed_up, now);

@@ -46,7 +46,11 @@ pub(super) fn read(mut table: Table<'_>, report: &mut Report<'_>) -> Hooks {
     hooks
 }
 
-fn program(table: &mut Table<'_>, key: &'static str, report: &mut Report<'_>) -> Option<HookProgram> {
+pub(super) fn program(
+    table: &mut Table<'_>,
+    key: &'static str,
+    report: &mut Report<'_>,
+) -> Option<HookProgram> {
     const CONSTRAINT: &str =
         "must be a program's whole path and its arguments, such as [\"/usr/bin/x\", \"-v\"]";
     let is_there = table.has(key);

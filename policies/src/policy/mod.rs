@@ -10,6 +10,7 @@ use toml::de::DeTable;
 
 use crate::{names::SourceName, retention::Retention};
 
+mod alerts;
 mod configuration;
 mod hooks;
 mod location;
@@ -23,6 +24,7 @@ mod timing;
 mod values;
 mod verification;
 
+pub use alerts::{Alerts, Delivery, Email, REPEAT_AFTER_DEFAULT, Route, Tls, Url};
 pub use configuration::{ConfigSource, Environment};
 pub use hooks::{HookProgram, Hooks};
 pub use problems::{PolicyProblems, Problem};
@@ -69,6 +71,8 @@ pub struct Policy {
     pub zone: Option<String>,
     pub sources: BTreeMap<SourceName, Source>,
     pub refuse_vulnerable_clients: bool,
+    /// What `[alerts]` says; without it nobody is told of anything.
+    pub alerts: Option<Alerts>,
     /// What `[verifier]` says; present where the verifier runs.
     pub verifier: Option<Verifier>,
     pub agent: Agent,
@@ -284,6 +288,7 @@ fn read(mut top: Table<'_>, report: &mut Report<'_>) -> Option<Policy> {
     let sources = required(&mut top, "sources", report)
         .map(|table| source::read_all(table, &clients.directories, report))
         .unwrap_or_default();
+    let alerts = top.table("alerts", report).map(|table| alerts::read(table, report));
     let verifier = top.table("verifier", report).map(|table| verifier(table, report));
     let agent = top.table("agent", report).map(|table| agent(table, report)).unwrap_or_default();
     top.finish(report);
@@ -298,6 +303,7 @@ fn read(mut top: Table<'_>, report: &mut Report<'_>) -> Option<Policy> {
         zone,
         sources,
         refuse_vulnerable_clients: clients.refuse_vulnerable,
+        alerts,
         verifier,
         agent,
     })

@@ -22,6 +22,7 @@ pub mod namespace {
     pub const HOLD: &str = "pgproof-hold";
     pub const TOMBSTONE: &str = "pgproof-tombstone";
     pub const RESTORE_POINT: &str = "pgproof-restore-point";
+    pub const ALERTS: &str = "pgproof-alerts";
     pub const ACT: &str = "pgproof-act";
     pub const CUSTODY: &str = "pgproof-custody";
     pub const CHALLENGE: &str = "pgproof-challenge";

@@ -1,6 +1,7 @@
 //! End-to-end tests: the built programs against real servers.
 
 mod agent_schedule;
+mod alerts;
 mod audit;
 mod bad_days;
 mod configuration;

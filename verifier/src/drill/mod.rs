@@ -1,6 +1,7 @@
 //! A drill: take the lease, choose a backup, prove it in a scratch database, sign and store what was found.
 
 mod agenda;
+mod alerts;
 mod attempts;
 mod blank;
 mod checks;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use jiff::Timestamp;
+use pgproof_monitoring::alerts::NotTold;
 use pgproof_policies::policy::{Kind, NEGATIVE_CONTROL_EVERY_DEFAULT, Source};
 use pgproof_postgres::restore::LeftOut;
 use pgproof_repository::ids::ObjectKey;
@@ -56,6 +58,8 @@ pub(crate) struct Drilled {
     pub stopped: bool,
     /// The page in the policy's report directory, if it names one. That it could not be written loses no report.
     pub page: anyhow::Result<Option<PathBuf>>,
+    /// Routes by which nobody could be told of it.
+    pub not_told: Vec<NotTold>,
 }
 
 impl Drilled {
@@ -64,7 +68,9 @@ impl Drilled {
     pub(crate) fn exit(&self) -> Option<Exit> {
         match self.report.verdict {
             // What a reviewer waits for is not there.
-            v1::Verdict::Passed | v1::Verdict::Degraded => self.page.is_err().then_some(Exit::NotRun),
+            v1::Verdict::Passed | v1::Verdict::Degraded => {
+                (self.page.is_err() || !self.not_told.is_empty()).then_some(Exit::NotRun)
+            }
             v1::Verdict::Failed | v1::Verdict::VerifierFailed => Some(Exit::CheckFailed),
             v1::Verdict::NotRun if self.stopped => Some(Exit::Interrupted),
             v1::Verdict::NotRun => Some(Exit::NotRun),
@@ -151,7 +157,9 @@ impl Verifier {
         standing.tell(&mut report);
         let key = self.store_report(&report).await?;
         let page = self.publish(&key).await;
-        Ok(Drilled { report, key, stopped, page })
+        let not_told =
+            if stopped { Vec::new() } else { Box::pin(alerts::tell(self, &source.name, &report)).await };
+        Ok(Drilled { report, key, stopped, page, not_told })
     }
 
     fn control_due(

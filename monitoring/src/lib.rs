@@ -1,0 +1,3 @@
+//! How things stand, and who is told.
+
+pub mod alerts;
