@@ -6,6 +6,7 @@
 //! - [`objective::shortfalls`]: what the policy promises and its schedules cannot keep.
 //! - [`objective::recovery_point`], [`forecast::recovery_time`]: what was found of the objectives, and what is to come.
 //! - [`drills::plan`]: which backups are drilled next, each with its reason, and how much is proved.
+//! - [`standing::judge`]: how a source stands, by the age of what counts.
 //! - [`moment::parse`]: the instant an operator means by `--at`.
 //!
 //! Everything here is a function of values. There is no file, no clock and no network in this crate: text,
@@ -19,6 +20,7 @@ pub mod objective;
 pub mod policy;
 pub mod retention;
 pub mod schedule;
+pub mod standing;
 
 pub use names::{SourceName, Tag};
 pub use policy::{Policy, PolicyProblems};

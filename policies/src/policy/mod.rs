@@ -10,7 +10,9 @@ use toml::de::DeTable;
 
 use crate::{names::SourceName, retention::Retention};
 
+mod alarms;
 mod location;
+mod monitoring;
 mod problems;
 mod raw;
 mod source;
@@ -20,6 +22,8 @@ mod tests;
 mod values;
 mod verification;
 
+pub use alarms::{Alarms, Thresholds};
+pub use monitoring::{Monitoring, REFRESH_DEFAULT};
 pub use problems::{PolicyProblems, Problem};
 pub use template::{Template, template};
 pub use verification::{
@@ -61,6 +65,7 @@ pub struct Policy {
     pub refuse_vulnerable_clients: bool,
     /// What `[verifier]` says; present where the verifier runs.
     pub verifier: Option<Verifier>,
+    pub monitoring: Monitoring,
 }
 
 /// The verifier's own keys, credentials and places. What it leaves out is taken from `[keys]` and `[repository]`.
@@ -72,6 +77,8 @@ pub struct Verifier {
     pub profile: Option<String>,
     /// Every report is written here, too.
     pub report_directory: Option<PathBuf>,
+    /// In place of the agent's, not beside it: two processes cannot share a port or a file.
+    pub monitoring: Monitoring,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -120,6 +127,7 @@ pub struct Source {
     pub jobs: u32,
     pub verification: Option<Verification>,
     pub no_progress_timeout: SignedDuration,
+    pub alarms: Alarms,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -185,11 +193,15 @@ impl Policy {
     /// The policy as the verifier has it: with its own keys and credentials in place of the agent's.
     #[must_use]
     pub fn for_verifier(mut self) -> Self {
-        let Some(verifier) = self.verifier.clone() else { return self };
+        let Some(verifier) = self.verifier.clone() else {
+            self.monitoring = Monitoring::default();
+            return self;
+        };
         if !verifier.identity_files.is_empty() {
             self.identity_files = verifier.identity_files;
         }
         self.signing_key = verifier.signing_key.or(self.signing_key);
+        self.monitoring = verifier.monitoring;
         if let (Some(own), Location::S3 { profile, .. }) = (verifier.profile, &mut self.repository.location) {
             *profile = Some(own);
         }
@@ -228,6 +240,7 @@ fn read(mut top: Table<'_>, report: &mut Report<'_>) -> Option<Policy> {
         .map(|table| source::read_all(table, &clients.directories, report))
         .unwrap_or_default();
     let verifier = top.table("verifier", report).map(|table| verifier(table, report));
+    let monitoring = monitoring(&mut top, report);
     top.finish(report);
     let (repository, keys) = (repository?, keys?);
     Some(Policy {
@@ -241,6 +254,7 @@ fn read(mut top: Table<'_>, report: &mut Report<'_>) -> Option<Policy> {
         sources,
         refuse_vulnerable_clients: clients.refuse_vulnerable,
         verifier,
+        monitoring,
     })
 }
 
@@ -307,9 +321,14 @@ fn verifier(mut table: Table<'_>, report: &mut Report<'_>) -> Verifier {
         signing_key: table.path("signing_key", report),
         profile: table.text("profile", report).map(|field| field.value),
         report_directory: table.path("report_directory", report),
+        monitoring: monitoring(&mut table, report),
     };
     table.finish(report);
     verifier
+}
+
+fn monitoring(table: &mut Table<'_>, report: &mut Report<'_>) -> Monitoring {
+    table.table("monitoring", report).map(|table| monitoring::read(table, report)).unwrap_or_default()
 }
 
 fn paths(table: &mut Table<'_>, key: &'static str, report: &mut Report<'_>) -> Vec<PathBuf> {

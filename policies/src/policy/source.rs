@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
-    COMPRESSION_LEVEL_DEFAULT, Connection, JOBS_DEFAULT, Kind, NO_PROGRESS_TIMEOUT_DEFAULT, Objectives,
-    PostgresSource, Source, Verification,
+    Alarms, COMPRESSION_LEVEL_DEFAULT, Connection, JOBS_DEFAULT, Kind, NO_PROGRESS_TIMEOUT_DEFAULT,
+    Objectives, PostgresSource, Source, Verification, alarms,
     raw::{Report, Table},
     values, verification,
 };
@@ -59,6 +59,7 @@ struct Body {
     jobs: u32,
     verification: Option<Verification>,
     no_progress_timeout: jiff::SignedDuration,
+    alarms: Alarms,
 }
 
 impl Body {
@@ -73,6 +74,7 @@ impl Body {
             jobs: self.jobs,
             verification: self.verification,
             no_progress_timeout: self.no_progress_timeout,
+            alarms: self.alarms,
         }
     }
 }
@@ -94,6 +96,7 @@ fn read(mut table: Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) 
     }
     let retention =
         table.table("retention", report).map(|table| retention(table, verification_is_there, report));
+    let alarms = table.table("alarms", report).map(|table| alarms::read(table, report)).unwrap_or_default();
     let level = table.number("compression_level", 1..=COMPRESSION_LEVEL_MAX, report);
     let jobs = table.number("jobs", 1..=JOBS_MAX, report).unwrap_or(JOBS_DEFAULT);
     let no_progress_timeout =
@@ -108,6 +111,7 @@ fn read(mut table: Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) 
         jobs,
         verification,
         no_progress_timeout,
+        alarms,
     })
 }
 
