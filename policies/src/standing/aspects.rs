@@ -108,8 +108,13 @@ impl Question<'_> {
         let measured = self.facts.drills.iter().filter(|drill| !is_ahead(drill.finished_at, self.now));
         let measured = measured.filter_map(|drill| Some((drill, drill.recovery?)));
         let Some((drill, took)) = measured.max_by_key(|(drill, _)| drill.finished_at) else {
-            let told = format!("not measured by any drill; the objective is {}", told(objective));
-            return Some(Finding { state: State::Unknown, ..Finding::ok(aspect, told) });
+            // A promise that nothing measures is the policy's mistake; one that was not measured yet is not known.
+            let (state, why) = match self.source.verification {
+                Some(_) => (State::Unknown, "not measured by any drill"),
+                None => (State::Warning, "not measured, since the policy asks for no verification"),
+            };
+            let told = format!("{why}; the objective is {}", told(objective));
+            return Some(Finding { state, ..Finding::ok(aspect, told) });
         };
         let (state, since, told) = match drill.recovery_missed_from {
             _ if took > objective => {

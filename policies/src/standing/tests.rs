@@ -238,7 +238,10 @@ fn objectives_are_met_or_missed() {
     let source = source("objectives = { recovery_point = \"2h\", recovery_time = \"1h\" }");
     assert_eq!(state(&source, &fresh(), noon(), Aspect::RecoveryPoint), State::Ok);
     assert_eq!(state(&source, &fresh(), noon() + HOUR * 2, Aspect::RecoveryPoint), State::Warning);
-    assert_eq!(state(&source, &fresh(), noon(), Aspect::RecoveryTime), State::Unknown);
+    assert_eq!(state(&source, &fresh(), noon(), Aspect::RecoveryTime), State::Warning);
+    let mut verified = source.clone();
+    verified.verification = self::source(WEEKLY_DRILLS).verification;
+    assert_eq!(state(&verified, &fresh(), noon(), Aspect::RecoveryTime), State::Unknown);
     let with = |minutes, gap: i64, missed_from| {
         let mut facts = fresh();
         facts.drills[0].recovery = Some(SignedDuration::from_mins(minutes));
