@@ -49,6 +49,16 @@ pub fn manifest_signature(source: &SourceName, id: &BackupId) -> ObjectKey {
     key(format!("{source}/backups/{id}/{MANIFEST_SIGNATURE}"))
 }
 
+pub fn runs(source: &SourceName) -> KeyPrefix {
+    prefix(format!("{source}/runs/"))
+}
+
+/// What sorts before the runs that were started at `since` or later; `None` where all of them were.
+pub fn runs_from(source: &SourceName, since: Timestamp) -> Option<ObjectKey> {
+    let is_of_our_time = since >= Timestamp::UNIX_EPOCH;
+    is_of_our_time.then(|| key(format!("{source}/runs/{}", since.strftime("%Y%m%dT%H%M%SZ"))))
+}
+
 /// How an attempt ended.
 pub fn run(source: &SourceName, id: &BackupId) -> ObjectKey {
     key(format!("{source}/runs/{id}.json"))
