@@ -56,6 +56,11 @@ pub(crate) enum Command {
     Hold(Hold),
     /// Give a held backup back to retention.
     Release(Release),
+    /// How the sources stand, by the age of their newest good backup and proof.
+    ///
+    /// Exit code: 0 all is well; 1 something needs a look; 2 critical; 3 it could not be found out. It needs no key but the
+    /// trusted signers.
+    Status(Status),
 }
 
 #[derive(Debug, Subcommand)]
@@ -204,6 +209,15 @@ pub(crate) struct Hold {
 pub(crate) struct Release {
     pub source: SourceName,
     pub backup: BackupId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Only these sources.
+    pub source: Vec<SourceName>,
+    /// One line with performance data, for Nagios and what is like it.
+    #[arg(long, conflicts_with = "json")]
+    pub nagios: bool,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -9,6 +9,8 @@ pub(crate) mod policy;
 pub(crate) mod prune;
 pub(crate) mod restore;
 pub(crate) mod show;
+pub(crate) mod status;
+pub(crate) mod textfile;
 
 use std::io::Write;
 use std::path::Path;

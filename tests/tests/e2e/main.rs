@@ -16,6 +16,7 @@ mod looking;
 mod reports;
 mod round_trip;
 mod secrets;
+mod status;
 mod stock_tools;
 mod store_faults;
 mod versions;
