@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use pgproof_monitoring::textfile;
 use pgproof_repository::report::v1;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{self, Rule};
 use crate::drill::{self, Pick, Request};
-use crate::failure::Exit;
+use crate::failure::{Exit, Failure, chain};
 use crate::verifier::Verifier;
 
 pub(crate) async fn run(
@@ -33,13 +34,30 @@ pub(crate) async fn run(
         jobs: super::jobs(args.jobs),
         negative_control: args.negative_control,
     };
-    let drilled = Box::pin(verifier.drill(&source, &request, &cancel)).await?;
+    let drilled = Box::pin(verifier.drill(&source, &request, &cancel)).await;
+    let metrics = Box::pin(textfile::write_if_asked(&verifier.loaded)).await;
+    if let (Err(_), Err(error)) = (&drilled, &metrics) {
+        eprintln!("warning: {}", chain(error));
+    }
+    let drilled = drilled?;
     match json {
         true => println!("{}", serde_json::to_string_pretty(&drilled.report)?),
         false => print!("{}", drilled.report.text(Some(drilled.key.as_str()))),
     }
     tell(&drilled.page, json);
-    Ok(drilled.exit().map_or(ExitCode::SUCCESS, Exit::into))
+    // A verdict says more than a file that could not be written.
+    match (drilled.exit(), metrics) {
+        (Some(exit), metrics) => {
+            metrics.unwrap_or_else(|error| eprintln!("warning: {}", chain(&error)));
+            Ok(exit.into())
+        }
+        (None, Err(error)) => {
+            let hint =
+                "the report is stored; is the folder of `verifier.monitoring.textfile` there, and writable?";
+            Err(Failure::new(Exit::NotRun, chain(&error), hint).into())
+        }
+        (None, Ok(())) => Ok(ExitCode::SUCCESS),
+    }
 }
 
 /// Says where the page lies, or that it could not be written.
