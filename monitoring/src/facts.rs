@@ -3,7 +3,7 @@
 //! Nothing unsigned is a fact here. That an object is absent, unreadable or badly signed is found; only that the store does not
 //! answer is an error, since then nothing is known.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
@@ -323,20 +323,17 @@ fn vanished(runs: &[Run], search: &Search, removed: &BTreeSet<BackupId>) -> Vec<
     gone.map(|run| PassedOver { id: run.id.clone(), why: why.to_owned() }).collect()
 }
 
-/// Backups that the newest of these reports on them found bad. Reports come newest first.
+/// Backups whose newest report that came to a verdict found them bad. Reports come newest first.
 fn refuted(reports: &[chain::SignedReport]) -> HashSet<(BackupId, ManifestSha256)> {
-    let (mut judged, mut refuted) = (HashSet::new(), HashSet::new());
+    let mut verdicts = HashMap::new();
     for report in reports.iter().map(chain::SignedReport::get) {
         let verdict = verdict(report.verdict);
-        let about = (report.backup.clone(), report.manifest_sha256);
-        if (verdict.is_proof() || verdict == Verdict::Bad)
-            && judged.insert(about.clone())
-            && verdict == Verdict::Bad
-        {
-            refuted.insert(about);
+        if verdict.is_proof() || verdict == Verdict::Bad {
+            verdicts.entry((report.backup.clone(), report.manifest_sha256)).or_insert(verdict);
         }
     }
-    refuted
+    let bad = verdicts.into_iter().filter(|(_, verdict)| *verdict == Verdict::Bad);
+    bad.map(|(backup, _)| backup).collect()
 }
 
 fn backup(signed: &SignedManifest) -> Backup {

@@ -193,9 +193,8 @@ fn answer(
     let service = TowerToHyperService::new(router.clone());
     let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
     async move {
-        match tokio::time::timeout(CONNECTION_TIME_LIMIT, connection).await {
-            Ok(Err(error)) => tracing::debug!(error = on_one_line(&error), "a client went away"),
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME_LIMIT, connection).await {
+            tracing::debug!(error = on_one_line(&error), "a client went away");
         }
     }
 }

@@ -110,7 +110,7 @@ fn columns(standing: &Standing<'_>, now: Timestamp) -> [String; 8] {
         proof.map_or_else(|| none(is_verified), |proof| plain::age(proof.finished_at, now)),
         proof.map(|proof| proof.backup.clone()).unwrap_or_default(),
         objectives(&standing.findings),
-        standing.next_run.map(|at| plain::time(at)).unwrap_or_default(),
+        standing.next_run.map(plain::time).unwrap_or_default(),
     ]
 }
 

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use pgproof_monitoring::textfile;
 use pgproof_repository::report::v1;
 use tokio_util::sync::CancellationToken;
 
+use super::textfile;
 use crate::cli::{self, Rule};
 use crate::drill::{self, Pick, Request};
-use crate::failure::{Exit, Failure, chain};
+use crate::failure::Exit;
 use crate::verifier::Verifier;
 
 pub(crate) async fn run(
@@ -18,6 +18,17 @@ pub(crate) async fn run(
     json: bool,
     cancel: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
+    let ended = Box::pin(drill_one(policy, args, json, cancel)).await;
+    let ended = Box::pin(textfile::leave(policy, ended)).await?;
+    Ok(ended.map_or(ExitCode::SUCCESS, Exit::into))
+}
+
+async fn drill_one(
+    policy: &Path,
+    args: cli::Drill,
+    json: bool,
+    cancel: CancellationToken,
+) -> anyhow::Result<Option<Exit>> {
     let verifier = Verifier::open(policy).await?;
     let source = verifier.loaded.source(&args.source)?.clone();
     drill::sweep().await;
@@ -34,30 +45,13 @@ pub(crate) async fn run(
         jobs: super::jobs(args.jobs),
         negative_control: args.negative_control,
     };
-    let drilled = Box::pin(verifier.drill(&source, &request, &cancel)).await;
-    let metrics = Box::pin(textfile::write_if_asked(&verifier.loaded)).await;
-    if let (Err(_), Err(error)) = (&drilled, &metrics) {
-        eprintln!("warning: {}", chain(error));
-    }
-    let drilled = drilled?;
+    let drilled = Box::pin(verifier.drill(&source, &request, &cancel)).await?;
     match json {
         true => println!("{}", serde_json::to_string_pretty(&drilled.report)?),
         false => print!("{}", drilled.report.text(Some(drilled.key.as_str()))),
     }
     tell(&drilled.page, json);
-    // A verdict says more than a file that could not be written.
-    match (drilled.exit(), metrics) {
-        (Some(exit), metrics) => {
-            metrics.unwrap_or_else(|error| eprintln!("warning: {}", chain(&error)));
-            Ok(exit.into())
-        }
-        (None, Err(error)) => {
-            let hint =
-                "the report is stored; is the folder of `verifier.monitoring.textfile` there, and writable?";
-            Err(Failure::new(Exit::NotRun, chain(&error), hint).into())
-        }
-        (None, Ok(())) => Ok(ExitCode::SUCCESS),
-    }
+    Ok(drilled.exit())
 }
 
 /// Says where the page lies, or that it could not be written.
