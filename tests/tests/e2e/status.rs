@@ -43,10 +43,10 @@ fn age_alone_turns_a_good_backup_into_an_alarm() {
     let aged = |warning: &str, critical: &str| {
         format!("alarms = {{ backup_age = {{ warning = \"{warning}\", critical = \"{critical}\" }} }}")
     };
-    let sandbox = sandbox.with_aged_policy(&aged("1s", "1h"));
+    set_alarms(&sandbox, &aged("1s", "1h"));
     let late = until(&sandbox, WARNING);
     assert!(late.text().contains("warning: backup_age: the newest backup"), "{}", late.text());
-    let sandbox = sandbox.with_aged_policy(&aged("1s", "2s"));
+    set_alarms(&sandbox, &aged("1s", "2s"));
     let dead = until(&sandbox, CRITICAL);
     assert!(dead.text().contains("critical: backup_age"), "{}", dead.text());
     let line = sandbox.run(&["status", "--nagios"]);
@@ -190,18 +190,11 @@ fn the_verifier_answers_while_it_drills_by_schedule() {
     assert!(names.contains("pgproof_proof_recovery_duration_seconds"), "{names:?}");
 }
 
-trait Aged {
-    /// The same without the keys that were removed: the policy's text alone changes.
-    fn with_aged_policy(self, lines: &str) -> Self;
-}
-
-impl Aged for Sandbox {
-    fn with_aged_policy(self, lines: &str) -> Self {
-        let text = std::fs::read_to_string(self.policy()).expect("own file");
-        let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("alarms")).collect();
-        std::fs::write(self.policy(), format!("{}\n{lines}\n", kept.join("\n"))).expect("own file");
-        self
-    }
+/// Gives the source these alarms in place of those that it has; keys may be gone by then.
+fn set_alarms(sandbox: &Sandbox, lines: &str) {
+    let text = std::fs::read_to_string(sandbox.policy()).expect("own file");
+    let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("alarms")).collect();
+    std::fs::write(sandbox.policy(), format!("{}\n{lines}\n", kept.join("\n"))).expect("own file");
 }
 
 fn until(sandbox: &Sandbox, code: Option<i32>) -> Outcome {
