@@ -74,6 +74,11 @@ pub(crate) enum Command {
     Release(Release),
     /// List who did what to the backups, and what of it does not check.
     Audit(Audit),
+    /// How the sources stand, by the age of their newest good backup and proof.
+    ///
+    /// Exit code: 0 all is well; 1 something needs a look; 2 critical; 3 it could not be found out. It needs no key but the
+    /// trusted signers.
+    Status(Status),
 }
 
 impl Command {
@@ -319,6 +324,15 @@ pub(crate) struct Audit {
     /// Only acts from then on; what does not check is always told. Times are given as to `restore --at`.
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Only these sources.
+    pub source: Vec<SourceName>,
+    /// One line with performance data, for Nagios and what is like it.
+    #[arg(long, conflicts_with = "json")]
+    pub nagios: bool,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

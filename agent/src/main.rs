@@ -62,8 +62,14 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::Init(args) => commands::init::run(&policy, args, json),
         Command::Policy(PolicyCommand::Check) => commands::policy::check(&policy, json),
-        Command::Backup(args) => Box::pin(commands::backup::run(&policy, args, json, cancel)).await,
         Command::Run(args) => Box::pin(commands::run::run(&policy, args, json, cancel)).await,
+        Command::Backup(args) if args.explain => {
+            Box::pin(commands::backup::run(&policy, args, json, cancel)).await
+        }
+        Command::Backup(args) => {
+            let ended = Box::pin(commands::backup::run(&policy, args, json, cancel)).await;
+            Box::pin(commands::textfile::leave(&policy, ended)).await
+        }
         Command::Restore(args) => Box::pin(commands::restore::run(&policy, args, json, cancel)).await,
         Command::Alert(command) => commands::alert::run(&policy, command, json).await,
         Command::Snapshot(args) => Box::pin(commands::snapshot::run(&policy, args, json, cancel)).await,
@@ -72,9 +78,13 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::List(args) => commands::list::run(&policy, args, json).await,
         Command::Show(args) => commands::show::run(&policy, args, json).await,
         Command::Check(args) => commands::check::run(&policy, args, json, cancel).await,
-        Command::Prune(args) => commands::prune::run(&policy, args, json).await,
+        Command::Prune(args) => {
+            let ended = Box::pin(commands::prune::run(&policy, args, json)).await;
+            Box::pin(commands::textfile::leave(&policy, ended)).await
+        }
         Command::Hold(args) => commands::hold::hold(&policy, args, json).await,
         Command::Release(args) => commands::hold::release(&policy, args, json).await,
         Command::Audit(args) => commands::audit::run(&policy, args, json).await,
+        Command::Status(args) => Box::pin(commands::status::run(&policy, args, json)).await,
     }
 }

@@ -1,3 +1,16 @@
-//! How things stand, and who is told.
+//! How things stand, told to people, plugins and Prometheus.
+//!
+//! - [`facts`]: what the bucket says of a source, in few requests however many backups there are.
+//! - [`survey`]: all sources of a policy, read once and judged at any later time.
+//! - [`document`]: the JSON of it.
+//! - [`metrics`], [`textfile`]: the metrics of it.
+//! - [`health`]: the server that answers from the last survey and never waits for the bucket.
+//! - [`alerts`]: who is told of what.
 
 pub mod alerts;
+pub mod document;
+pub mod facts;
+pub mod health;
+pub mod metrics;
+pub mod survey;
+pub mod textfile;

@@ -7,6 +7,7 @@
 //! - [`objective::recovery_point`], [`forecast::recovery_time`]: what was found of the objectives, and what is to come.
 //! - [`backups::plan`]: whether a source is backed up now, why, and when to look again.
 //! - [`drills::plan`]: which backups are drilled next, each with its reason, and how much is proved.
+//! - [`standing::judge`]: how a source stands, by the age of what counts.
 //! - [`moment::parse`]: the instant an operator means by `--at`.
 //!
 //! Everything here is a function of values. There is no file, no clock and no network in this crate: text,
@@ -24,6 +25,7 @@ pub mod pauses;
 pub mod policy;
 pub mod retention;
 pub mod schedule;
+pub mod standing;
 pub mod turns;
 
 pub use names::{SourceName, Tag};

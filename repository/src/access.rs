@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::keys::{Identities, KeyError, KeyPrompts, Recipients};
 use crate::signature::{SignatureError, SigningKey, TrustError, TrustedSigners};
 use crate::store::directory::DirectoryStore;
-use crate::store::retry::RetryStore;
+use crate::store::retry::{RetryPolicy, RetryStore};
 use crate::store::s3::{S3Settings, S3Store, Sse as S3Sse};
 use crate::store::{SharedStore, StoreError};
 
@@ -47,6 +47,11 @@ impl LoadedPolicy {
 
     /// The store, with retries that carry it through an outage of a minute.
     pub async fn open_store(&self) -> Result<SharedStore, AccessError> {
+        self.open_store_trying(RetryPolicy::default()).await
+    }
+
+    /// The store, for somebody who waits no longer than `patience` says.
+    pub async fn open_store_trying(&self, patience: RetryPolicy) -> Result<SharedStore, AccessError> {
         let opened = |source| AccessError::Store { source };
         let location = &self.policy.repository.location;
         let store: SharedStore = match location {
@@ -56,7 +61,7 @@ impl LoadedPolicy {
                 Arc::new(S3Store::connect(settings).await.map_err(opened)?)
             }
         };
-        Ok(Arc::new(RetryStore::new(store)))
+        Ok(Arc::new(RetryStore::with_policy(store, patience)))
     }
 
     pub fn recipients(&self) -> Result<Recipients, AccessError> {

@@ -61,11 +61,6 @@ pub fn manifest_signature(source: &SourceName, id: &BackupId) -> ObjectKey {
     key(format!("{source}/backups/{id}/{MANIFEST_SIGNATURE}"))
 }
 
-/// How an attempt ended.
-pub fn run(source: &SourceName, id: &BackupId) -> ObjectKey {
-    key(format!("{source}/runs/{id}.json"))
-}
-
 pub fn runs(source: &SourceName) -> KeyPrefix {
     prefix(format!("{source}/runs/"))
 }
@@ -74,6 +69,11 @@ pub fn runs(source: &SourceName) -> KeyPrefix {
 pub fn runs_from(source: &SourceName, since: Timestamp) -> Option<ObjectKey> {
     let is_of_our_time = since >= Timestamp::UNIX_EPOCH;
     is_of_our_time.then(|| key(format!("{source}/runs/{}", since.strftime("%Y%m%dT%H%M%SZ"))))
+}
+
+/// How an attempt ended.
+pub fn run(source: &SourceName, id: &BackupId) -> ObjectKey {
+    key(format!("{source}/runs/{id}.json"))
 }
 
 pub fn holds(source: &SourceName) -> KeyPrefix {

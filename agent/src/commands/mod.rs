@@ -16,6 +16,8 @@ pub(crate) mod restore_point;
 pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod snapshot;
+pub(crate) mod status;
+pub(crate) mod textfile;
 
 use std::io::Write;
 use std::path::Path;

@@ -10,10 +10,12 @@ use toml::de::DeTable;
 
 use crate::{names::SourceName, retention::Retention};
 
+mod alarms;
 mod alerts;
 mod configuration;
 mod hooks;
 mod location;
+mod monitoring;
 mod problems;
 mod raw;
 mod source;
@@ -24,9 +26,11 @@ mod timing;
 mod values;
 mod verification;
 
+pub use alarms::{Alarms, Thresholds};
 pub use alerts::{Alerts, Delivery, Email, REPEAT_AFTER_DEFAULT, Route, Tls, Url};
 pub use configuration::{ConfigSource, Environment};
 pub use hooks::{HookProgram, Hooks};
+pub use monitoring::{Monitoring, REFRESH_DEFAULT};
 pub use problems::{PolicyProblems, Problem};
 pub use template::{Template, template};
 pub use timing::Timing;
@@ -76,6 +80,8 @@ pub struct Policy {
     /// What `[verifier]` says; present where the verifier runs.
     pub verifier: Option<Verifier>,
     pub agent: Agent,
+    /// What `[monitoring]` says.
+    pub monitoring: Monitoring,
 }
 
 /// What `[agent]` says.
@@ -94,6 +100,8 @@ pub struct Verifier {
     pub profile: Option<String>,
     /// Every report is written here, too.
     pub report_directory: Option<PathBuf>,
+    /// In place of the agent's, not beside it: two processes cannot share a port or a file.
+    pub monitoring: Monitoring,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -164,6 +172,7 @@ pub struct Source {
     pub no_progress_timeout: SignedDuration,
     pub timing: Timing,
     pub hooks: Hooks,
+    pub alarms: Alarms,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -246,11 +255,15 @@ impl Policy {
     /// The policy as the verifier has it: with its own keys and credentials in place of the agent's.
     #[must_use]
     pub fn for_verifier(mut self) -> Self {
-        let Some(verifier) = self.verifier.clone() else { return self };
+        let Some(verifier) = self.verifier.clone() else {
+            self.monitoring = Monitoring::default();
+            return self;
+        };
         if !verifier.identity_files.is_empty() {
             self.identity_files = verifier.identity_files;
         }
         self.signing_key = verifier.signing_key.or(self.signing_key);
+        self.monitoring = verifier.monitoring;
         if let (Some(own), Location::S3 { profile, .. }) = (verifier.profile, &mut self.repository.location) {
             *profile = Some(own);
         }
@@ -291,6 +304,7 @@ fn read(mut top: Table<'_>, report: &mut Report<'_>) -> Option<Policy> {
     let alerts = top.table("alerts", report).map(|table| alerts::read(table, report));
     let verifier = top.table("verifier", report).map(|table| verifier(table, report));
     let agent = top.table("agent", report).map(|table| agent(table, report)).unwrap_or_default();
+    let monitoring = monitoring(&mut top, report);
     top.finish(report);
     let (repository, keys) = (repository?, keys?);
     Some(Policy {
@@ -306,6 +320,7 @@ fn read(mut top: Table<'_>, report: &mut Report<'_>) -> Option<Policy> {
         alerts,
         verifier,
         agent,
+        monitoring,
     })
 }
 
@@ -372,6 +387,7 @@ fn verifier(mut table: Table<'_>, report: &mut Report<'_>) -> Verifier {
         signing_key: table.path("signing_key", report),
         profile: table.text("profile", report).map(|field| field.value),
         report_directory: table.path("report_directory", report),
+        monitoring: monitoring(&mut table, report),
     };
     table.finish(report);
     verifier
@@ -381,6 +397,10 @@ fn agent(mut table: Table<'_>, report: &mut Report<'_>) -> Agent {
     let concurrency = table.number("concurrency", 1..=CONCURRENCY_MAX, report);
     table.finish(report);
     Agent { concurrency: concurrency.unwrap_or(CONCURRENCY_DEFAULT) }
+}
+
+fn monitoring(table: &mut Table<'_>, report: &mut Report<'_>) -> Monitoring {
+    table.table("monitoring", report).map(|table| monitoring::read(table, report)).unwrap_or_default()
 }
 
 fn paths(table: &mut Table<'_>, key: &'static str, report: &mut Report<'_>) -> Vec<PathBuf> {

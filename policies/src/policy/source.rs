@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
-    COMPRESSION_LEVEL_DEFAULT, Connection, Hooks, JOBS_DEFAULT, Kind, NO_PROGRESS_TIMEOUT_DEFAULT,
-    Objectives, PostgresSource, Source, Timing, Verification, configuration, hooks,
+    Alarms, COMPRESSION_LEVEL_DEFAULT, Connection, Hooks, JOBS_DEFAULT, Kind, NO_PROGRESS_TIMEOUT_DEFAULT,
+    Objectives, PostgresSource, Source, Timing, Verification, alarms, configuration, hooks,
     raw::{Report, Table},
     timing, values, verification,
 };
@@ -66,6 +66,7 @@ struct Body {
     no_progress_timeout: jiff::SignedDuration,
     timing: Timing,
     hooks: Hooks,
+    alarms: Alarms,
 }
 
 impl Body {
@@ -82,6 +83,7 @@ impl Body {
             no_progress_timeout: self.no_progress_timeout,
             timing: self.timing,
             hooks: self.hooks,
+            alarms: self.alarms,
         }
     }
 }
@@ -103,6 +105,7 @@ fn read(mut table: Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) 
     }
     let retention =
         table.table("retention", report).map(|table| retention(table, verification_is_there, report));
+    let alarms = table.table("alarms", report).map(|table| alarms::read(table, report)).unwrap_or_default();
     let level = table.number("compression_level", 1..=COMPRESSION_LEVEL_MAX, report);
     let jobs = table.number("jobs", 1..=JOBS_MAX, report).unwrap_or(JOBS_DEFAULT);
     let no_progress_timeout =
@@ -119,6 +122,7 @@ fn read(mut table: Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) 
         no_progress_timeout,
         timing,
         hooks,
+        alarms,
     })
 }
 

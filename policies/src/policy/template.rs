@@ -98,6 +98,7 @@ fn source(about: &Template) -> String {
          \n\
          # How old the newest good backup may grow, and how long a restore may take. `pgproof status` goes by it.\n\
          objectives = {{ recovery_point = \"25h\", recovery_time = \"4h\" }}\n\
+         # alarms = {{ backup_age = {{ warning = \"26h\", critical = \"50h\" }} }}   # without it: the objective, and twice it\n\
          \n\
          # What the verifier does. With it, only a backup that was proved displaces an older one.\n\
          # [sources.{}.verification]\n\

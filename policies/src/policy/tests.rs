@@ -511,3 +511,34 @@ fn a_configuration_says_what_it_is_and_no_other_kind_can_be_drilled() {
         assert!(problems.contains(problem), "{problem} is not in:\n{problems}");
     }
 }
+
+#[test]
+fn alarms_are_pairs_in_their_order() {
+    let with = |alarms: &str| format!("{NIGHTLY}\n[sources.app.alarms]\n{alarms}\n");
+    let policy = parsed(&with("backup_age = { warning = \"2h\", critical = \"4h\" }"));
+    let hours = SignedDuration::from_hours;
+    let alarms = policy.sources.values().find_map(|source| source.alarms.backup_age);
+    assert_eq!(alarms, Some(Thresholds { warning: hours(2), critical: hours(4) }));
+    let told = problems(&with("backup_age = { warning = \"4h\", critical = \"2h\" }"));
+    assert!(told.contains("must not be shorter than `warning`"), "{told}");
+    let told = problems(&with("proof_age = { warning = \"4h\" }\nbackup_rage = 1"));
+    assert!(told.contains("proof_age.critical") && told.contains("did you mean `backup_age`"), "{told}");
+}
+
+#[test]
+fn a_health_server_listens_to_this_machine_unless_a_reason_is_given() {
+    let with =
+        |lines: &str| format!("{NIGHTLY}\n[monitoring]\n{lines}\n[verifier.monitoring]\nrefresh = \"1m\"\n");
+    let policy = parsed(&with("listen = \"[::1]:9187\"\ntextfile = \"/var/lib/x/pgproof.prom\""));
+    assert_eq!(policy.monitoring.listen, "[::1]:9187".parse().ok());
+    assert_eq!(policy.monitoring.refresh, REFRESH_DEFAULT);
+    // The verifier has its own, or none: never the agent's.
+    let own = policy.for_verifier().monitoring;
+    assert_eq!((own.listen, own.textfile, own.refresh), (None, None, SignedDuration::from_mins(1)));
+    for public in ["0.0.0.0:9187", "[::]:9187", "192.0.2.1:9187"] {
+        let told = problems(&with(&format!("listen = \"{public}\"")));
+        assert!(told.contains("must be a loopback address"), "{told}");
+        parsed(&with(&format!("listen = \"{public}\"\npublic_listen_reason = \"behind a firewall\"")));
+    }
+    assert!(problems(&with("listen = \"9187\"")).contains("an address and a port"));
+}

@@ -102,6 +102,22 @@ impl Lease {
     }
 }
 
+/// Who holds a lease at `now`; `None` where nobody does. It takes nothing.
+pub async fn holder_at(
+    store: &SharedStore,
+    key: &ObjectKey,
+    now: Timestamp,
+) -> Result<Option<Holder>, LeaseError> {
+    let bytes = match store.get(key, LEASE_BYTES_MAX).await {
+        Ok((bytes, _)) => bytes,
+        Err(StoreError::NotFound { .. }) => return Ok(None),
+        Err(source) => return Err(LeaseError::Store { source }),
+    };
+    let stored: Stored =
+        serde_json::from_slice(&bytes).map_err(|source| LeaseError::Unreadable { source })?;
+    Ok((!stored.released && stored.expires_at > now).then_some(stored.holder))
+}
+
 async fn put(
     store: &SharedStore,
     key: &ObjectKey,

@@ -21,6 +21,7 @@ mod reports;
 mod retention;
 mod round_trip;
 mod secrets;
+mod status;
 mod stock_tools;
 mod store_faults;
 mod versions;

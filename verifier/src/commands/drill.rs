@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use pgproof_repository::report::v1;
 use tokio_util::sync::CancellationToken;
 
+use super::textfile;
 use crate::cli::{self, Rule};
 use crate::drill::{self, Pick, Request};
 use crate::failure::Exit;
@@ -17,6 +18,17 @@ pub(crate) async fn run(
     json: bool,
     cancel: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
+    let ended = Box::pin(drill_one(policy, args, json, cancel)).await;
+    let ended = Box::pin(textfile::leave(policy, ended)).await?;
+    Ok(ended.map_or(ExitCode::SUCCESS, Exit::into))
+}
+
+async fn drill_one(
+    policy: &Path,
+    args: cli::Drill,
+    json: bool,
+    cancel: CancellationToken,
+) -> anyhow::Result<Option<Exit>> {
     let verifier = Verifier::open(policy).await?;
     let source = verifier.loaded.source(&args.source)?.clone();
     drill::sweep().await;
@@ -39,7 +51,7 @@ pub(crate) async fn run(
         false => print!("{}", drilled.report.text(Some(drilled.key.as_str()))),
     }
     tell(&drilled.page, json);
-    Ok(drilled.exit().map_or(ExitCode::SUCCESS, Exit::into))
+    Ok(drilled.exit())
 }
 
 /// Says where the page lies, or that it could not be written.

@@ -5,6 +5,7 @@ pub(crate) mod plan;
 pub(crate) mod report;
 pub(crate) mod restorability;
 pub(crate) mod run;
+pub(crate) mod textfile;
 
 /// Connections of a drill, unless somebody says otherwise: one a processor.
 fn jobs(asked: Option<u16>) -> usize {

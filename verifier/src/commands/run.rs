@@ -7,6 +7,7 @@ use pgproof_policies::policy::Source;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::Planned;
+use super::textfile;
 use crate::cli;
 use crate::daemon::{self, Daemon};
 use crate::failure::Exit;
@@ -29,7 +30,9 @@ pub(crate) async fn run(
         jobs: super::jobs(args.jobs),
         json,
     };
-    let worst = Box::pin(Daemon::new(verifier, options)?.run(cancel)).await?;
+    let worst = Box::pin(Daemon::new(verifier, options)?.run(cancel)).await;
+    // A daemon serves its metrics.
+    let worst = if args.once { Box::pin(textfile::leave(policy, worst)).await? } else { worst? };
     Ok(worst.map_or(ExitCode::SUCCESS, Exit::into))
 }
 

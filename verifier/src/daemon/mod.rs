@@ -4,6 +4,8 @@
 //! One look at a source takes its lease, plans, and drills the first backup that is due, or finds that there is none. The
 //! rest is waiting: [`Turns`] says for whom.
 
+mod health;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +17,14 @@ use pgproof_policies::turns::{Looked, Turns};
 use pgproof_repository::lease::LeaseError;
 use pgproof_repository::report::v1;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::drill::{self, Drilled, NothingDue, Pick, Request};
 use crate::failure::{self, Exit, Failure};
 use crate::verifier::Verifier;
+use health::{Activity, Health};
 
 /// How long drills that were cancelled may take to store what they found.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
@@ -44,6 +48,8 @@ pub(crate) struct Daemon {
     options: Options,
     turns: Turns,
     worst: Option<Exit>,
+    activity: watch::Sender<Activity>,
+    health: Option<Health>,
 }
 
 /// What a worker comes back with.
@@ -53,12 +59,16 @@ impl Daemon {
     pub(crate) fn new(verifier: Verifier, options: Options) -> anyhow::Result<Self> {
         let mut turns = Turns::new(RETRIES);
         turns.restart(verified(&verifier)?, Timestamp::now());
-        Ok(Self { verifier: Arc::new(verifier), options, turns, worst: None })
+        let activity = watch::Sender::new(Activity::default());
+        Ok(Self { verifier: Arc::new(verifier), options, turns, worst: None, activity, health: None })
     }
 
     /// Works until it is cancelled, or once until nothing is due. Gives the worst exit code of what it did once.
     pub(crate) async fn run(mut self, cancel: CancellationToken) -> anyhow::Result<Option<Exit>> {
         let mut hangup = signal(SignalKind::hangup())?;
+        if !self.options.once {
+            self.health = Some(Health::start(&self.verifier, self.activity.subscribe()).await?);
+        }
         drill::sweep().await;
         let mut workers = JoinSet::new();
         while !cancel.is_cancelled() {
@@ -69,12 +79,16 @@ impl Daemon {
             self.wait(&mut workers, &mut hangup, &cancel).await?;
         }
         self.stop(workers).await;
+        if let Some(health) = self.health.take() {
+            health.stop().await;
+        }
         Ok(self.options.once.then_some(Exit::Interrupted))
     }
 
     fn start_workers(&mut self, workers: &mut JoinSet<Ended>, cancel: &CancellationToken) {
         while workers.len() < self.options.concurrency {
             let Some(source) = self.turns.take(Timestamp::now()) else { return };
+            self.activity.send_modify(|activity| activity.begin(&source, Timestamp::now()));
             let request = Request {
                 pick: Pick::Due,
                 trigger: v1::Trigger::Scheduled,
@@ -112,6 +126,8 @@ impl Daemon {
             self.verifier.loaded.source(&source).is_ok_and(|source| source.verification.is_some());
         let is_done = self.options.once && matches!(looked, Looked::NothingDue { .. } | Looked::Failed);
         self.turns.enter(&source, looked, is_verified && !is_done, Timestamp::now());
+        let failures = self.turns.failures(&source);
+        self.activity.send_modify(|activity| activity.end(&source, failures));
         if looked == Looked::Failed && !is_done {
             tracing::info!(%source, failures = self.turns.failures(&source), "trying again later");
         }
@@ -168,6 +184,9 @@ impl Daemon {
             Ok((sources, verifier)) => {
                 self.verifier = Arc::new(verifier);
                 self.turns.restart(sources, Timestamp::now());
+                if let Some(health) = &self.health {
+                    health.replace(&self.verifier).await;
+                }
                 tracing::info!("the policy was read again");
             }
             Err(error) => {

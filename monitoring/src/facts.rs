@@ -1,0 +1,405 @@
+//! What the bucket says of one source, in few requests: listings find the names, and of the objects only the newest are read.
+//!
+//! Nothing unsigned is a fact here. That an object is absent, unreadable or badly signed is found; only that the store does not
+//! answer is an error, since then nothing is known.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::{SignedDuration, Timestamp};
+use pgproof_policies::names::SourceName;
+use pgproof_policies::standing::{AtWork, Backup, CLOCK_SKEW_MAX, Drill, Facts, PassedOver, Run, Verdict};
+use pgproof_repository::catalog::{self, CatalogError};
+use pgproof_repository::ids::{BackupId, KeyPrefix, ManifestSha256, ObjectKey};
+use pgproof_repository::layout;
+use pgproof_repository::lease::{self, LeaseError};
+use pgproof_repository::manifest::{ManifestError, SignedManifest};
+use pgproof_repository::records::{self, RecordError, RunOutcome};
+use pgproof_repository::report::{self, chain};
+use pgproof_repository::signature::TrustedSigners;
+use pgproof_repository::store::{SharedStore, StoreError};
+
+/// Folders read in search of a good backup: three a day of failures for a month leave fewer.
+const FOLDERS_READ_MAX: usize = 100;
+/// Folders read to find the backup of some time ago.
+const FOLDERS_READ_FOR_GROWTH: usize = 3;
+/// Records of runs that are read: enough for a row of failures and the hosts of a source.
+const RUNS_READ_MAX: usize = 24;
+/// Reports that are read: the newest proof is among them, or there is much to tell.
+const REPORTS_READ_MAX: usize = 24;
+/// Removals that are looked into.
+const REMOVALS_READ_MAX: usize = 8;
+/// Runs are listed from so long ago; only where there is none since, all of them.
+const RUNS_LISTED_FOR: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// Growth is told over these spans.
+pub const GROWTH_SPANS: [SignedDuration; 2] =
+    [SignedDuration::from_hours(7 * 24), SignedDuration::from_hours(30 * 24)];
+/// Objects fetched at the same time.
+const FETCHES_IN_FLIGHT: usize = 4;
+
+/// Reads what there is of a source at `now`.
+///
+/// # Errors
+/// When the store fails: then nothing is known.
+pub async fn gather(
+    store: &SharedStore,
+    source: &SourceName,
+    signers: &TrustedSigners,
+    now: Timestamp,
+) -> Result<Facts, FactsError> {
+    let reader = Reader { store, source, signers };
+    // Records before folders: what a record tells of was there when it was written.
+    let (runs, worthless_runs, first_run) = reader.runs(now).await?;
+    let folders = reader.folders().await?;
+    let removed = reader.removed().await?;
+    let (reports, worthless_reports) = reader.reports().await?;
+    let mut search = reader.newest_backups(&folders, &reports, now).await?;
+    search.passed_over.extend(vanished(&runs, &search, &removed));
+    confirm(&mut search.backups, &runs);
+    let at_work = reader.at_work(now).await?;
+    let is_pruning = at_work.iter().any(|at_work| at_work.on == "prune");
+    let unfinished_removals =
+        if is_pruning { 0 } else { reader.unfinished_removals(&folders, &removed).await? };
+    let first_folder = folders.first().map(BackupId::started_at);
+    Ok(Facts {
+        backups: search.backups,
+        first_seen: first_folder.into_iter().chain(first_run).min(),
+        passed_over: search.passed_over,
+        not_looked_at: search.not_looked_at,
+        runs,
+        drills: reports.iter().map(|report| drill(report.get())).collect(),
+        worthless_records: worthless_reports + worthless_runs,
+        unfinished_removals,
+        at_work,
+        store_clock_ahead: None,
+    })
+}
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FactsError {
+    #[error("the repository cannot be read")]
+    Store {
+        #[from]
+        source: StoreError,
+    },
+    #[error("a backup cannot be fetched")]
+    Catalog {
+        #[source]
+        source: CatalogError,
+    },
+    #[error("the record of a run cannot be fetched")]
+    Record {
+        #[source]
+        source: RecordError,
+    },
+}
+
+struct Reader<'a> {
+    store: &'a SharedStore,
+    source: &'a SourceName,
+    signers: &'a TrustedSigners,
+}
+
+/// What the search for the newest good backup came to.
+#[derive(Default)]
+struct Search {
+    backups: Vec<Backup>,
+    passed_over: Vec<PassedOver>,
+    not_looked_at: usize,
+}
+
+/// What a folder is worth.
+enum Looked {
+    Good(Box<SignedManifest>),
+    /// It looks like a backup and is none.
+    Flawed(String),
+    /// A run that goes on or died, or a removal.
+    Nothing,
+}
+
+impl Reader<'_> {
+    /// Oldest first.
+    async fn folders(&self) -> Result<Vec<BackupId>, FactsError> {
+        let names = self.store.list_folders(&layout::backups(self.source)).await?;
+        let mut ids: Vec<BackupId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// The newest signed reports of this source, newest first, and how many among them are worth nothing.
+    async fn reports(&self) -> Result<(Vec<chain::SignedReport>, usize), FactsError> {
+        let mut keys: Vec<ObjectKey> =
+            chain::keys(self.store, self.source).await?.into_iter().map(|(_, key)| key).collect();
+        // File names are the times at which the drills ended.
+        keys.sort_by(|one, other| file_name(other).cmp(file_name(one)));
+        keys.truncate(REPORTS_READ_MAX);
+        let fetched = stream::iter(keys).map(|key| chain::fetch(self.store, key, self.signers));
+        let found: Vec<chain::Found> = fetched.buffered(FETCHES_IN_FLIGHT).try_collect().await?;
+        let count = found.len();
+        let signed = found.into_iter().filter_map(|found| found.report.ok());
+        let mut signed: Vec<_> = signed.filter(|report| report.get().source == *self.source).collect();
+        signed.sort_by_key(|report| std::cmp::Reverse(report.get().finished_at));
+        let worthless = count - signed.len();
+        Ok((signed, worthless))
+    }
+
+    /// The newest runs, newest first, how many records among them are worth nothing, and when the first run began.
+    async fn runs(&self, now: Timestamp) -> Result<(Vec<Run>, usize, Option<Timestamp>), FactsError> {
+        let prefix = layout::runs(self.source);
+        let first = self.store.list(&prefix, None).try_next().await?;
+        let Some(first) = first.and_then(|first| run_id(&prefix, &first.key)) else {
+            return Ok((Vec::new(), 0, None));
+        };
+        let since = now.checked_sub(RUNS_LISTED_FOR).ok();
+        let since = since.and_then(|since| layout::runs_from(self.source, since));
+        let mut ids = self.run_ids(&prefix, since.as_ref()).await?;
+        if ids.is_empty() {
+            ids = self.run_ids(&prefix, None).await?;
+        }
+        let newest = ids.into_iter().rev().take(RUNS_READ_MAX);
+        let fetched = stream::iter(newest).map(|id| self.run(id)).buffered(FETCHES_IN_FLIGHT);
+        let found: Vec<Option<Run>> = fetched.try_collect().await?;
+        let count = found.len();
+        let mut runs: Vec<Run> = found.into_iter().flatten().collect();
+        // Ids of one second sort by chance.
+        runs.sort_by_key(|run| std::cmp::Reverse(run.started_at));
+        let worthless = count - runs.len();
+        Ok((runs, worthless, Some(first.started_at())))
+    }
+
+    async fn run_ids(
+        &self,
+        prefix: &KeyPrefix,
+        start_after: Option<&ObjectKey>,
+    ) -> Result<Vec<BackupId>, FactsError> {
+        let listed = self.store.list(prefix, start_after);
+        let ids = listed.try_filter_map(|meta| {
+            let id = meta.key.as_str().ends_with(".json").then(|| run_id(prefix, &meta.key)).flatten();
+            std::future::ready(Ok(id))
+        });
+        Ok(ids.try_collect().await?)
+    }
+
+    /// `None` where the record is worth nothing.
+    async fn run(&self, id: BackupId) -> Result<Option<Run>, FactsError> {
+        let key = layout::run(self.source, &id);
+        match records::get::<records::Run>(&**self.store, &key, self.signers).await {
+            Ok((run, _)) if run.id == id && run.source == *self.source => Ok(Some(Run {
+                id: id.to_string(),
+                started_at: run.started_at,
+                ended_at: run.ended_at,
+                host: run.host,
+                unchanged_since: match &run.outcome {
+                    RunOutcome::Unchanged { since } => Some(since.to_string()),
+                    RunOutcome::Committed { .. } | RunOutcome::Failed { .. } => None,
+                },
+                error: match run.outcome {
+                    RunOutcome::Committed { .. } | RunOutcome::Unchanged { .. } => None,
+                    RunOutcome::Failed { error, .. } => Some(error),
+                },
+            })),
+            Err(source) if source.is_of_the_store() => Err(FactsError::Record { source }),
+            Ok(_) | Err(_) => Ok(None),
+        }
+    }
+
+    /// Back from the newest folder to a good backup that is not dated ahead, and then those that tell of growth.
+    async fn newest_backups(
+        &self,
+        folders: &[BackupId],
+        reports: &[chain::SignedReport],
+        now: Timestamp,
+    ) -> Result<Search, FactsError> {
+        let refuted = refuted(reports);
+        let mut search = Search::default();
+        let newest_first: Vec<BackupId> = folders.iter().rev().take(FOLDERS_READ_MAX).cloned().collect();
+        let mut read = stream::iter(newest_first)
+            .map(|id| async move { self.look(&id).await.map(|looked| (id, looked)) })
+            .buffered(FETCHES_IN_FLIGHT);
+        let mut newest = None;
+        while let Some((id, looked)) = read.try_next().await? {
+            match looked {
+                Looked::Good(signed) if refuted.contains(&(id.clone(), signed.sha256())) => {
+                    let why = "a drill found it bad".to_owned();
+                    search.passed_over.push(PassedOver { id: id.to_string(), why });
+                }
+                Looked::Good(signed) => {
+                    let is_ahead = signed.snapshot_at().duration_since(now) > CLOCK_SKEW_MAX;
+                    search.backups.push(backup(&signed));
+                    if !is_ahead {
+                        newest = Some(id);
+                        break;
+                    }
+                }
+                Looked::Flawed(why) => search.passed_over.push(PassedOver { id: id.to_string(), why }),
+                Looked::Nothing => {}
+            }
+        }
+        match newest {
+            Some(newest) => self.for_growth(folders, &newest, &mut search).await?,
+            None => search.not_looked_at = folders.len().saturating_sub(FOLDERS_READ_MAX),
+        }
+        Ok(search)
+    }
+
+    async fn for_growth(
+        &self,
+        folders: &[BackupId],
+        newest: &BackupId,
+        search: &mut Search,
+    ) -> Result<(), FactsError> {
+        for span in GROWTH_SPANS {
+            let Ok(then) = newest.started_at().checked_sub(span) else { continue };
+            let older = folders.iter().rev().filter(|id| id.started_at() <= then);
+            for id in older.take(FOLDERS_READ_FOR_GROWTH) {
+                if let Looked::Good(signed) = self.look(id).await? {
+                    search.backups.push(backup(&signed));
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn look(&self, id: &BackupId) -> Result<Looked, FactsError> {
+        Ok(match catalog::find(self.store, self.source, id, self.signers).await {
+            Ok(signed) => Looked::Good(Box::new(signed)),
+            Err(CatalogError::NoSuchBackup { .. }) => Looked::Nothing,
+            Err(CatalogError::Unsigned { .. }) => Looked::Flawed("it is not signed".to_owned()),
+            Err(CatalogError::Manifest { source, .. }) => Looked::Flawed(flaw(&source)),
+            Err(source) => return Err(FactsError::Catalog { source }),
+        })
+    }
+
+    async fn at_work(&self, now: Timestamp) -> Result<Vec<AtWork>, FactsError> {
+        let leases = [
+            ("backup", layout::backup_lease(self.source)),
+            ("prune", layout::prune_lease(self.source)),
+            ("drill", layout::drill_lease(self.source)),
+        ];
+        let mut at_work = Vec::new();
+        for (on, key) in leases {
+            match lease::holder_at(self.store, &key, now).await {
+                Ok(holder) => {
+                    at_work.extend(holder.map(|holder| AtWork { on, host: holder.host, pid: holder.pid }));
+                }
+                Err(LeaseError::Store { source }) => return Err(source.into()),
+                // Whoever wants the lease will say so; nobody is known to hold it.
+                Err(_) => {}
+            }
+        }
+        Ok(at_work)
+    }
+
+    /// Backups that have a tombstone.
+    async fn removed(&self) -> Result<BTreeSet<BackupId>, FactsError> {
+        let prefix = layout::tombstones(self.source);
+        let listed = self.store.list(&prefix, None);
+        let ids = listed.try_filter_map(|meta| std::future::ready(Ok(run_id(&prefix, &meta.key))));
+        Ok(ids.try_collect().await?)
+    }
+
+    /// Folders that have a tombstone and objects, and no manifest any more.
+    async fn unfinished_removals(
+        &self,
+        folders: &[BackupId],
+        removed: &BTreeSet<BackupId>,
+    ) -> Result<usize, FactsError> {
+        let mut unfinished = 0;
+        for id in folders.iter().filter(|id| removed.contains(id)).take(REMOVALS_READ_MAX) {
+            unfinished += usize::from(matches!(self.look(id).await?, Looked::Nothing));
+        }
+        Ok(unfinished)
+    }
+}
+
+/// A backup since which a later run found nothing changed shows what there was then.
+fn confirm(backups: &mut [Backup], runs: &[Run]) {
+    for backup in backups {
+        let confirming = runs.iter().filter(|run| run.unchanged_since.as_ref() == Some(&backup.id));
+        let latest = confirming.map(|run| run.started_at).max();
+        backup.snapshot_at = latest.map_or(backup.snapshot_at, |latest| latest.max(backup.snapshot_at));
+    }
+}
+
+/// Backups newer than the newest good one that a record tells of and that are neither there nor removed on purpose.
+fn vanished(runs: &[Run], search: &Search, removed: &BTreeSet<BackupId>) -> Vec<PassedOver> {
+    let newest = search.backups.iter().map(|backup| &*backup.id).max();
+    let is_known = |id: &str| {
+        search.backups.iter().any(|backup| backup.id == id)
+            || search.passed_over.iter().any(|passed_over| passed_over.id == id)
+            || removed.iter().any(|removed| removed.as_str() == id)
+    };
+    let is_made = |run: &&Run| run.error.is_none() && run.unchanged_since.is_none();
+    let made = runs.iter().filter(is_made).filter(|run| newest.is_none_or(|newest| *run.id > *newest));
+    let gone = made.filter(|run| !is_known(&run.id));
+    let why = "its run made a backup, and the manifest is gone";
+    gone.map(|run| PassedOver { id: run.id.clone(), why: why.to_owned() }).collect()
+}
+
+/// Backups whose newest report that came to a verdict found them bad. Reports come newest first.
+fn refuted(reports: &[chain::SignedReport]) -> HashSet<(BackupId, ManifestSha256)> {
+    let mut verdicts = HashMap::new();
+    for report in reports.iter().map(chain::SignedReport::get) {
+        let verdict = verdict(report.verdict);
+        if verdict.is_proof() || verdict == Verdict::Bad {
+            verdicts.entry((report.backup.clone(), report.manifest_sha256)).or_insert(verdict);
+        }
+    }
+    let bad = verdicts.into_iter().filter(|(_, verdict)| *verdict == Verdict::Bad);
+    bad.map(|(backup, _)| backup).collect()
+}
+
+fn backup(signed: &SignedManifest) -> Backup {
+    let manifest = signed.get();
+    Backup {
+        id: manifest.id.to_string(),
+        snapshot_at: signed.snapshot_at(),
+        started_at: manifest.started_at,
+        finished_at: manifest.finished_at,
+        stored_bytes: manifest.stored_bytes(),
+        host: manifest.host.clone(),
+    }
+}
+
+fn drill(report: &report::Report) -> Drill {
+    let seconds = |seconds: f64| SignedDuration::try_from_secs_f64(seconds).ok();
+    Drill {
+        backup: report.backup.to_string(),
+        finished_at: report.finished_at,
+        verdict: verdict(report.verdict),
+        recovery: report.recovery_seconds.and_then(seconds),
+        longest_gap: report.objectives.recovery_point.achieved_seconds.and_then(seconds),
+        recovery_missed_from: report.objectives.recovery_time.missed_from,
+    }
+}
+
+fn verdict(verdict: report::Verdict) -> Verdict {
+    match verdict {
+        report::Verdict::Passed => Verdict::Proved,
+        report::Verdict::Degraded => Verdict::Degraded,
+        report::Verdict::Failed => Verdict::Bad,
+        report::Verdict::NotRun => Verdict::Open,
+        report::Verdict::VerifierFailed => Verdict::VerifierFailed,
+    }
+}
+
+fn flaw(error: &ManifestError) -> String {
+    match error {
+        ManifestError::Newer { version } => {
+            format!("its format, version {version}, is newer than this program")
+        }
+        other => format!("it cannot be used: {other}"),
+    }
+}
+
+/// The id in a record's key, that of its signature too.
+fn run_id(prefix: &KeyPrefix, key: &ObjectKey) -> Option<BackupId> {
+    let name = key.as_str().strip_prefix(prefix.as_str())?;
+    name.split('.').next()?.parse().ok()
+}
+
+fn file_name(key: &ObjectKey) -> &str {
+    key.as_str().rsplit('/').next().unwrap_or_default()
+}

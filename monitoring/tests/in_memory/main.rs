@@ -1,0 +1,6 @@
+//! The crate over a bucket in memory: what it makes of it, and how it serves that.
+
+mod bucket;
+mod serving;
+mod shape;
+mod support;
