@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use pgproof_policies::names::SourceName;
 use pgproof_repository::ids::BackupId;
 
@@ -154,6 +154,29 @@ pub(crate) struct Restore {
     /// Restore although the target's file system has less space than the database took.
     #[arg(long)]
     pub ignore_space: bool,
+    /// Of files: the folder to restore into.
+    #[arg(long, value_name = "FOLDER")]
+    pub to: Option<PathBuf>,
+    /// Of files: only this file or folder, by its path as it was backed up (may be repeated).
+    #[arg(long, value_name = "PATH")]
+    pub path: Vec<PathBuf>,
+    /// Of files: restore into a folder that is not empty, and what to do with a file that is there.
+    #[arg(long, value_name = "WHICH")]
+    pub overwrite: Option<Overwrite>,
+    /// Of files, as root: keep set-user-id and set-group-id bits and file capabilities.
+    #[arg(long)]
+    pub special_bits: bool,
+}
+
+/// Which files that are there are replaced.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Overwrite {
+    /// None: they stay.
+    Never,
+    /// Those that are older than the backup's.
+    Older,
+    /// All.
+    Always,
 }
 
 #[derive(Debug, Args)]
@@ -166,7 +189,7 @@ pub(crate) struct List {
 pub(crate) struct Show {
     pub source: SourceName,
     pub backup: BackupId,
-    /// List the tables too; takes the identity.
+    /// List the tables or files too; takes the identity.
     #[arg(long)]
     pub inventory: bool,
 }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use pgproof_files as files;
 use pgproof_policies::moment::MomentError;
 use pgproof_policies::policy::PolicyProblems;
 use pgproof_postgres::archive::ArchiveError;
@@ -32,6 +33,8 @@ pub(crate) enum Exit {
     Integrity = 4,
     /// Another process is at work on this source.
     Busy = 5,
+    /// The backup stands, and files are missing or damaged in it.
+    Incomplete = 7,
     /// Stopped by a signal.
     Interrupted = 130,
 }
@@ -106,6 +109,13 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(RestoreError::Cancelled) = cause.downcast_ref::<RestoreError>() {
         return Some(Exit::Interrupted);
     }
+    match cause.downcast_ref::<files::restore::RestoreError>() {
+        Some(files::restore::RestoreError::Cancelled) => return Some(Exit::Interrupted),
+        Some(files::restore::RestoreError::NotEmpty { .. }) => return Some(Exit::Usage),
+        Some(files::restore::RestoreError::NotInBackup { .. }) => return Some(Exit::NothingFound),
+        Some(files::restore::RestoreError::Hash { .. }) => return Some(Exit::Integrity),
+        _ => {}
+    }
     match (cause.downcast_ref::<CatalogError>(), cause.downcast_ref::<LeaseError>()) {
         (Some(CatalogError::NoSuchBackup { .. }), _) => Some(Exit::NothingFound),
         (Some(CatalogError::Unsigned { .. }), _) => Some(Exit::Integrity),
@@ -151,6 +161,8 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         RestoreError,
         SnapshotError,
         ReadError,
+        files::backup::BackupError,
+        files::restore::RestoreError,
     );
     None
 }

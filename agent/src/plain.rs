@@ -39,6 +39,7 @@ pub(crate) fn age(at: Timestamp, now: Timestamp) -> String {
 pub(crate) fn what(contents: &Contents) -> String {
     match contents {
         Contents::Postgres(dumped) => format!("database {}", dumped.server.database),
+        Contents::Files(_) => "files".to_owned(),
         Contents::Unknown => "of a kind that this version does not know".to_owned(),
     }
 }
@@ -49,6 +50,13 @@ pub(crate) fn contents(contents: &Contents) -> String {
         Contents::Postgres(dumped) => {
             format!("{} tables, {} rows", dumped.archive.table_count, dumped.archive.row_count)
         }
+        Contents::Files(found) => format!(
+            "{} files in {} folders, {} links, {}",
+            found.files,
+            found.folders,
+            found.symlinks + found.hard_links,
+            bytes(found.content_bytes)
+        ),
         Contents::Unknown => "not known".to_owned(),
     }
 }

@@ -10,6 +10,7 @@ pub const MANIFEST: &str = "manifest.json";
 pub const MANIFEST_SIGNATURE: &str = "manifest.json.sig";
 pub const GLOBALS: &str = "globals.sql.zst.age";
 pub const INVENTORY: &str = "inventory.json.zst.age";
+pub const INDEX: &str = "index.jsonl.zst.age";
 
 /// The name of the `stream`-th archive of a backup; 000 is the main one.
 pub fn archive_name(stream: u32) -> String {

@@ -1,6 +1,7 @@
 //! One backup, from lease to manifest: the sequence at the top, its steps below.
 
 mod expected;
+mod files;
 mod stream;
 mod watchdog;
 
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, anyhow, bail};
 use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::names::SourceName;
-use pgproof_policies::policy::{Kind, PostgresSource, Source};
+use pgproof_policies::policy::{FilesSource, Kind, PostgresSource, Source};
 use pgproof_postgres::archive::TocEntry;
 use pgproof_postgres::client::{Client, ClientTools, Program};
 use pgproof_postgres::connection::{ConnectionSpec, Environment};
@@ -55,8 +56,45 @@ pub(crate) struct Job {
     pub cancel: CancellationToken,
     recipients: Recipients,
     signing_key: SigningKey,
+    reach: Reach,
+}
+
+/// What is backed up, and how it is reached.
+#[derive(Debug)]
+enum Reach {
+    Database(Box<Database>),
+    Files(FilesSource),
+}
+
+#[derive(Debug)]
+struct Database {
+    source: PostgresSource,
     connection: ConnectionSpec,
     tools: ClientTools,
+}
+
+/// What a manifest says of one backup beside what it says of all of a job's.
+struct Account {
+    snapshot: v1::Snapshot,
+    pg_dump: Option<String>,
+    contents: v1::Contents,
+    previous: v1::Previous,
+    warnings: Vec<String>,
+    /// The line of stock tools, behind age and zstd.
+    restore_with: &'static str,
+}
+
+impl Reach {
+    fn of(source: &Source) -> anyhow::Result<Self> {
+        Ok(match &source.kind {
+            Kind::Postgres(postgres) => Self::Database(Box::new(Database {
+                source: postgres.clone(),
+                connection: source::connection(postgres, &Environment::of_process())?,
+                tools: source::tools(postgres),
+            })),
+            Kind::Files(files) => Self::Files(files.clone()),
+        })
+    }
 }
 
 impl Job {
@@ -69,24 +107,10 @@ impl Job {
         let (recipients, signing_key) = (loaded.recipients()?, loaded.signing_key()?);
         // A signing key that its own policy does not trust would make backups that nobody restores.
         loaded.trusted_signers()?;
-        let postgres = postgres(&source);
-        let connection = source::connection(postgres, &Environment::of_process())?;
-        let tools = source::tools(postgres);
+        let reach = Reach::of(&source)?;
         let store = loaded.open_store().await?;
         let (tags, reason) = (BTreeMap::new(), None);
-        Ok(Self {
-            loaded,
-            source,
-            store,
-            tags,
-            reason,
-            json: false,
-            cancel,
-            recipients,
-            signing_key,
-            connection,
-            tools,
-        })
+        Ok(Self { loaded, source, store, tags, reason, json: false, cancel, recipients, signing_key, reach })
     }
 
     /// Compressing threads.
@@ -99,8 +123,18 @@ impl Job {
         PartPlan::new(self.store.part_limits(), database_bytes)
     }
 
-    pub(crate) fn connection(&self) -> &ConnectionSpec {
-        &self.connection
+    /// What is read, as people know it.
+    pub(crate) fn describe(&self) -> String {
+        match &self.reach {
+            Reach::Database(database) => database.connection.describe(),
+            Reach::Files(files) => {
+                files.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+            }
+        }
+    }
+
+    pub(crate) fn is_of_files(&self) -> bool {
+        matches!(self.reach, Reach::Files(_))
     }
 
     /// Takes the lease, backs up, and leaves a record of how it ended.
@@ -135,15 +169,28 @@ impl Job {
         if stale.count > 0 {
             tracing::warn!(count = stale.count, "aborted uploads that an earlier run left behind");
         }
-        let snapshot = ExportedSnapshot::open(&self.connection).await?;
+        match &self.reach {
+            Reach::Database(database) => self.back_up_database(database, marker, id, started_at).await,
+            Reach::Files(files) => Box::pin(self.back_up_files(files, marker, id, started_at)).await,
+        }
+    }
+
+    async fn back_up_database(
+        &self,
+        database: &Database,
+        marker: &Marker,
+        id: &BackupId,
+        started_at: Timestamp,
+    ) -> anyhow::Result<Committed> {
+        let snapshot = ExportedSnapshot::open(&database.connection).await?;
         let facts = snapshot.facts().clone();
         let facts = &facts;
         let mut warnings = self.preflight(&snapshot).await?;
 
-        let dump_program = self.find(Program::PgDump, facts).await?;
+        let dump_program = database.find(Program::PgDump, facts).await?;
         let mut started = Started::new(self.store.clone(), self.source.name.clone(), id.clone());
         let (dumped, structure) = tokio::join!(
-            self.dump_archive(&started, &snapshot, &dump_program),
+            self.dump_archive(database, &started, &snapshot, &dump_program),
             structure::read(snapshot.session())
         );
         let (archive, parts) = dumped?;
@@ -153,20 +200,47 @@ impl Job {
         // A store may need long to put the parts together.
         let completing = started.complete_upload(parts, archive_object(&archive));
         let (completed, globals, previous) =
-            tokio::join!(completing, self.dump_globals(facts), self.previous());
+            tokio::join!(completing, database.dump_globals(facts), self.previous());
         completed?;
         let globals = globals?;
         self.put(&mut started, layout::GLOBALS, v1::Role::Globals, globals.text.as_bytes()).await?;
         warnings.extend(globals.degraded.into_iter().chain(globals.warnings));
         let settings = snapshot.server_settings().await?;
         let mut inventory = inventory_of(&archive, facts, &settings)?;
-        warnings.extend(expected::record(&mut inventory, &archive, structure, postgres(&self.source)));
+        warnings.extend(expected::record(&mut inventory, &archive, structure, &database.source));
         let inventory_bytes = serde_json::to_vec(&inventory)?;
         self.put(&mut started, layout::INVENTORY, v1::Role::Inventory, &inventory_bytes).await?;
         snapshot.close().await?;
         self.stop_if_cancelled()?;
 
-        let sealed = started.seal(|objects| v1::Manifest {
+        let account = Account {
+            snapshot: v1::Snapshot {
+                at: facts.snapshot_at,
+                lsn: facts.lsn.clone(),
+                in_recovery: facts.in_recovery,
+            },
+            pg_dump: Some(dump_program.version.to_string()),
+            contents: v1::Contents::Postgres(Box::new(v1::Postgres {
+                server: server(facts),
+                archive: archive_facts(&archive, &inventory),
+            })),
+            previous,
+            warnings,
+            restore_with: "pg_restore -d DATABASE",
+        };
+        let sealed = started.seal(|objects| self.manifest(marker, id, started_at, account, objects));
+        Ok(sealed.commit(&self.signing_key).await?)
+    }
+
+    fn manifest(
+        &self,
+        marker: &Marker,
+        id: &BackupId,
+        started_at: Timestamp,
+        account: Account,
+        objects: Vec<v1::Object>,
+    ) -> v1::Manifest {
+        v1::Manifest {
             format: v1::FORMAT.to_owned(),
             version: v1::VERSION,
             repository: marker.id.clone(),
@@ -174,30 +248,23 @@ impl Job {
             id: id.clone(),
             started_at,
             finished_at: Timestamp::now(),
-            snapshot: v1::Snapshot {
-                at: facts.snapshot_at,
-                lsn: facts.lsn.clone(),
-                in_recovery: facts.in_recovery,
-            },
-            programs: programs(&dump_program),
-            contents: v1::Contents::Postgres(Box::new(v1::Postgres {
-                server: server(facts),
-                archive: archive_facts(&archive, &inventory),
-            })),
+            snapshot: account.snapshot,
+            programs: programs(account.pg_dump),
+            contents: account.contents,
             objects,
             recipients: self.recipients.public_lines(),
             policy_sha256: self.loaded.sha256.clone(),
             host: host_name(),
             reason: self.reason.clone(),
             tags: self.tags.clone(),
-            previous,
-            warnings,
+            previous: account.previous,
+            warnings: account.warnings,
             restore: format!(
-                "age -d -i IDENTITY {} | zstd -d | pg_restore -d DATABASE",
-                layout::archive_name(0)
+                "age -d -i IDENTITY {} | zstd -d | {}",
+                layout::archive_name(0),
+                account.restore_with
             ),
-        });
-        Ok(sealed.commit(&self.signing_key).await?)
+        }
     }
 
     /// What would make the dump fail, or lack something, is found before anything is uploaded.
@@ -219,25 +286,21 @@ impl Job {
         .into())
     }
 
-    async fn find(&self, program: Program, facts: &SnapshotFacts) -> anyhow::Result<Client> {
-        let (tools, major) = (self.tools.clone(), facts.server_version.major);
-        Ok(tokio::task::spawn_blocking(move || tools.find(program, major)).await??)
-    }
-
     async fn dump_archive(
         &self,
+        database: &Database,
         started: &Started,
         snapshot: &ExportedSnapshot,
         pg_dump: &Client,
     ) -> anyhow::Result<(SealedArchive, PartsUploaded)> {
-        let (facts, postgres) = (snapshot.facts(), postgres(&self.source));
+        let (facts, postgres) = (snapshot.facts(), &database.source);
         let order = DumpOrder {
             encoding: Some(encoding_of_dump(&facts.database.encoding).to_owned()),
             exclude_tables: postgres.exclude_tables.clone(),
             exclude_table_data: postgres.exclude_table_data.clone(),
             ..DumpOrder::everything(pg_dump.path.clone(), Some(snapshot.id().to_owned()))
         };
-        let mut dump = order.start(&self.connection)?;
+        let mut dump = order.start(&database.connection)?;
         let (stopper, output) = (dump.stopper(), dump.take_stdout().context("pg_dump has no output")?);
         let plan = self.part_plan(facts.database.bytes);
         let part_bytes = move |number| plan.part_bytes(number);
@@ -307,13 +370,6 @@ impl Job {
         }
     }
 
-    /// Roles, memberships, tablespaces, and what had to be left out.
-    async fn dump_globals(&self, facts: &SnapshotFacts) -> anyhow::Result<DumpedGlobals> {
-        let pg_dumpall = self.find(Program::PgDumpall, facts).await?;
-        let connection = self.connection.clone();
-        Ok(tokio::task::spawn_blocking(move || dump_globals(&pg_dumpall.path, &connection)).await??)
-    }
-
     /// Seals and puts a small object.
     async fn put(
         &self,
@@ -372,6 +428,20 @@ impl Job {
     }
 }
 
+impl Database {
+    async fn find(&self, program: Program, facts: &SnapshotFacts) -> anyhow::Result<Client> {
+        let (tools, major) = (self.tools.clone(), facts.server_version.major);
+        Ok(tokio::task::spawn_blocking(move || tools.find(program, major)).await??)
+    }
+
+    /// Roles, memberships, tablespaces, and what had to be left out.
+    async fn dump_globals(&self, facts: &SnapshotFacts) -> anyhow::Result<DumpedGlobals> {
+        let pg_dumpall = self.find(Program::PgDumpall, facts).await?;
+        let connection = self.connection.clone();
+        Ok(tokio::task::spawn_blocking(move || dump_globals(&pg_dumpall.path, &connection)).await??)
+    }
+}
+
 pub(crate) fn interrupted() -> Failure {
     Failure::new(
         Exit::Interrupted,
@@ -387,11 +457,6 @@ fn no_progress(after: SignedDuration) -> Failure {
         message,
         "look for a lock or a dead network path; `no_progress_timeout` in the policy sets how long is too long",
     )
-}
-
-fn postgres(source: &Source) -> &PostgresSource {
-    let Kind::Postgres(postgres) = &source.kind;
-    postgres
 }
 
 /// The entry as people know it.
@@ -441,10 +506,10 @@ fn server(facts: &SnapshotFacts) -> v1::Server {
     }
 }
 
-fn programs(pg_dump: &Client) -> v1::Programs {
+fn programs(pg_dump: Option<String>) -> v1::Programs {
     v1::Programs {
         pgproof: env!("CARGO_PKG_VERSION").to_owned(),
-        pg_dump: Some(pg_dump.version.to_string()),
+        pg_dump,
         zstd: zstd::zstd_safe::version_string().to_owned(),
     }
 }

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::lifecycle::Committed;
+use pgproof_repository::manifest::v1::Contents;
 use pgproof_repository::sealed::BLOCK_BYTES_MAX;
 use tokio_util::sync::CancellationToken;
 
 use super::{hold, print_json, say};
 use crate::backup::{Job, UPLOADS_IN_FLIGHT};
+use crate::failure::{Exit, Failure};
 use crate::{cli, plain};
 
 pub(crate) async fn run(
@@ -39,7 +41,18 @@ pub(crate) async fn run(
         }))?,
         false => print(&committed)?,
     }
-    Ok(ExitCode::SUCCESS)
+    match &committed.manifest.contents {
+        Contents::Files(files) if files.losses > 0 => Err(incomplete(files.losses).into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn incomplete(losses: u64) -> Failure {
+    Failure::new(
+        Exit::Incomplete,
+        format!("the backup stands, and lacks {losses} file(s) or parts of them"),
+        "see to what is named above, or leave it out with `exclude`; `pgproof show --inventory` lists all of them",
+    )
 }
 
 fn print(committed: &Committed) -> anyhow::Result<()> {
@@ -60,11 +73,13 @@ fn print(committed: &Committed) -> anyhow::Result<()> {
 fn explain(job: &Job) -> anyhow::Result<()> {
     let plan = job.part_plan(None);
     let (workers, parts) = (job.workers(), UPLOADS_IN_FLIGHT + 2);
-    say(&format!("{} from {} to {}", job.source.name, job.connection().describe(), job.store.location()))?;
-    say(&format!(
-        "  one exported snapshot; pg_dump -Fc -Z0; zstd level {}; age",
-        job.source.compression_level
-    ))?;
+    say(&format!("{} from {} to {}", job.source.name, job.describe(), job.store.location()))?;
+    let read = if job.is_of_files() {
+        "one tar, and an index of it"
+    } else {
+        "one exported snapshot; pg_dump -Fc -Z0"
+    };
+    say(&format!("  {read}; zstd level {}; age", job.source.compression_level))?;
     let blocks = (workers + 2) as u64 * BLOCK_BYTES_MAX as u64 / 2;
     say(&format!("  blocks    at most {} in {} worker(s) and queue", plain::bytes(blocks), workers))?;
     for stored in [1_u64 << 30, 100 << 30, 1 << 40] {

@@ -10,6 +10,7 @@ use toml::de::DeTable;
 
 use crate::{names::SourceName, retention::Retention};
 
+mod files;
 mod location;
 mod problems;
 mod raw;
@@ -125,6 +126,17 @@ pub struct Source {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
     Postgres(PostgresSource),
+    Files(FilesSource),
+}
+
+impl Kind {
+    /// As `kind` has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Postgres(_) => "postgres",
+            Self::Files(_) => "files",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -137,6 +149,21 @@ pub struct PostgresSource {
     pub exclude_tables: Vec<String>,
     /// Patterns of tables whose rows are left out.
     pub exclude_table_data: Vec<String>,
+}
+
+/// Folders, and files, with all that is in them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FilesSource {
+    /// Absolute, and at least one.
+    pub paths: Vec<PathBuf>,
+    /// Patterns of files that alone are taken; empty for all of them.
+    pub include: Vec<String>,
+    /// Patterns of files and folders that are left out.
+    pub exclude: Vec<String>,
+    /// Folders on which another file system is mounted are not entered.
+    pub one_file_system: bool,
+    /// A backup without a single file is accepted.
+    pub allow_empty: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
     COMPRESSION_LEVEL_DEFAULT, Connection, JOBS_DEFAULT, Kind, NO_PROGRESS_TIMEOUT_DEFAULT, Objectives,
-    PostgresSource, Source, Verification,
+    PostgresSource, Source, Verification, files,
     raw::{Report, Table},
     values, verification,
 };
@@ -78,15 +78,13 @@ impl Body {
 }
 
 fn read(mut table: Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) -> Option<Body> {
-    let kind_constraint = "must be \"postgres\"";
-    if !table.has("kind") {
-        table.missing("kind", kind_constraint, report);
-    }
-    table.converted("kind", kind_constraint, report, |kind| (kind == "postgres").then_some(()));
-    let postgres = postgres(&mut table, client_dirs, report);
+    let kind = kind(&mut table, client_dirs, report);
     let schedule = table.schedule("schedule", report);
     let objectives = table.table("objectives", report).map(|table| objectives(table, report));
     let verification_is_there = table.has("verification");
+    if verification_is_there && matches!(kind, Some(Kind::Files(_))) {
+        table.refuse("verification", files::NO_VERIFICATION, None, report);
+    }
     let verification =
         table.table("verification", report).and_then(|table| verification::read(table, report));
     if !table.has("retention") {
@@ -100,7 +98,7 @@ fn read(mut table: Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) 
         table.duration("no_progress_timeout", report).unwrap_or(NO_PROGRESS_TIMEOUT_DEFAULT);
     table.finish(report);
     Some(Body {
-        kind: Kind::Postgres(postgres?),
+        kind: kind?,
         schedule,
         objectives: objectives.unwrap_or_default(),
         retention: retention?,
@@ -109,6 +107,19 @@ fn read(mut table: Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) 
         verification,
         no_progress_timeout,
     })
+}
+
+/// What is backed up. Where that is not said, what a database needs is asked for.
+fn kind(table: &mut Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) -> Option<Kind> {
+    let constraint = "must be \"postgres\" or \"files\"";
+    if !table.has("kind") {
+        table.missing("kind", constraint, report);
+    }
+    let known = |kind: &str| ["postgres", "files"].contains(&kind).then(|| kind.to_owned());
+    match table.converted("kind", constraint, report, known) {
+        Some(kind) if kind.value == "files" => files::read(table, report).map(Kind::Files),
+        _ => postgres(table, client_dirs, report).map(Kind::Postgres),
+    }
 }
 
 fn postgres(

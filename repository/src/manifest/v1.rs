@@ -48,6 +48,7 @@ pub struct Manifest {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Contents {
     Postgres(Box<Postgres>),
+    Files(Files),
     /// Written by a newer version: listed and kept, and not restored.
     #[serde(other)]
     Unknown,
@@ -58,6 +59,20 @@ pub enum Contents {
 pub struct Postgres {
     pub server: Server,
     pub archive: Archive,
+}
+
+/// Folders. How much is in them, and nobody's name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Files {
+    /// Numbers of entries.
+    pub files: u64,
+    pub folders: u64,
+    pub symlinks: u64,
+    pub hard_links: u64,
+    /// Of files' contents, holes left out.
+    pub content_bytes: u64,
+    /// Entries that are missing or damaged; the warnings say why, and the index which.
+    pub losses: u64,
 }
 
 /// The moment all objects show.
@@ -129,6 +144,8 @@ pub enum Role {
     Archive,
     Globals,
     Inventory,
+    /// One line for each entry of an archive of files.
+    Index,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,6 +181,7 @@ impl Contents {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Postgres(_) => "postgres",
+            Self::Files(_) => "files",
             Self::Unknown => "unknown",
         }
     }
@@ -181,7 +199,7 @@ impl Manifest {
     pub fn postgres(&self) -> Option<&Postgres> {
         match &self.contents {
             Contents::Postgres(postgres) => Some(postgres),
-            Contents::Unknown => None,
+            Contents::Files(_) | Contents::Unknown => None,
         }
     }
 

@@ -32,7 +32,7 @@ pub(crate) use scratch::sweep;
 use standing::Standing;
 use work::{ControlOrder, Drill};
 
-use crate::failure::Exit;
+use crate::failure::{Exit, Failure};
 use crate::verifier::Verifier;
 
 /// What is asked of one drill.
@@ -96,7 +96,15 @@ impl Verifier {
         request: &Request,
         cancel: &CancellationToken,
     ) -> anyhow::Result<Drilled> {
-        let Kind::Postgres(reach) = source.kind.clone();
+        let Kind::Postgres(reach) = source.kind.clone() else {
+            let message = format!(
+                "source {} is of kind {}, and drills are for databases",
+                source.name,
+                source.kind.name()
+            );
+            let hint = "`pgproof check --read-data` reads every file of a backup and compares its hash";
+            return Err(Failure::new(Exit::Usage, message, hint).into());
+        };
         let now = Timestamp::now();
         let entries = catalog::list(&self.store, &source.name, &self.signers).await?;
         let past = report::chain::list(&self.store, &source.name, &self.signers).await?;

@@ -123,8 +123,15 @@ pub(super) async fn run(
 
 /// How the policy reaches the source's server.
 fn reach<'a>(opened: &'a Opened, source: &SourceName) -> anyhow::Result<&'a PostgresSource> {
-    let Kind::Postgres(postgres) = &opened.loaded.source(source)?.kind;
-    Ok(postgres)
+    match &opened.loaded.source(source)?.kind {
+        Kind::Postgres(postgres) => Ok(postgres),
+        other => Err(Failure::new(
+            Exit::Usage,
+            format!("the backup is of a database, and source {source} is of kind {} now", other.name()),
+            "restore it with a policy in which the source is the database",
+        )
+        .into()),
+    }
 }
 
 fn target(args: &cli::Restore, postgres: &PostgresSource) -> anyhow::Result<ConnectionSpec> {

@@ -1,6 +1,7 @@
 //! `pgproof restore`: which backup a time asks for, what will be missing, and the restore itself.
 
 mod database;
+mod files;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -26,14 +27,54 @@ pub(crate) async fn run(
 ) -> anyhow::Result<ExitCode> {
     let opened = open(policy, Some(&args.source)).await?;
     let signed = choose(&opened, &args, Timestamp::now()).await?;
-    match signed.get().contents.clone() {
+    let contents = signed.get().contents.clone();
+    refuse_foreign_options(&args, &contents)?;
+    match contents {
         Contents::Postgres(dumped) => {
             Box::pin(database::run(&opened, args, signed, &dumped, json, cancel)).await
         }
+        Contents::Files(_) => files::run(&opened, args, signed, json, cancel).await,
         Contents::Unknown => Err(Failure::new(
             Exit::Usage,
             format!("backup {} is of a kind that this version does not know", signed.get().id),
             "use a pgproof at least as new as the one that wrote it",
+        )
+        .into()),
+    }
+}
+
+/// What is meant for another kind of backup is a mistake, and never passed over.
+fn refuse_foreign_options(args: &cli::Restore, contents: &Contents) -> anyhow::Result<()> {
+    let of_databases = [
+        ("--into", args.into.is_some()),
+        ("--target", args.target.is_some()),
+        ("--swap", args.swap),
+        ("--table", !args.table.is_empty()),
+        ("--schema", !args.schema.is_empty()),
+        ("--jobs", args.jobs.is_some()),
+        ("--serial", args.serial),
+        ("--globals", args.globals),
+        ("--no-owner", args.no_owner),
+        ("--no-acl", args.no_acl),
+        ("--stdout", args.stdout),
+    ];
+    let of_files = [
+        ("--to", args.to.is_some()),
+        ("--path", !args.path.is_empty()),
+        ("--overwrite", args.overwrite.is_some()),
+        ("--special-bits", args.special_bits),
+    ];
+    let (given, others) = match contents {
+        Contents::Postgres(_) => (of_files.into_iter().find(|(_, given)| *given), "files"),
+        Contents::Files(_) => (of_databases.into_iter().find(|(_, given)| *given), "databases"),
+        Contents::Unknown => (None, ""),
+    };
+    match given {
+        None => Ok(()),
+        Some((option, _)) => Err(Failure::new(
+            Exit::Usage,
+            format!("{option} is for {others}, and this is a backup of kind {}", contents.kind()),
+            "see `pgproof restore --help`",
         )
         .into()),
     }
