@@ -95,7 +95,10 @@ impl Job {
                 Err(stopped.into())
             }
         };
-        match (read, uploaded(data_upload.await), uploaded(index_upload.await)) {
+        let (data, index) = (uploaded(data_upload.await), uploaded(index_upload.await));
+        // Asked to stop, it completes nothing, even where everything is there to be completed.
+        let read = read.and_then(|backed| self.stop_if_cancelled().map(|()| backed));
+        match (read, data, index) {
             (Ok(backed), Ok(data), Ok(index)) => Ok((backed, data, index)),
             (read, data, index) => {
                 let error = first_cause(read, [data, index]).await;
