@@ -1,7 +1,7 @@
 //! Values as people read them.
 
 use jiff::{SignedDuration, Timestamp};
-use pgproof_repository::manifest::v1::Contents;
+use pgproof_repository::manifest::v1::{Contents, Files};
 
 /// `1.4 GiB`.
 pub(crate) fn bytes(count: u64) -> String {
@@ -50,12 +50,12 @@ pub(crate) fn contents(contents: &Contents) -> String {
         Contents::Postgres(dumped) => {
             format!("{} tables, {} rows", dumped.archive.table_count, dumped.archive.row_count)
         }
-        Contents::Files(found) => format!(
+        Contents::Files(Files { tree }) => format!(
             "{} files in {} folders, {} links, {}",
-            found.files,
-            found.folders,
-            found.symlinks + found.hard_links,
-            bytes(found.content_bytes)
+            tree.files,
+            tree.folders,
+            tree.symlinks + tree.hard_links,
+            bytes(tree.content_bytes)
         ),
         Contents::Unknown => "not known".to_owned(),
     }

@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 
 use crate::entry::{Content, Entry, LineError};
 use crate::inventory::{self, Inventory, InventoryError, Totals};
+use crate::path::StoredPath;
 use crate::watch::Watch;
 
 /// Fetches a backup's inventory, and compares it with what was signed.
@@ -37,6 +38,7 @@ pub struct Archive {
     index: SealedReader,
     data_frames: Vec<FrameRecord>,
     index_frames: Vec<FrameRecord>,
+    index_starts: Vec<StoredPath>,
     totals: Totals,
 }
 
@@ -66,7 +68,8 @@ impl Archive {
         let unsound = |source| ArchiveError::Inventory { source };
         let data_frames = inventory.data.records().map_err(unsound)?;
         let index_frames = inventory.index.records().map_err(unsound)?;
-        Ok(Self { data, index, data_frames, index_frames, totals: inventory.totals.clone() })
+        let (index_starts, totals) = (inventory.index_starts.clone(), inventory.totals.clone());
+        Ok(Self { data, index, data_frames, index_frames, index_starts, totals })
     }
 
     pub fn totals(&self) -> &Totals {
@@ -76,6 +79,23 @@ impl Archive {
     /// Every entry, in the tar's order, with the number of the index's frame it stands in.
     pub fn entries(&self) -> Result<Entries, ArchiveError> {
         self.entries_of(0..self.index_frames.len())
+    }
+
+    /// The index's frames that can hold these paths, what is in them, and the folders they lie in; `None` if that takes all.
+    pub(crate) fn index_frames_for(&self, paths: &[StoredPath]) -> Option<BTreeSet<usize>> {
+        let starts = &self.index_starts;
+        if paths.is_empty() || starts.len() != self.index_frames.len() {
+            return None;
+        }
+        let frame_of = |path: &StoredPath| starts.partition_point(|start| start <= path).saturating_sub(1);
+        let mut frames = BTreeSet::new();
+        for path in paths {
+            frames.extend(path.and_folders().map(|path| frame_of(&path)));
+            let behind = starts.iter().enumerate().skip(frame_of(path) + 1);
+            let within = behind.take_while(|(_, start)| start.is_within(path));
+            frames.extend(within.map(|(number, _)| number));
+        }
+        Some(frames.into_iter().filter(|number| *number < starts.len()).collect())
     }
 
     pub(crate) fn entries_of(

@@ -24,6 +24,8 @@ use self::walk::Walk;
 pub struct Backed {
     pub data: SealedSummary<()>,
     pub index: SealedSummary<()>,
+    /// The first path in each frame of the index.
+    pub index_starts: Vec<StoredPath>,
     pub totals: Totals,
 }
 
@@ -138,9 +140,9 @@ mod tests {
 
     #[test]
     fn a_path_inside_another_is_read_once() {
-        let paths = ["/srv/b", "/srv/a/x", "/srv/a", "/srv/ab", "/srv/a/"].map(PathBuf::from);
+        let paths = ["/srv/b", "/srv/a/x", "/srv/a", "/srv/a-b", "/srv/a/"].map(PathBuf::from);
         let roots: Vec<_> = roots(&paths).unwrap().into_iter().map(|root| root.stored.unwrap()).collect();
-        let expected = ["srv/a", "srv/ab", "srv/b"].map(|path| StoredPath::new(path.into()).unwrap());
+        let expected = ["srv/a", "srv/a-b", "srv/b"].map(|path| StoredPath::new(path.into()).unwrap());
         assert_eq!(roots, expected);
         let all = super::roots(&["/srv".into(), "/".into()]).unwrap();
         assert_eq!(all.len(), 1);

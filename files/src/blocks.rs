@@ -24,6 +24,11 @@ impl Blocks {
         self.written
     }
 
+    /// Whether the next byte begins a frame.
+    pub(crate) fn is_at_start(&self) -> bool {
+        self.block.is_empty()
+    }
+
     pub(crate) fn write(&mut self, mut bytes: &[u8]) -> Result<(), SealError> {
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(bytes.len().min(BLOCK_BYTES - self.block.len()));

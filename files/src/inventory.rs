@@ -10,6 +10,7 @@ use pgproof_repository::sealed::FrameRecord;
 use serde::{Deserialize, Serialize};
 
 use crate::entry::{Body, Entry, Note};
+use crate::path::StoredPath;
 
 pub const FORMAT: &str = "pgproof-files-inventory";
 pub const VERSION: u32 = 1;
@@ -23,6 +24,10 @@ pub struct Inventory {
     pub data: Frames,
     /// One JSON line for each entry, in the tar's order; a frame ends at a line's end.
     pub index: Frames,
+    /// The first path in each of the index's frames, whose entries are in the order of their paths: so a few files are
+    /// found without reading all of it.
+    #[serde(default)]
+    pub index_starts: Vec<StoredPath>,
     pub totals: Totals,
 }
 

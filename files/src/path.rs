@@ -1,5 +1,6 @@
 //! Paths as they are stored: bytes, relative to the root of the file system, and never leading out of it.
 
+use std::cmp::Ordering;
 use std::fmt::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -7,8 +8,22 @@ use std::path::Path;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// `srv/uploads/a.txt`: not empty, not absolute, and without empty, `.` and `..` components or zero bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+///
+/// They are ordered as a walk meets them: name by name, and a folder before what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct StoredPath(Vec<u8>);
+
+impl Ord for StoredPath {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.names().cmp(other.names())
+    }
+}
+
+impl PartialOrd for StoredPath {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0:?} is no path below a folder")]
@@ -58,6 +73,11 @@ impl StoredPath {
             Some(slash) => (Some(Self(self.0[..slash].to_vec())), &self.0[slash + 1..]),
             None => (None, &self.0),
         }
+    }
+
+    /// It, and then the folders it lies in, from the inside out.
+    pub fn and_folders(&self) -> impl Iterator<Item = Self> {
+        std::iter::successors(Some(self.clone()), |path| path.split().0)
     }
 
     /// Whether it is `folder` or lies below it.
@@ -146,6 +166,9 @@ mod tests {
         assert!(path("srv/a").is_within(&path("srv")));
         assert!(path("srv").is_within(&path("srv")));
         assert!(!path("srv2").is_within(&path("srv")));
+        assert!(path("srv") < path("srv/a") && path("srv/a") < path("srv-2"));
+        let folders: Vec<_> = path("a/b/c").and_folders().collect();
+        assert_eq!(folders, [path("a/b/c"), path("a/b"), path("a")]);
     }
 
     proptest::proptest! {

@@ -41,6 +41,11 @@ impl Filter {
         Ok(Self { include, exclude: Patterns::new(exclude)? })
     }
 
+    /// Whether nothing at this path can be taken: it or a folder that it lies in is excluded.
+    pub fn leaves_out(&self, path: &StoredPath) -> bool {
+        path.and_folders().any(|path| self.excludes(&path))
+    }
+
     pub(crate) fn excludes(&self, path: &StoredPath) -> bool {
         self.exclude.matches(path)
     }
@@ -105,6 +110,13 @@ mod tests {
         for kept in ["a.tmp2", "srv/a/b/cache", "x/logs/y/1.gz", "tmp"] {
             assert!(!filter.excludes(&path(kept)), "{kept}");
         }
+    }
+
+    #[test]
+    fn what_lies_in_an_excluded_folder_is_left_out() {
+        let filter = filter(&[], &["/srv/backups"]);
+        assert!(filter.leaves_out(&path("srv/backups/a/b")));
+        assert!(!filter.leaves_out(&path("srv/other/backups")));
     }
 
     #[test]

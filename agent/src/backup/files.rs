@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
-use pgproof_files::Watch;
 use pgproof_files::backup::{self, Backed, BackupError};
 use pgproof_files::entry::Note;
 use pgproof_files::inventory::{self, Frames, Inventory, Totals};
 use pgproof_files::path::StoredPath;
-use pgproof_policies::policy::FilesSource;
+use pgproof_files::{Filter, Watch};
+use pgproof_policies::policy::{FilesSource, Location};
 use pgproof_repository::catalog::Marker;
 use pgproof_repository::ids::BackupId;
 use pgproof_repository::layout;
@@ -42,6 +42,7 @@ impl Job {
         id: &BackupId,
         started_at: Timestamp,
     ) -> anyhow::Result<Committed> {
+        self.refuse_own_repository(files)?;
         // Whatever was written before this moment is in the backup.
         let at = Timestamp::now();
         let mut started = Started::new(self.store.clone(), self.source.name.clone(), id.clone());
@@ -57,13 +58,26 @@ impl Job {
         let account = Account {
             snapshot: v1::Snapshot { at, lsn: None, in_recovery: false },
             pg_dump: None,
-            contents: v1::Contents::Files(contents(&backed.totals)),
+            contents: v1::Contents::Files(v1::Files { tree: tree(&backed.totals) }),
             previous,
             warnings: backed.totals.warnings(),
             restore_with: "tar -x --xattrs --xattrs-include='*'",
         };
         let sealed = started.seal(|objects| self.manifest(marker, id, started_at, account, objects));
         Ok(sealed.commit(&self.signing_key).await?)
+    }
+
+    /// A repository that backs itself up doubles every night.
+    fn refuse_own_repository(&self, files: &FilesSource) -> anyhow::Result<()> {
+        let Location::Directory { path } = &self.loaded.policy.repository.location else { return Ok(()) };
+        let Ok(Some(stored)) = StoredPath::below_root(path) else { return Ok(()) };
+        let is_read = files.paths.iter().any(|root| path.starts_with(root));
+        if !is_read || Filter::new(&files.include, &files.exclude)?.leaves_out(&stored) {
+            return Ok(());
+        }
+        let message = format!("the source's paths contain the repository itself, {}", path.display());
+        let hint = format!("add {:?} to the source's `exclude`", path.display().to_string());
+        Err(Failure::new(Exit::Usage, message, hint).into())
     }
 
     /// Reads all files; tar and index are in the store when it ends well, and nothing is when it does not.
@@ -183,12 +197,13 @@ fn inventory_of(backed: &Backed) -> Inventory {
         version: inventory::VERSION,
         data: Frames::of(layout::archive_name(0), &backed.data.frames),
         index: Frames::of(layout::INDEX.to_owned(), &backed.index.frames),
+        index_starts: backed.index_starts.clone(),
         totals: backed.totals.clone(),
     }
 }
 
-fn contents(totals: &Totals) -> v1::Files {
-    v1::Files {
+fn tree(totals: &Totals) -> v1::Tree {
+    v1::Tree {
         files: totals.files,
         folders: totals.folders,
         symlinks: totals.symlinks,

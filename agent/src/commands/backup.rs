@@ -42,7 +42,7 @@ pub(crate) async fn run(
         false => print(&committed)?,
     }
     match &committed.manifest.contents {
-        Contents::Files(files) if files.losses > 0 => Err(incomplete(files.losses).into()),
+        Contents::Files(files) if files.tree.losses > 0 => Err(incomplete(files.tree.losses).into()),
         _ => Ok(ExitCode::SUCCESS),
     }
 }

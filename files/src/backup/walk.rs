@@ -40,6 +40,7 @@ pub(super) struct Walk<'a> {
     watch: &'a dyn Watch,
     data: Blocks,
     index: Blocks,
+    index_starts: Vec<StoredPath>,
     totals: Totals,
     /// Files of several names that were stored under one of them, and how many of the others are still to come.
     linked: HashMap<(u64, u64), Linked>,
@@ -83,6 +84,7 @@ impl<'a> Walk<'a> {
             watch,
             data: Blocks::new(data),
             index: Blocks::new(index),
+            index_starts: Vec::new(),
             totals: Totals::default(),
             linked: HashMap::new(),
             buffer: vec![0; READ_BYTES],
@@ -122,7 +124,7 @@ impl<'a> Walk<'a> {
     pub(super) fn finish(mut self) -> Result<Backed, BackupError> {
         self.data.write(&pax::END)?;
         let (data, index) = (self.data.finish()?, self.index.finish()?);
-        Ok(Backed { data, index, totals: self.totals })
+        Ok(Backed { data, index, index_starts: self.index_starts, totals: self.totals })
     }
 
     fn walk(&mut self, top: Level, device: u64) -> Result<(), BackupError> {
@@ -375,6 +377,9 @@ impl<'a> Walk<'a> {
         self.totals.add(entry);
         if let Some(note) = entry.note {
             self.watch.noted(&entry.path, note);
+        }
+        if self.index.is_at_start() {
+            self.index_starts.push(entry.path.clone());
         }
         self.index.write(&self.line)?;
         Ok(self.index.cut_if_longer(INDEX_FRAME_BYTES)?)

@@ -1,6 +1,6 @@
 //! Putting files back, all or some, into a folder and never anywhere else. Blocking.
 //!
-//! First the whole index is read: what it holds is planned, and whatever could not be carried out safely is refused before
+//! First the index is read: what it holds is planned, and whatever could not be carried out safely is refused before
 //! anything is written. Then each file is written under a name of its own, compared with its hash and renamed, so that
 //! whoever looks, or whatever interrupts, finds whole files only.
 
@@ -71,7 +71,7 @@ pub struct Report {
 }
 
 impl Restore {
-    /// Reads the index and decides what is restored.
+    /// Reads the index, or what of it can be about what is wanted, and decides what is restored.
     pub fn plan(&self, archive: &Archive) -> Result<Plan, RestoreError> {
         let mut plan = Plan {
             totals: Totals::default(),
@@ -81,7 +81,13 @@ impl Restore {
         };
         let mut missing: BTreeSet<&StoredPath> = self.paths.iter().collect();
         let mut all = Totals::default();
-        for item in archive.entries()? {
+        let some = archive.index_frames_for(&self.paths);
+        let is_whole = some.is_none();
+        let entries = match some {
+            Some(frames) => archive.entries_of(frames)?,
+            None => archive.entries()?,
+        };
+        for item in entries {
             let (frame, entry) = item?;
             all.add(&entry);
             if let Some(content) = entry.content() {
@@ -103,7 +109,7 @@ impl Restore {
                 plan.data_frames.extend(archive.frames_of(content)?);
             }
         }
-        if all != *archive.totals() {
+        if is_whole && all != *archive.totals() {
             return Err(ArchiveError::Totals.into());
         }
         match missing.first() {

@@ -15,7 +15,7 @@ use crate::path::StoredPath;
 use crate::tree;
 use crate::watch::Watch;
 
-const OWNERS: &str = "owners and groups were not restored, which takes root";
+const OWNERS: &str = "owners and groups were not all restored, which takes root";
 const SPECIAL_BITS: &str = "set-user-id and set-group-id bits were not restored, which takes root and a flag";
 const ATTRIBUTES: &str = "some extended attributes could not be set here";
 const COPIES: &str = "some hard links were restored as files of their own";
@@ -200,10 +200,8 @@ impl<'a> Writer<'a> {
     fn symlink(&mut self, meta: &Meta, target: &[u8], temporary: &Temporary<'_>) -> Result<(), Failure> {
         let (folder, name) = (temporary.folder(), temporary.name());
         fs::symlinkat(target, folder, name)?;
-        if self.is_root {
-            let (owner, group) = owner(meta);
-            fs::chownat(folder, name, Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
-        }
+        let (user, group) = owner(meta);
+        self.own(meta, fs::chownat(folder, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW))?;
         fs::utimensat(folder, name, &times(meta), AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(())
     }
@@ -247,12 +245,8 @@ impl<'a> Writer<'a> {
 
     /// Owner, mode, extended attributes and times, in the order in which the one does not undo the other.
     fn attributes(&mut self, file: BorrowedFd<'_>, meta: &Meta, bits: u32) -> io::Result<()> {
-        let (owner, group) = owner(meta);
-        if self.is_root {
-            fs::fchown(file, Some(owner), Some(group))?;
-        } else if owner != process::geteuid() || group != process::getegid() {
-            self.report.notes.insert(OWNERS);
-        }
+        let (user, group) = owner(meta);
+        self.own(meta, fs::fchown(file, Some(user), Some(group)))?;
         let privileged = self.is_root && self.restore.special_bits;
         let bits = if privileged { bits | PRIVILEGES } else { bits };
         if meta.mode & PRIVILEGES & !bits != 0 {
@@ -274,6 +268,22 @@ impl<'a> Writer<'a> {
             }
         }
         fs::futimens(file, &times(meta))
+    }
+}
+
+impl Writer<'_> {
+    /// A container's root may not give files away, or not to everybody; no file is withheld for that.
+    fn own(&mut self, meta: &Meta, changed: io::Result<()>) -> io::Result<()> {
+        match changed {
+            Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP) => {
+                let (user, group) = owner(meta);
+                if user != process::geteuid() || group != process::getegid() {
+                    self.report.notes.insert(OWNERS);
+                }
+                Ok(())
+            }
+            changed => changed,
+        }
     }
 }
 

@@ -140,6 +140,34 @@ fn one_file_is_fetched_by_itself() {
 }
 
 #[test]
+fn one_of_many_files_is_found_without_reading_all_of_the_index() {
+    let tree = tempfile::tempdir().unwrap();
+    for folder in ["a", "b", "b-2", "c"] {
+        fs::create_dir(tree.path().join(folder)).unwrap();
+        for number in 0..4000 {
+            fs::write(tree.path().join(format!("{folder}/{number:06}")), folder).unwrap();
+        }
+    }
+    let sealed = back_up(&source(&[tree.path()]), &Unwatched).unwrap();
+    assert!(sealed.inventory.index_starts.len() > 2, "{:?}", sealed.inventory.index_starts);
+    for (wanted, files) in [("a/000000", 1), ("b", 4000), ("b-2/003999", 1), ("c/002000", 1), ("", 16000)] {
+        let target = tempfile::tempdir().unwrap();
+        let paths = vec![stored(&tree.path().join(wanted))];
+        let restore = Restore { paths, ..into(target.path()) };
+        sealed.counters.reset();
+        let plan = restore.plan(&sealed.archive).unwrap();
+        assert_eq!(plan.totals.files, files, "{wanted}");
+        let read = sealed.counters.bytes_read() as usize;
+        assert!(files > 1 || read < sealed.index_bytes, "{wanted}: {read} of {}", sealed.index_bytes);
+    }
+    let one = stored(&tree.path().join("c/003999"));
+    let (target, paths) = (tempfile::tempdir().unwrap(), vec![one]);
+    let report = sealed.restore(&Restore { paths, ..into(target.path()) }).unwrap();
+    assert_eq!(report.restored.files, 1);
+    assert_eq!(fs::read(below(target.path(), tree.path()).join("c/003999")).unwrap(), b"c");
+}
+
+#[test]
 fn a_hard_link_whose_other_name_is_left_out_is_restored_as_a_file() {
     let (tree, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fs::create_dir_all(tree.path().join("b")).unwrap();

@@ -45,7 +45,7 @@ pub(crate) fn back_up(source: &FilesSource, watch: &dyn Watch) -> Result<Sealed,
     let ((data, data_parts), (index, index_parts)) = (keys.sealer(), keys.sealer());
     let runtime = Runtime::new().unwrap();
     let (data_bytes, index_bytes) = (runtime.spawn(collect(data_parts)), runtime.spawn(collect(index_parts)));
-    let Backed { data, index, totals } = backup::run(source, data, index, watch)?;
+    let Backed { data, index, index_starts, totals } = backup::run(source, data, index, watch)?;
     let (data_bytes, index_bytes) =
         runtime.block_on(async { (data_bytes.await.unwrap(), index_bytes.await.unwrap()) });
     let inventory = Inventory {
@@ -53,6 +53,7 @@ pub(crate) fn back_up(source: &FilesSource, watch: &dyn Watch) -> Result<Sealed,
         version: VERSION,
         data: Frames::of("data".to_owned(), &data.frames),
         index: Frames::of("index".to_owned(), &index.frames),
+        index_starts,
         totals,
     };
     Ok(keys.open(runtime, inventory, (data, data_bytes), (index, index_bytes)))
@@ -75,6 +76,7 @@ pub(crate) fn forge(tar: &[u8], lines: &str, totals: pgproof_files::inventory::T
         version: VERSION,
         data: Frames::of("data".to_owned(), &data.0.frames),
         index: Frames::of("index".to_owned(), &index.0.frames),
+        index_starts: Vec::new(),
         totals,
     };
     keys.open(runtime, inventory, data, index)

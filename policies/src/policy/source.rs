@@ -82,8 +82,8 @@ fn read(mut table: Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) 
     let schedule = table.schedule("schedule", report);
     let objectives = table.table("objectives", report).map(|table| objectives(table, report));
     let verification_is_there = table.has("verification");
-    if verification_is_there && matches!(kind, Some(Kind::Files(_))) {
-        table.refuse("verification", files::NO_VERIFICATION, None, report);
+    if matches!(kind, Some(Kind::Files(_))) {
+        files::refuse_what_is_for_databases(&table, report);
     }
     let verification =
         table.table("verification", report).and_then(|table| verification::read(table, report));

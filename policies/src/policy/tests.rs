@@ -444,6 +444,7 @@ fn what_a_source_of_files_cannot_be_is_said() {
         ("paths = [\"/srv/../etc\"]", "paths[0]: must be an absolute path"),
         ("paths = [\"/srv\"]\nexclude = [\"a[\"]", "exclude[0]: must be a pattern"),
         ("paths = [\"/srv\"]\nconnection = \"postgresql:///app\"", "connection: is no known key"),
+        ("paths = [\"/srv\"]\njobs = 4", "jobs: must be left out"),
         ("paths = [\"/srv\"]\n[sources.uploads.verification]", "verification: must be left out"),
     ] {
         let found = found(lines);

@@ -61,9 +61,15 @@ pub struct Postgres {
     pub archive: Archive,
 }
 
-/// Folders. How much is in them, and nobody's name.
+/// Folders.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Files {
+    pub tree: Tree,
+}
+
+/// How much is in them, and nobody's name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tree {
     /// Numbers of entries.
     pub files: u64,
     pub folders: u64,

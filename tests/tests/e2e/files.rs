@@ -56,7 +56,9 @@ impl Files {
 
     fn assert_restored(&self, target: &Path) {
         let mut diff = Command::new("diff");
-        diff.args(["-r", "--no-dereference", "--exclude=*.tmp"]).arg(self.folder.path()).arg(self.below(target));
+        diff.args(["-r", "--no-dereference", "--exclude=*.tmp"])
+            .arg(self.folder.path())
+            .arg(self.below(target));
         succeed(&mut diff);
         // Modes, times to the nanosecond, owners, numbers of links and targets.
         let listed = |folder: &Path| {
