@@ -91,7 +91,7 @@ pub enum Note {
     AttributesMissing,
     /// It was listed and then gone, or became something else.
     Vanished,
-    /// Another file system begins there, and the policy stays on one.
+    /// Another file system begins there, and the policy stays on one; or it is one like `/proc`, with nothing to store.
     OtherFileSystem,
     /// A pipe, socket or device: nothing to store.
     Special,

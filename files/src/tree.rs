@@ -13,6 +13,21 @@ use crate::entry::{Meta, Moment, Xattrs};
 /// Most bytes of one list of attributes' names and of one value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX` of Linux).
 const XATTR_BYTES_MAX: usize = 64 << 10;
 
+/// File systems whose files are made up when they are read, and never end in some cases: proc, sysfs, the two cgroups, debugfs,
+/// tracefs, securityfs, configfs, bpf and pstore (`linux/magic.h`).
+const MADE_UP: [i64; 10] = [
+    0x9fa0,
+    0x6265_6572,
+    0x0027_e0eb,
+    0x6367_7270,
+    0x6462_6720,
+    0x7472_6163,
+    0x7363_6673,
+    0x6265_6570,
+    0xcafe_4a11,
+    0x6165_676c,
+];
+
 /// Opens an entry of `folder` for reading, without touching its access time where that is allowed.
 pub(crate) fn open(folder: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> io::Result<OwnedFd> {
     // Without O_NONBLOCK a pipe that was put in a file's place would hold the backup up.
@@ -44,6 +59,11 @@ pub(crate) fn names(folder: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
     }
     names.sort_unstable();
     Ok(names)
+}
+
+/// Whether nothing in a folder was ever stored anywhere.
+pub(crate) fn is_made_up(folder: BorrowedFd<'_>) -> bool {
+    fs::fstatfs(folder).is_ok_and(|stat| MADE_UP.contains(&(stat.f_type as i64)))
 }
 
 pub(crate) fn kind(stat: &Stat) -> FileType {

@@ -198,12 +198,13 @@ impl<'a> Walk<'a> {
                 return Ok(None);
             }
         };
-        let note = match (self.one_file_system && tree::identity(&stat).0 != device, is_deepest) {
-            (true, _) => Some(Note::OtherFileSystem),
-            (false, true) if level.names.len() > 0 => Some(Note::TooDeep),
+        let (handle, is_elsewhere) = (level.handle.as_fd(), tree::identity(&stat).0 != device);
+        let note = match (is_elsewhere, is_deepest) {
+            (true, _) if self.one_file_system || tree::is_made_up(handle) => Some(Note::OtherFileSystem),
+            (_, true) if level.names.len() > 0 => Some(Note::TooDeep),
             _ => None,
         };
-        self.folder(place.path.clone(), &stat, level.handle.as_fd(), note)?;
+        self.folder(place.path.clone(), &stat, handle, note)?;
         Ok(note.is_none().then_some(level))
     }
 

@@ -269,9 +269,7 @@ impl<'a> Writer<'a> {
         }
         fs::futimens(file, &times(meta))
     }
-}
 
-impl Writer<'_> {
     /// A container's root may not give files away, or not to everybody; no file is withheld for that.
     fn own(&mut self, meta: &Meta, changed: io::Result<()>) -> io::Result<()> {
         match changed {

@@ -183,6 +183,41 @@ fn a_path_longer_than_the_system_takes_at_once_comes_back() {
 }
 
 #[test]
+fn folders_deeper_than_are_followed_are_a_loss_that_is_told() {
+    let tree = tree_of(&["file"]);
+    let mut handle: std::os::fd::OwnedFd = File::open(tree.path()).unwrap().into();
+    for _ in 0..520 {
+        rustix::fs::mkdirat(&handle, "d", rustix::fs::Mode::RWXU).unwrap();
+        handle = rustix::fs::openat(&handle, "d", rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty())
+            .unwrap();
+    }
+    let sealed = back_up(&source(&[tree.path()]), &Unwatched).unwrap();
+    assert_eq!(sealed.notes(), [("d".to_owned(), Note::TooDeep)].into());
+    assert_eq!((sealed.inventory.totals.losses(), sealed.inventory.totals.files), (1, 1));
+}
+
+#[test]
+fn what_is_mounted_below_is_entered_unless_it_is_made_up_or_the_policy_stays_on_one_file_system() {
+    let tree = tree_of(&["file"]);
+    let (disk, made_up) = (tree.path().join("disk"), tree.path().join("proc"));
+    fs::create_dir(&disk).unwrap();
+    fs::create_dir(&made_up).unwrap();
+    let (Some(_disk), Some(_proc)) = (Mounted::at(&disk, &["tmpfs"]), Mounted::at(&made_up, &["proc"]))
+    else {
+        eprintln!("skipped: nothing can be mounted here");
+        return;
+    };
+    fs::write(disk.join("inside"), "x").unwrap();
+    for (one_file_system, files, noted) in [(false, 2, vec!["proc"]), (true, 1, vec!["disk", "proc"])] {
+        let mut source = source(&[tree.path()]);
+        source.one_file_system = one_file_system;
+        let sealed = back_up(&source, &Unwatched).unwrap();
+        let notes = noted.into_iter().map(|name| (name.to_owned(), Note::OtherFileSystem)).collect();
+        assert_eq!((sealed.inventory.totals.files, sealed.notes()), (files, notes));
+    }
+}
+
+#[test]
 fn an_index_that_leads_out_of_the_target_is_refused_before_anything_is_written() {
     let outer = tempfile::tempdir().unwrap();
     let target = outer.path().join("target");
@@ -290,14 +325,15 @@ fn a_full_disk_leaves_whole_files_only() {
         fs::write(tree.path().join(name), vec![7; 3 << 20]).unwrap();
     }
     let sealed = back_up(&source(&[tree.path()]), &Unwatched).unwrap();
-    let Some(small) = SmallDisk::mount(8 << 20) else {
+    let small = tempfile::tempdir().unwrap();
+    let Some(_mounted) = Mounted::at(small.path(), &["tmpfs", "-o", "size=8m"]) else {
         eprintln!("skipped: no small file system can be mounted here");
         return;
     };
-    let failed = sealed.restore(&into(&small.0.path().join("to")));
+    let failed = sealed.restore(&into(&small.path().join("to")));
     let Err(RestoreError::Write { source: Errno::NOSPC, .. }) = &failed else { panic!("{failed:?}") };
     assert!(failed.unwrap_err().hint().is_some());
-    let restored = below(&small.0.path().join("to"), tree.path());
+    let restored = below(&small.path().join("to"), tree.path());
     let files: Vec<_> = fs::read_dir(restored).unwrap().map(|entry| entry.unwrap()).collect();
     assert!(!files.is_empty() && files.len() < 4);
     for file in files {
@@ -305,25 +341,22 @@ fn a_full_disk_leaves_whole_files_only() {
     }
 }
 
-/// A file system in memory that ends soon.
-struct SmallDisk(tempfile::TempDir);
+/// A file system that is mounted until this is dropped.
+struct Mounted(PathBuf);
 
-impl SmallDisk {
-    fn mount(bytes: u64) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let options = format!("size={bytes}");
-        let mount = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "none"])
-            .arg(folder.path())
-            .output();
-        mount.is_ok_and(|output| output.status.success()).then_some(Self(folder))
+impl Mounted {
+    /// `None` where this user may mount nothing. `kind` is the type, and perhaps options.
+    fn at(folder: &Path, kind: &[&str]) -> Option<Self> {
+        let mut mount = std::process::Command::new("mount");
+        let output = mount.arg("-t").args(kind).arg("none").arg(folder).output();
+        output.is_ok_and(|output| output.status.success()).then(|| Self(folder.to_owned()))
     }
 }
 
-impl Drop for SmallDisk {
+impl Drop for Mounted {
     fn drop(&mut self) {
-        let unmounted = std::process::Command::new("umount").arg(self.0.path()).status();
-        assert!(unmounted.is_ok_and(|status| status.success()), "{:?} stays mounted", self.0.path());
+        let unmounted = std::process::Command::new("umount").arg(&self.0).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "{:?} stays mounted", self.0);
     }
 }
 

@@ -31,6 +31,7 @@ fn make_tree(root: &Path) {
     fs::write(odd(root, b"new\nline"), "n").unwrap();
     fs::write(odd(root, b"latin \xe9 % \\x"), "l").unwrap();
     fs::write(root.join("n".repeat(200)), "long name").unwrap();
+    fs::write(odd(root, &[0xe9; 150]), "long and no text").unwrap();
     let long = root.join("d".repeat(120)).join("e".repeat(120));
     fs::create_dir_all(&long).unwrap();
     fs::write(long.join("deep"), "deep").unwrap();

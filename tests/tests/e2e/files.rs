@@ -201,6 +201,27 @@ fn a_path_that_is_not_there_fails_the_backup() {
 }
 
 #[test]
+fn a_repository_among_the_files_is_not_backed_up_into_itself() {
+    let files = Files::new(RepositoryKind::Directory);
+    let root = files.sandbox.path("repository").parent().expect("a folder").display().to_string();
+    let policy = |exclude: &str| {
+        let text = fs::read_to_string(files.sandbox.policy()).expect("a policy");
+        let (head, _) = text.split_once(&format!("[sources.{UPLOADS}]")).expect("the source");
+        format!(
+            "{head}[sources.{UPLOADS}]\nkind = \"files\"\npaths = [{root:?}]\nexclude = [{exclude}]\n\
+             retention = {{ last = 1 }}\n"
+        )
+    };
+    fs::write(files.sandbox.policy(), policy("")).expect("own file");
+    let refused = files.sandbox.run(&["backup", UPLOADS]);
+    assert_eq!(refused.code, Some(USAGE), "{}", refused.stderr);
+    assert!(refused.stderr.contains("contain the repository itself"), "{}", refused.stderr);
+    let repository = files.sandbox.path("repository").display().to_string();
+    fs::write(files.sandbox.policy(), policy(&format!("{repository:?}"))).expect("own file");
+    files.sandbox.run_well(&["backup", UPLOADS]);
+}
+
+#[test]
 fn agent_killed_in_mid_backup_leaves_no_backup_of_files() {
     let files = Files::new(RepositoryKind::S3);
     let mut backup = files.stuck_in_upload();
