@@ -1,7 +1,7 @@
 //! A backup of files, opened: its index entry by entry, and contents from just the frames in which they lie.
 //!
 //! Every frame is checked against the inventory, and that against the signed manifest, before a byte of it is used.
-//! Blocking, but for [`inventory`].
+//! Blocking, but for fetching the inventory.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;

@@ -1,6 +1,6 @@
 //! One line of the index: what an entry of the tree was, and where its content lies in the tar.
 //!
-//! [`Entry`] is what the program works with; [`Line`] is what is stored.
+//! [`Entry`] is what the program works with; a private type beside it is what is stored.
 
 use std::collections::BTreeMap;
 

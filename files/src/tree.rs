@@ -63,7 +63,9 @@ pub(crate) fn names(folder: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
 
 /// Whether nothing in a folder was ever stored anywhere.
 pub(crate) fn is_made_up(folder: BorrowedFd<'_>) -> bool {
-    fs::fstatfs(folder).is_ok_and(|stat| MADE_UP.contains(&(stat.f_type as i64)))
+    // Its type is another one on other processors.
+    let kind = fs::fstatfs(folder).map(|stat| -> i64 { stat.f_type as _ });
+    kind.is_ok_and(|kind| MADE_UP.contains(&kind))
 }
 
 pub(crate) fn kind(stat: &Stat) -> FileType {

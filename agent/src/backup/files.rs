@@ -11,8 +11,6 @@ use pgproof_files::inventory::{self, Frames, Inventory, Totals};
 use pgproof_files::path::StoredPath;
 use pgproof_files::{Filter, Watch};
 use pgproof_policies::policy::{FilesSource, Location};
-use pgproof_repository::catalog::Marker;
-use pgproof_repository::ids::BackupId;
 use pgproof_repository::layout;
 use pgproof_repository::lifecycle::{Committed, PartsUploaded, Started, upload_parts};
 use pgproof_repository::manifest::v1;
@@ -21,7 +19,7 @@ use pgproof_repository::store::StoreError;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{Account, Job, UPLOADS_IN_FLIGHT, interrupted, watchdog};
+use super::{Begun, Described, Job, UPLOADS_IN_FLIGHT, interrupted, watchdog};
 use crate::failure::{Exit, Failure};
 use crate::progress::Progress;
 
@@ -38,14 +36,12 @@ impl Job {
     pub(super) async fn back_up_files(
         &self,
         files: &FilesSource,
-        marker: &Marker,
-        id: &BackupId,
-        started_at: Timestamp,
+        begun: &Begun<'_>,
     ) -> anyhow::Result<Committed> {
         self.refuse_own_repository(files)?;
         // Whatever was written before this moment is in the backup.
         let at = Timestamp::now();
-        let mut started = Started::new(self.store.clone(), self.source.name.clone(), id.clone());
+        let mut started = Started::new(self.store.clone(), self.source.name.clone(), begun.id.clone());
         let (backed, data_parts, index_parts) = self.read_files(files, &started).await?;
         let data = object(layout::archive_name(0), v1::Role::Archive, &backed.data);
         let index = object(layout::INDEX.to_owned(), v1::Role::Index, &backed.index);
@@ -55,16 +51,18 @@ impl Job {
         let inventory = serde_json::to_vec(&inventory_of(&backed))?;
         self.put(&mut started, layout::INVENTORY, v1::Role::Inventory, &inventory).await?;
         self.stop_if_cancelled()?;
-        let account = Account {
+        let described = Described {
             snapshot: v1::Snapshot { at, lsn: None, in_recovery: false },
             pg_dump: None,
             contents: v1::Contents::Files(v1::Files { tree: tree(&backed.totals) }),
             previous,
             warnings: backed.totals.warnings(),
-            restore_with: "tar -x --xattrs --xattrs-include='*'",
+            restore: format!(
+                "age -d -i IDENTITY {} | zstd -d | tar -x --xattrs --xattrs-include='*'",
+                layout::archive_name(0)
+            ),
         };
-        let sealed = started.seal(|objects| self.manifest(marker, id, started_at, account, objects));
-        Ok(sealed.commit(&self.signing_key).await?)
+        self.commit(begun, started, described).await
     }
 
     /// A repository that backs itself up doubles every night.

@@ -56,12 +56,12 @@ pub(crate) struct Job {
     pub cancel: CancellationToken,
     recipients: Recipients,
     signing_key: SigningKey,
-    reach: Reach,
+    work: Work,
 }
 
-/// What is backed up, and how it is reached.
+/// What is backed up.
 #[derive(Debug)]
-enum Reach {
+enum Work {
     Database(Box<Database>),
     Files(FilesSource),
 }
@@ -73,18 +73,26 @@ struct Database {
     tools: ClientTools,
 }
 
-/// What a manifest says of one backup beside what it says of all of a job's.
-struct Account {
+/// What is known when a backup begins.
+#[derive(Debug, Clone, Copy)]
+struct Begun<'a> {
+    marker: &'a Marker,
+    id: &'a BackupId,
+    started_at: Timestamp,
+}
+
+/// What a manifest says that differs from kind to kind.
+#[derive(Debug)]
+struct Described {
     snapshot: v1::Snapshot,
     pg_dump: Option<String>,
     contents: v1::Contents,
     previous: v1::Previous,
     warnings: Vec<String>,
-    /// The line of stock tools, behind age and zstd.
-    restore_with: &'static str,
+    restore: String,
 }
 
-impl Reach {
+impl Work {
     fn of(source: &Source) -> anyhow::Result<Self> {
         Ok(match &source.kind {
             Kind::Postgres(postgres) => Self::Database(Box::new(Database {
@@ -107,10 +115,10 @@ impl Job {
         let (recipients, signing_key) = (loaded.recipients()?, loaded.signing_key()?);
         // A signing key that its own policy does not trust would make backups that nobody restores.
         loaded.trusted_signers()?;
-        let reach = Reach::of(&source)?;
+        let work = Work::of(&source)?;
         let store = loaded.open_store().await?;
         let (tags, reason) = (BTreeMap::new(), None);
-        Ok(Self { loaded, source, store, tags, reason, json: false, cancel, recipients, signing_key, reach })
+        Ok(Self { loaded, source, store, tags, reason, json: false, cancel, recipients, signing_key, work })
     }
 
     /// Compressing threads.
@@ -125,16 +133,16 @@ impl Job {
 
     /// What is read, as people know it.
     pub(crate) fn describe(&self) -> String {
-        match &self.reach {
-            Reach::Database(database) => database.connection.describe(),
-            Reach::Files(files) => {
+        match &self.work {
+            Work::Database(database) => database.connection.describe(),
+            Work::Files(files) => {
                 files.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
             }
         }
     }
 
     pub(crate) fn is_of_files(&self) -> bool {
-        matches!(self.reach, Reach::Files(_))
+        matches!(self.work, Work::Files(_))
     }
 
     /// Takes the lease, backs up, and leaves a record of how it ended.
@@ -145,8 +153,9 @@ impl Job {
         let marker = catalog::ensure_marker(&*self.store, new_id, started_at).await?;
         let key = layout::backup_lease(&self.source.name);
         let renewal = Lease::take(self.store.clone(), key, started_at).await?.keep();
+        let begun = Begun { marker: &marker, id: &id, started_at };
         let outcome = tokio::select! {
-            outcome = self.back_up(&marker, &id, started_at) => outcome,
+            outcome = self.back_up(&begun) => outcome,
             lost = renewal.lost() => Err(anyhow!(lost).context("the lease on this source was lost")),
         };
         let outcome = match self.cancel.is_cancelled() {
@@ -158,37 +167,26 @@ impl Job {
         outcome
     }
 
-    async fn back_up(
-        &self,
-        marker: &Marker,
-        id: &BackupId,
-        started_at: Timestamp,
-    ) -> anyhow::Result<Committed> {
+    async fn back_up(&self, begun: &Begun<'_>) -> anyhow::Result<Committed> {
         // With the lease held, whatever is still open was left by a run that died.
         let stale = prune::abort_uploads(&*self.store, &self.source.name, |_| true).await;
         if stale.count > 0 {
             tracing::warn!(count = stale.count, "aborted uploads that an earlier run left behind");
         }
-        match &self.reach {
-            Reach::Database(database) => self.back_up_database(database, marker, id, started_at).await,
-            Reach::Files(files) => Box::pin(self.back_up_files(files, marker, id, started_at)).await,
+        match &self.work {
+            Work::Database(database) => self.back_up_database(database, begun).await,
+            Work::Files(files) => Box::pin(self.back_up_files(files, begun)).await,
         }
     }
 
-    async fn back_up_database(
-        &self,
-        database: &Database,
-        marker: &Marker,
-        id: &BackupId,
-        started_at: Timestamp,
-    ) -> anyhow::Result<Committed> {
+    async fn back_up_database(&self, database: &Database, begun: &Begun<'_>) -> anyhow::Result<Committed> {
         let snapshot = ExportedSnapshot::open(&database.connection).await?;
         let facts = snapshot.facts().clone();
         let facts = &facts;
         let mut warnings = self.preflight(&snapshot).await?;
 
         let dump_program = database.find(Program::PgDump, facts).await?;
-        let mut started = Started::new(self.store.clone(), self.source.name.clone(), id.clone());
+        let mut started = Started::new(self.store.clone(), self.source.name.clone(), begun.id.clone());
         let (dumped, structure) = tokio::join!(
             self.dump_archive(database, &started, &snapshot, &dump_program),
             structure::read(snapshot.session())
@@ -213,7 +211,7 @@ impl Job {
         snapshot.close().await?;
         self.stop_if_cancelled()?;
 
-        let account = Account {
+        let described = Described {
             snapshot: v1::Snapshot {
                 at: facts.snapshot_at,
                 lsn: facts.lsn.clone(),
@@ -226,45 +224,44 @@ impl Job {
             })),
             previous,
             warnings,
-            restore_with: "pg_restore -d DATABASE",
+            restore: format!(
+                "age -d -i IDENTITY {} | zstd -d | pg_restore -d DATABASE",
+                layout::archive_name(0)
+            ),
         };
-        let sealed = started.seal(|objects| self.manifest(marker, id, started_at, account, objects));
-        Ok(sealed.commit(&self.signing_key).await?)
+        self.commit(begun, started, described).await
     }
 
-    fn manifest(
+    /// Writes down what the backup is: from here on it exists.
+    async fn commit(
         &self,
-        marker: &Marker,
-        id: &BackupId,
-        started_at: Timestamp,
-        account: Account,
-        objects: Vec<v1::Object>,
-    ) -> v1::Manifest {
-        v1::Manifest {
+        begun: &Begun<'_>,
+        started: Started,
+        described: Described,
+    ) -> anyhow::Result<Committed> {
+        let Described { snapshot, pg_dump, contents, previous, warnings, restore } = described;
+        let sealed = started.seal(|objects| v1::Manifest {
             format: v1::FORMAT.to_owned(),
             version: v1::VERSION,
-            repository: marker.id.clone(),
+            repository: begun.marker.id.clone(),
             source: self.source.name.clone(),
-            id: id.clone(),
-            started_at,
+            id: begun.id.clone(),
+            started_at: begun.started_at,
             finished_at: Timestamp::now(),
-            snapshot: account.snapshot,
-            programs: programs(account.pg_dump),
-            contents: account.contents,
+            snapshot,
+            programs: programs(pg_dump),
+            contents,
             objects,
             recipients: self.recipients.public_lines(),
             policy_sha256: self.loaded.sha256.clone(),
             host: host_name(),
             reason: self.reason.clone(),
             tags: self.tags.clone(),
-            previous: account.previous,
-            warnings: account.warnings,
-            restore: format!(
-                "age -d -i IDENTITY {} | zstd -d | {}",
-                layout::archive_name(0),
-                account.restore_with
-            ),
-        }
+            previous,
+            warnings,
+            restore,
+        });
+        Ok(sealed.commit(&self.signing_key).await?)
     }
 
     /// What would make the dump fail, or lack something, is found before anything is uploaded.

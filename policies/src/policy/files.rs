@@ -9,14 +9,15 @@ use super::{
     raw::{Field, Report, Table},
 };
 
-const NO_VERIFICATION: &str = "must be left out: drills are for databases. `pgproof check --read-data` reads every \
-                                          file of a backup and compares its hash";
 const NO_JOBS: &str = "must be left out: files are read one after the other";
 const PATHS: &str = "must list the folders to back up, such as `[\"/srv/uploads\"]`";
 const PATH: &str = "must be an absolute path without `..`";
 const PATTERN: &str = "must be a pattern such as \"*.tmp\" or \"/srv/uploads/cache\"";
 
 pub(super) fn read(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<FilesSource> {
+    if table.has("jobs") {
+        table.refuse("jobs", NO_JOBS, None, report);
+    }
     let listed = table.has("paths");
     let paths = table.texts("paths", report);
     match (listed, paths.is_empty()) {
@@ -34,15 +35,6 @@ pub(super) fn read(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<Fil
         one_file_system: flag("one_file_system"),
         allow_empty: flag("allow_empty"),
     })
-}
-
-/// Keys that every kind of source reads, and that would do nothing here.
-pub(super) fn refuse_what_is_for_databases(table: &Table<'_>, report: &mut Report<'_>) {
-    for (key, constraint) in [("verification", NO_VERIFICATION), ("jobs", NO_JOBS)] {
-        if table.has(key) {
-            table.refuse(key, constraint, None, report);
-        }
-    }
 }
 
 fn path(field: Field<String>, report: &mut Report<'_>) -> Option<PathBuf> {

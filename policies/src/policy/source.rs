@@ -19,6 +19,8 @@ const KEEP_MAX: u32 = 100_000;
 
 const RETENTION: &str = "must say how many backups are kept, such as `{ daily = 30, monthly = 12 }`, or \
                          `{ keep_all = true }`";
+const NO_VERIFICATION: &str =
+    "must be left out: only databases are drilled, and `pgproof check --read-data` reads the others through";
 const CONNECTION_KEYS: [&str; 3] = ["connection", "service", "from_environment"];
 
 pub(super) fn read_all(
@@ -82,8 +84,8 @@ fn read(mut table: Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) 
     let schedule = table.schedule("schedule", report);
     let objectives = table.table("objectives", report).map(|table| objectives(table, report));
     let verification_is_there = table.has("verification");
-    if matches!(kind, Some(Kind::Files(_))) {
-        files::refuse_what_is_for_databases(&table, report);
+    if verification_is_there && kind.as_ref().is_some_and(|kind| !matches!(kind, Kind::Postgres(_))) {
+        table.refuse("verification", NO_VERIFICATION, None, report);
     }
     let verification =
         table.table("verification", report).and_then(|table| verification::read(table, report));
