@@ -185,6 +185,28 @@ fn unreadable_files_are_told_and_the_backup_stands() {
 }
 
 #[test]
+fn files_come_back_where_their_owners_cannot_be_restored() {
+    let files = Files::new(RepositoryKind::Directory);
+    let owned = files.folder.path().join("2026/11/08.txt");
+    if std::os::unix::fs::chown(&owned, Some(1234), Some(4321)).is_err() {
+        eprintln!("skipped: making files of another owner takes root");
+        return;
+    }
+    files.sandbox.run_well(&["backup", UPLOADS]);
+    let target = files.sandbox.path("restored");
+    // As root in a container that may not give files away.
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-chown"]);
+    command.arg(binaries::pgproof()).arg("--policy").arg(files.sandbox.policy());
+    command.args(["restore", UPLOADS, "--at", "now", "--to"]).arg(&target);
+    let told = String::from_utf8_lossy(&succeed(&mut command).stdout).into_owned();
+    assert!(told.contains("owners and groups were not all restored"), "{told}");
+    let mut diff = Command::new("diff");
+    diff.args(["-r", "--no-dereference"]).arg(files.folder.path()).arg(files.below(&target));
+    succeed(&mut diff);
+}
+
+#[test]
 fn a_path_that_is_not_there_fails_the_backup() {
     let files = Files::new(RepositoryKind::Directory);
     fs::rename(files.folder.path(), files.folder.path().with_extension("away")).expect("a rename");
