@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use pgproof_policies::names::SourceName;
 use pgproof_repository::ids::BackupId;
 
@@ -170,9 +170,6 @@ pub(crate) struct Restore {
     /// The name of the new database; the source's with the snapshot time if not given.
     #[arg(long, value_name = "NAME")]
     pub into: Option<String>,
-    /// Configuration only: the folder to write it to, which must be empty or not there yet.
-    #[arg(long, value_name = "FOLDER")]
-    pub to: Option<PathBuf>,
     /// The server to restore to, without a password; the source's if not given.
     #[arg(long, value_name = "URI")]
     pub target: Option<String>,
@@ -212,6 +209,29 @@ pub(crate) struct Restore {
     /// Restore although the target's file system has less space than the database took.
     #[arg(long)]
     pub ignore_space: bool,
+    /// Of files and configuration: the folder to restore into.
+    #[arg(long, value_name = "FOLDER")]
+    pub to: Option<PathBuf>,
+    /// Of files: only this file or folder, by its path as it was backed up (may be repeated).
+    #[arg(long, value_name = "PATH")]
+    pub path: Vec<PathBuf>,
+    /// Of files: restore into a folder that is not empty, and what to do with a file that is there.
+    #[arg(long, value_name = "WHICH")]
+    pub overwrite: Option<Overwrite>,
+    /// Of files, as root: keep set-user-id and set-group-id bits and file capabilities.
+    #[arg(long)]
+    pub special_bits: bool,
+}
+
+/// Which files that are there are replaced.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Overwrite {
+    /// None: they stay.
+    Never,
+    /// Those that are older than the backup's.
+    Older,
+    /// All.
+    Always,
 }
 
 #[derive(Debug, Subcommand)]
@@ -222,6 +242,8 @@ pub(crate) enum AlertCommand {
         #[arg(long)]
         route: Option<String>,
     },
+    /// Look at every source as `status` does, and tell whom the policy names. For timers where no daemon runs.
+    Check,
     /// List what was told and is not over.
     List,
 }
@@ -274,7 +296,7 @@ pub(crate) struct List {
 pub(crate) struct Show {
     pub source: SourceName,
     pub backup: BackupId,
-    /// List the tables too; takes the identity.
+    /// List the tables or files too; takes the identity.
     #[arg(long)]
     pub inventory: bool,
 }

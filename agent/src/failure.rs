@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use pgproof_files as files;
 use pgproof_monitoring::alerts::NotTold;
 use pgproof_policies::backups::Cause;
 use pgproof_policies::moment::MomentError;
@@ -40,6 +41,8 @@ pub(crate) enum Exit {
     Busy = 5,
     /// So much would be removed that somebody must confirm the number.
     Unconfirmed = 6,
+    /// The backup stands, and files are missing or damaged in it.
+    Incomplete = 7,
     /// Stopped by a signal.
     Interrupted = 130,
 }
@@ -111,6 +114,9 @@ fn is_standing(cause: &(dyn std::error::Error + 'static)) -> bool {
         || cause.downcast_ref::<ConnectError>().is_some_and(ConnectError::is_standing)
         || matches!(cause.downcast_ref::<HookError>(), Some(HookError::Start { .. }))
         || cause.is::<GatherError>()
+        || cause
+            .downcast_ref::<files::backup::BackupError>()
+            .is_some_and(files::backup::BackupError::is_standing)
         || cause.is::<PolicyProblems>()
         || cause.is::<AccessError>()
         || cause.is::<KeyError>()
@@ -163,6 +169,13 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(RestoreError::Cancelled) = cause.downcast_ref::<RestoreError>() {
         return Some(Exit::Interrupted);
     }
+    match cause.downcast_ref::<files::restore::RestoreError>() {
+        Some(files::restore::RestoreError::Cancelled) => return Some(Exit::Interrupted),
+        Some(files::restore::RestoreError::NotEmpty { .. }) => return Some(Exit::Usage),
+        Some(files::restore::RestoreError::NotInBackup { .. }) => return Some(Exit::NothingFound),
+        Some(files::restore::RestoreError::Hash { .. }) => return Some(Exit::Integrity),
+        _ => {}
+    }
     match (cause.downcast_ref::<CatalogError>(), cause.downcast_ref::<LeaseError>()) {
         (Some(CatalogError::NoSuchBackup { .. }), _) => Some(Exit::NothingFound),
         (Some(CatalogError::Unsigned { .. }), _) => Some(Exit::Integrity),
@@ -213,6 +226,8 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         SnapshotError,
         ReadError,
         HookError,
+        files::backup::BackupError,
+        files::restore::RestoreError,
     );
     None
 }

@@ -1,7 +1,7 @@
 //! Values as people read them.
 
 use jiff::{SignedDuration, Timestamp};
-use pgproof_repository::manifest::v1::Contents;
+use pgproof_repository::manifest::v1::{Contents, Files};
 
 /// `1.4 GiB`.
 pub(crate) fn bytes(count: u64) -> String {
@@ -40,6 +40,7 @@ pub(crate) fn what(contents: &Contents) -> String {
     match contents {
         Contents::Postgres(dumped) => format!("database {}", dumped.server.database),
         Contents::Config(_) => "configuration".to_owned(),
+        Contents::Files(_) => "files".to_owned(),
         Contents::Unknown => "of a kind that this version does not know".to_owned(),
     }
 }
@@ -51,6 +52,13 @@ pub(crate) fn contents(contents: &Contents) -> String {
             format!("{} tables, {} rows", dumped.archive.table_count, dumped.archive.row_count)
         }
         Contents::Config(config) => format!("{} files, {} variables", config.files, config.variables),
+        Contents::Files(Files { tree }) => format!(
+            "{} files in {} folders, {} links, {}",
+            tree.files,
+            tree.folders,
+            tree.symlinks + tree.hard_links,
+            bytes(tree.content_bytes)
+        ),
         Contents::Unknown => "not known".to_owned(),
     }
 }

@@ -6,11 +6,13 @@
 //! - [`metrics`], [`textfile`]: the metrics of it.
 //! - [`health`]: the server that answers from the last survey and never waits for the bucket.
 //! - [`alerts`]: who is told of what.
+//! - [`lookout`]: all of that beside a daemon's work.
 
 pub mod alerts;
 pub mod document;
 pub mod facts;
 pub mod health;
+pub mod lookout;
 pub mod metrics;
 pub mod survey;
 pub mod textfile;

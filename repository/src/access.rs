@@ -15,7 +15,7 @@ use crate::store::s3::{S3Settings, S3Store, Sse as S3Sse};
 use crate::store::{SharedStore, StoreError};
 
 /// A policy that was read and found sound.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LoadedPolicy {
     pub policy: Policy,
     pub path: PathBuf,

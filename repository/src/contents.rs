@@ -27,6 +27,15 @@ pub async fn inventory(
     inventory::parse(&bytes).map_err(|source| ContentsError::Inventory { source })
 }
 
+/// The inventory of a backup of another kind than a database, as it was written.
+pub async fn inventory_bytes(
+    store: &SharedStore,
+    signed: &SignedManifest,
+    identities: &Identities,
+) -> Result<Vec<u8>, ContentsError> {
+    whole(store, signed, Role::Inventory, INVENTORY_BYTES_MAX, identities).await
+}
+
 /// The statements that make roles, memberships and tablespaces.
 pub async fn globals(
     store: &SharedStore,
@@ -111,6 +120,7 @@ fn object_name(role: Role) -> &'static str {
         Role::Globals => layout::GLOBALS,
         Role::Inventory => layout::INVENTORY,
         Role::Configuration => layout::CONFIGURATION,
+        Role::Index => layout::INDEX,
     }
 }
 

@@ -4,6 +4,7 @@ mod attempt;
 mod configuration;
 mod database;
 mod expected;
+mod files;
 mod hooks;
 mod stream;
 mod watchdog;
@@ -14,8 +15,7 @@ use std::sync::Arc;
 use anyhow::bail;
 use jiff::Timestamp;
 use pgproof_policies::names::SourceName;
-use pgproof_policies::policy::{ConfigSource, Kind, Source};
-use pgproof_postgres::connection::ConnectionSpec;
+use pgproof_policies::policy::{ConfigSource, FilesSource, Kind, Source};
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::catalog::{self, Marker, Standing};
 use pgproof_repository::ids::BackupId;
@@ -63,6 +63,7 @@ pub(crate) struct Job {
 enum Work {
     Database(Box<Database>),
     Configuration(ConfigSource),
+    Files(FilesSource),
 }
 
 /// What is known when a backup begins.
@@ -97,6 +98,7 @@ impl Job {
         let work = match &source.kind {
             Kind::Postgres(reach) => Work::Database(Box::new(Database::new(reach.clone())?)),
             Kind::Config(config) => Work::Configuration(config.clone()),
+            Kind::Files(files) => Work::Files(files.clone()),
         };
         let store = loaded.open_store().await?;
         let (tags, reason) = (BTreeMap::new(), None);
@@ -125,11 +127,23 @@ impl Job {
         PartPlan::new(self.store.part_limits(), database_bytes)
     }
 
-    /// Of a database.
-    pub(crate) fn connection(&self) -> Option<&ConnectionSpec> {
+    /// What is read, as people know it.
+    pub(crate) fn describe(&self) -> String {
         match &self.work {
-            Work::Database(database) => Some(&database.connection),
-            Work::Configuration(_) => None,
+            Work::Database(database) => database.connection.describe(),
+            Work::Configuration(_) => "this host".to_owned(),
+            Work::Files(files) => {
+                files.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+            }
+        }
+    }
+
+    /// How its bytes come to be.
+    pub(crate) fn procedure(&self) -> &'static str {
+        match &self.work {
+            Work::Database(_) => "one exported snapshot; pg_dump -Fc -Z0",
+            Work::Configuration(_) => "files and variables, small, and sealed in memory",
+            Work::Files(_) => "one tar, and an index of it",
         }
     }
 
@@ -145,6 +159,10 @@ impl Job {
                 Ok(Made::New(Box::new(committed)))
             }
             Work::Configuration(config) => self.back_up_configuration(config, begun).await,
+            Work::Files(files) => {
+                let committed = Box::pin(self.back_up_files(files, begun)).await?;
+                Ok(Made::New(Box::new(committed)))
+            }
         }
     }
 

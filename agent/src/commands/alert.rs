@@ -18,6 +18,12 @@ pub(crate) async fn run(policy: &Path, command: AlertCommand, json: bool) -> any
             let loaded = LoadedPolicy::read(policy)?;
             Box::pin(test(&loaded, route.as_deref(), json)).await
         }
+        AlertCommand::Check => {
+            let loaded = LoadedPolicy::read(policy)?;
+            alerts_of(&loaded)?;
+            super::all_told(Box::pin(alerts::standing::tell(&loaded)).await?)?;
+            Ok(ExitCode::SUCCESS)
+        }
         AlertCommand::List => list(policy, json).await,
     }
 }

@@ -8,12 +8,14 @@ use anyhow::Context;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::acts::What;
+use pgproof_repository::manifest::v1::Contents;
 use pgproof_repository::sealed::BLOCK_BYTES_MAX;
 use tokio_util::sync::CancellationToken;
 
 use super::{hold, print_json, record, say};
 use crate::backup::{Attempt, BackedUp, Job, Made, UPLOADS_IN_FLIGHT};
 use crate::daemon::{Mode, Options};
+use crate::failure::{Exit, Failure};
 use crate::{cli, plain};
 
 pub(crate) async fn run(
@@ -68,7 +70,18 @@ async fn one(
     }
     after.context("the backup is good and stored")?;
     super::all_told(not_told).context("the backup is good and stored")?;
-    Ok(ExitCode::SUCCESS)
+    match &made.manifest().contents {
+        Contents::Files(files) if files.tree.losses > 0 => Err(incomplete(files.tree.losses).into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn incomplete(losses: u64) -> Failure {
+    Failure::new(
+        Exit::Incomplete,
+        format!("the backup stands, and lacks {losses} file(s) or parts of them"),
+        "see to what is named above, or leave it out with `exclude`; `pgproof show --inventory` lists all of them",
+    )
 }
 
 fn print(made: &Made) -> anyhow::Result<()> {
@@ -90,16 +103,10 @@ fn print(made: &Made) -> anyhow::Result<()> {
 
 /// The plan and the memory it takes, without touching server or store.
 fn explain(job: &Job) -> anyhow::Result<()> {
-    let Some(connection) = job.connection() else {
-        return say(&format!("{} to {}: small, and sealed in memory", job.source.name, job.store.location()));
-    };
     let plan = job.part_plan(None);
     let (workers, parts) = (job.workers(), UPLOADS_IN_FLIGHT + 2);
-    say(&format!("{} from {} to {}", job.source.name, connection.describe(), job.store.location()))?;
-    say(&format!(
-        "  one exported snapshot; pg_dump -Fc -Z0; zstd level {}; age",
-        job.source.compression_level
-    ))?;
+    say(&format!("{} from {} to {}", job.source.name, job.describe(), job.store.location()))?;
+    say(&format!("  {}; zstd level {}; age", job.procedure(), job.source.compression_level))?;
     let blocks = (workers + 2) as u64 * BLOCK_BYTES_MAX as u64 / 2;
     say(&format!("  blocks    at most {} in {} worker(s) and queue", plain::bytes(blocks), workers))?;
     for stored in [1_u64 << 30, 100 << 30, 1 << 40] {

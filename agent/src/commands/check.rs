@@ -4,13 +4,14 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use pgproof_files::archive::{self, Archive, ArchiveError};
 use pgproof_policies::names::SourceName;
 use pgproof_repository::catalog::{self, Entry, Standing};
 use pgproof_repository::chain;
 use pgproof_repository::contents;
 use pgproof_repository::keys::{Identities, TerminalPrompts};
 use pgproof_repository::manifest::SignedManifest;
-use pgproof_repository::manifest::v1::Object;
+use pgproof_repository::manifest::v1::{Contents, Object};
 use pgproof_repository::signature::TrustedSigners;
 use pgproof_repository::store::SharedStore;
 use serde::Serialize;
@@ -91,6 +92,11 @@ async fn check_source(
                 problems.push(format!("{}: {}: {problem}", signed.get().id, object.name));
             }
         }
+        if let (true, Some(identities), Contents::Files(_)) =
+            (depth.read_data, depth.identities, &signed.get().contents)
+        {
+            problems.extend(check_files(store, signed, identities).await);
+        }
     }
     match chain::breaks_among(store, &good, signers).await {
         Ok(breaks) => problems.extend(breaks.iter().map(ToString::to_string)),
@@ -124,6 +130,28 @@ async fn check_object(
         return Ok(());
     }
     contents::read_through(store, &key, object, depth.identities).await.map_err(|error| error_chain(&error))
+}
+
+/// Compares every file with its hash in the index.
+async fn check_files(store: &SharedStore, signed: &SignedManifest, identities: &Identities) -> Vec<String> {
+    let id = signed.get().id.clone();
+    let failed = |error: &ArchiveError| vec![format!("{id}: {}", error_chain(error))];
+    let inventory = match archive::inventory(store, signed, identities).await {
+        Ok(inventory) => inventory,
+        Err(error) => return failed(&error),
+    };
+    let (store, runtime) = (store.clone(), tokio::runtime::Handle::current());
+    let (signed, identities) = (signed.clone(), identities.clone());
+    let check = move || {
+        Archive::open(&store, &runtime, &signed, &inventory, &identities)?.check(&pgproof_files::Unwatched)
+    };
+    match tokio::task::spawn_blocking(check).await.expect("checking does not panic") {
+        Ok(differing) => {
+            let told = |path| format!("{id}: {path} does not have the hash that the index has");
+            differing.iter().map(told).collect()
+        }
+        Err(error) => failed(&error),
+    }
 }
 
 fn report(all: &[Findings], json: bool) -> anyhow::Result<ExitCode> {

@@ -5,13 +5,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use pgproof_files::archive::{self, Archive, ArchiveError};
+use pgproof_files::entry::Body;
+use pgproof_files::inventory as files;
 use pgproof_repository::inventory::Inventory;
-use pgproof_repository::keys::TerminalPrompts;
+use pgproof_repository::keys::{Identities, TerminalPrompts};
 use pgproof_repository::manifest::SignedManifest;
-use pgproof_repository::manifest::v1::{Postgres, Previous};
+use pgproof_repository::manifest::v1::{Contents, Postgres, Previous};
 use pgproof_repository::{catalog, contents};
 
-use super::{open, print_json, say};
+use super::{Opened, open, print_json, say};
 use crate::{cli, plain};
 
 pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::Result<ExitCode> {
@@ -21,7 +24,7 @@ pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::R
     let inventory = match args.inventory {
         true => {
             let identities = opened.loaded.identities(Arc::new(TerminalPrompts))?;
-            Some(contents::inventory(&opened.store, &signed, &identities).await?)
+            Some(Shown::of(&opened, &signed, &identities).await?)
         }
         false => None,
     };
@@ -29,16 +32,67 @@ pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::R
         let document = serde_json::json!({
             "manifest": signed.get(), "manifest_sha256": signed.sha256(),
             "signer": { "principal": signed.signer().principal, "fingerprint": signed.signer().fingerprint },
-            "inventory": inventory,
+            "inventory": inventory.as_ref().map(Shown::document).transpose()?,
         });
         print_json(&document)?;
         return Ok(ExitCode::SUCCESS);
     }
     print(&signed)?;
-    if let Some(inventory) = inventory {
-        print_tables(&inventory)?;
+    match inventory {
+        Some(Shown::Tables(inventory)) => print_tables(&inventory)?,
+        Some(Shown::Files { archive, .. }) => {
+            tokio::task::spawn_blocking(move || print_files(&archive)).await??;
+        }
+        None => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is in a backup, by name.
+enum Shown {
+    Tables(Box<Inventory>),
+    Files { inventory: Box<files::Inventory>, archive: Box<Archive> },
+}
+
+impl Shown {
+    async fn of(opened: &Opened, signed: &SignedManifest, identities: &Identities) -> anyhow::Result<Self> {
+        let store = opened.store.clone();
+        if !matches!(signed.get().contents, Contents::Files(_)) {
+            return Ok(Self::Tables(Box::new(contents::inventory(&store, signed, identities).await?)));
+        }
+        let inventory = archive::inventory(&store, signed, identities).await?;
+        let runtime = tokio::runtime::Handle::current();
+        let (signed, identities) = (signed.clone(), identities.clone());
+        let open = move || {
+            let archive = Archive::open(&store, &runtime, &signed, &inventory, &identities)?;
+            Ok::<_, ArchiveError>(Self::Files { inventory: Box::new(inventory), archive: Box::new(archive) })
+        };
+        Ok(tokio::task::spawn_blocking(open).await??)
+    }
+
+    fn document(&self) -> serde_json::Result<serde_json::Value> {
+        match self {
+            Self::Tables(inventory) => serde_json::to_value(inventory),
+            Self::Files { inventory, .. } => serde_json::to_value(inventory),
+        }
+    }
+}
+
+fn print_files(archive: &Archive) -> anyhow::Result<()> {
+    for entry in archive.entries()? {
+        let (_, entry) = entry?;
+        let kind = match &entry.body {
+            Body::Folder => "folder",
+            Body::File(_) => "file",
+            Body::Symlink { .. } => "symlink",
+            Body::HardLink { .. } => "hard link",
+            Body::LeftOut => "left out",
+        };
+        let size = entry.content().map(|content| plain::bytes(content.size)).unwrap_or_default();
+        let note = entry.note.map(|note| format!(" ({})", note.of_one())).unwrap_or_default();
+        say(&format!("{kind:<12}{:04o} {size:>10} {}{note}", entry.meta.mode, entry.path))?;
+    }
+    Ok(())
 }
 
 fn print(signed: &SignedManifest) -> anyhow::Result<()> {

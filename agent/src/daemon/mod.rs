@@ -12,12 +12,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use pgproof_monitoring::health;
+use pgproof_monitoring::lookout::Lookout;
 use pgproof_policies::backups::{Cause, Plan, RETRIES, RETRIES_OF_STANDING, Step, Wait};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::turns::{Looked, Turns};
 use pgproof_postgres::connection::sweep_abandoned_secrets;
 use pgproof_repository::ids::BackupId;
 use pgproof_repository::lease::LeaseError;
+use pgproof_repository::manifest::v1::Contents;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -27,7 +30,7 @@ pub(crate) use activity::{Activity, Last, LastOutcome, SourceActivity};
 pub(crate) use in_force::InForce;
 
 use crate::backup::{Attempt, BackedUp, Claim, Job};
-use crate::failure::{self, Exit};
+use crate::failure::{self, Exit, Failure};
 use crate::plain;
 
 /// How long backups that were cancelled may take to kill their dumps, abort their uploads and store their records.
@@ -59,6 +62,7 @@ pub(crate) struct Daemon {
     turns: Turns,
     activity: watch::Sender<Activity>,
     worst: Option<Exit>,
+    lookout: Option<Lookout>,
 }
 
 /// What a look came to.
@@ -80,7 +84,7 @@ impl Daemon {
         let mut turns = Turns::new(RETRIES);
         turns.restart(options.sources(&in_force)?, Timestamp::now());
         let activity = watch::Sender::new(Activity::default());
-        Ok(Self { in_force: Arc::new(in_force), options, turns, activity, worst: None })
+        Ok(Self { in_force: Arc::new(in_force), options, turns, activity, worst: None, lookout: None })
     }
 
     /// What it is at, now and later.
@@ -94,6 +98,9 @@ impl Daemon {
         sweep().await;
         let mut workers = JoinSet::new();
         let is_once = self.options.mode != Mode::Forever;
+        if !is_once {
+            self.lookout = Some(self.look_out().await?);
+        }
         while !cancel.is_cancelled() {
             self.start_workers(&mut workers, &cancel);
             if is_once && workers.is_empty() && self.turns.wake_at().is_none() {
@@ -102,7 +109,22 @@ impl Daemon {
             self.wait(&mut workers, &mut hangup, &cancel).await?;
         }
         self.stop(workers).await;
+        if let Some(lookout) = self.lookout.take() {
+            lookout.stop().await;
+        }
         Ok(is_once.then_some(Exit::Interrupted))
+    }
+
+    /// Health, metrics and alerts beside the work.
+    async fn look_out(&self) -> anyhow::Result<Lookout> {
+        let activity = self.activity();
+        let tell: health::Activity =
+            Arc::new(move || serde_json::to_value(&*activity.borrow()).expect("names are the only keys"));
+        let started = Box::pin(Lookout::start(self.in_force.loaded.clone(), tell)).await;
+        started.map_err(|error| {
+            let hint = error.hint().unwrap_or_default();
+            Failure::new(Exit::Failed, failure::message_of(&error), hint).into()
+        })
     }
 
     fn start_workers(&mut self, workers: &mut JoinSet<Ended>, cancel: &CancellationToken) {
@@ -214,6 +236,9 @@ impl Daemon {
         if backed_up.after.is_err() {
             self.worst = worse(self.worst, Exit::Failed);
         }
+        if matches!(&manifest.contents, Contents::Files(files) if files.tree.losses > 0) {
+            self.worst = worse(self.worst, Exit::Incomplete);
+        }
         let backup = manifest.id.clone();
         self.change(source, |activity| activity.ended(now, LastOutcome::BackedUp { backup, warnings }));
     }
@@ -248,6 +273,9 @@ impl Daemon {
         match opened.and_then(|in_force| Ok((self.options.sources(&in_force)?, in_force))) {
             Ok((sources, in_force)) => {
                 self.in_force = Arc::new(in_force);
+                if let Some(lookout) = &self.lookout {
+                    lookout.replace(self.in_force.loaded.clone()).await;
+                }
                 self.activity.send_modify(|activity| {
                     activity.policy_refused = None;
                     activity.sources.retain(|name, at| at.at_work_since.is_some() || sources.contains(name));
@@ -363,9 +391,10 @@ fn worse(one: Option<Exit>, other: Exit) -> Option<Exit> {
     let rank = |exit: &Exit| match exit {
         Exit::Busy => 0,
         Exit::NothingFound | Exit::Usage => 1,
-        Exit::Failed | Exit::Unconfirmed => 2,
-        Exit::Integrity => 3,
-        Exit::Interrupted => 4,
+        Exit::Incomplete => 2,
+        Exit::Failed | Exit::Unconfirmed => 3,
+        Exit::Integrity => 4,
+        Exit::Interrupted => 5,
     };
     one.into_iter().chain([other]).max_by_key(rank)
 }

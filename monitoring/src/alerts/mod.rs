@@ -8,6 +8,7 @@ mod email;
 mod http;
 mod memory;
 mod payload;
+pub mod standing;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -13,6 +13,7 @@ use crate::{names::SourceName, retention::Retention};
 mod alarms;
 mod alerts;
 mod configuration;
+mod files;
 mod hooks;
 mod location;
 mod monitoring;
@@ -179,6 +180,7 @@ pub struct Source {
 pub enum Kind {
     Postgres(PostgresSource),
     Config(ConfigSource),
+    Files(FilesSource),
 }
 
 impl Kind {
@@ -187,6 +189,7 @@ impl Kind {
         match self {
             Self::Postgres(_) => "postgres",
             Self::Config(_) => "config",
+            Self::Files(_) => "files",
         }
     }
 }
@@ -201,6 +204,21 @@ pub struct PostgresSource {
     pub exclude_tables: Vec<String>,
     /// Patterns of tables whose rows are left out.
     pub exclude_table_data: Vec<String>,
+}
+
+/// Folders, and files, with all that is in them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FilesSource {
+    /// Absolute, and at least one.
+    pub paths: Vec<PathBuf>,
+    /// Patterns of files that alone are taken; empty for all of them.
+    pub include: Vec<String>,
+    /// Patterns of files and folders that are left out.
+    pub exclude: Vec<String>,
+    /// Folders on which another file system is mounted are not entered.
+    pub one_file_system: bool,
+    /// A backup without a single file is accepted.
+    pub allow_empty: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

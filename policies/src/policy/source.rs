@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
     Alarms, COMPRESSION_LEVEL_DEFAULT, Connection, Hooks, JOBS_DEFAULT, Kind, NO_PROGRESS_TIMEOUT_DEFAULT,
-    Objectives, PostgresSource, Source, Timing, Verification, alarms, configuration, hooks,
+    Objectives, PostgresSource, Source, Timing, Verification, alarms, configuration, files, hooks,
     raw::{Report, Table},
     timing, values, verification,
 };
@@ -128,12 +128,13 @@ fn read(mut table: Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) 
 
 /// What is backed up. Where that is not said, what a database needs is asked for.
 fn kind(table: &mut Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) -> Option<Kind> {
-    let constraint = "must be \"postgres\" or \"config\"";
+    let constraint = "must be \"postgres\", \"files\" or \"config\"";
     if !table.has("kind") {
         table.missing("kind", constraint, report);
     }
-    let known = |kind: &str| ["postgres", "config"].contains(&kind).then(|| kind.to_owned());
+    let known = |kind: &str| ["postgres", "files", "config"].contains(&kind).then(|| kind.to_owned());
     match table.converted("kind", constraint, report, known) {
+        Some(kind) if kind.value == "files" => files::read(table, report).map(Kind::Files),
         Some(kind) if kind.value == "config" => configuration::read(table, report).map(Kind::Config),
         _ => postgres(table, client_dirs, report).map(Kind::Postgres),
     }

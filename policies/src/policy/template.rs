@@ -105,7 +105,15 @@ fn source(about: &Template) -> String {
          # schedule = \"0 4 * * 0\"\n\
          # window = \"90d\"           # within it every kept backup is proved once\n\
          # older_per_run_max = 4    # so many beside the newest each time, at most\n\
-         # checks = [{{ name = \"orders exist\", sql = \"select count(*) > 0 from orders\", expect = \"t\" }}]\n",
+         # checks = [{{ name = \"orders exist\", sql = \"select count(*) > 0 from orders\", expect = \"t\" }}]\n\
+         \n\
+         # Folders beside the database.\n\
+         # [sources.uploads]\n\
+         # kind = \"files\"\n\
+         # paths = [\"/srv/uploads\"]\n\
+         # exclude = [\"*.tmp\"]\n\
+         # schedule = \"30 2 * * *\"\n\
+         # retention = {{ daily = 7 }}\n",
         about.source, about.source,
     )
 }

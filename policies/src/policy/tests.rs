@@ -6,6 +6,7 @@ use super::*;
 
 const DIRECTORY: &str = include_str!("../../examples/directory.toml");
 const NIGHTLY: &str = include_str!("../../examples/nightly.toml");
+const FILES: &str = include_str!("../../examples/files.toml");
 const SEVERAL: &str = include_str!("../../examples/several.toml");
 
 const AGE: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
@@ -61,7 +62,7 @@ fn every_example_is_tested_and_parses() {
         names.push(path.file_name().unwrap().to_str().unwrap().to_owned());
     }
     names.sort();
-    assert_eq!(names, ["directory.toml", "nightly.toml", "several.toml"]);
+    assert_eq!(names, ["directory.toml", "files.toml", "nightly.toml", "several.toml"]);
 }
 
 #[test]
@@ -73,7 +74,7 @@ fn the_smallest_policy_has_the_stated_defaults() {
     assert_eq!(policy.time_zone(), TimeZone::UTC);
     assert!(!policy.refuse_vulnerable_clients);
     let app = source(&policy, "app");
-    let Kind::Postgres(postgres) = &app.kind else { panic!("no database") };
+    let postgres = database_of(&app);
     assert_eq!(postgres.connection, Connection::Environment);
     assert_eq!((app.schedule.as_ref(), app.verification.as_ref()), (None, None));
     assert_eq!((app.compression_level, app.jobs), (COMPRESSION_LEVEL_DEFAULT, JOBS_DEFAULT));
@@ -140,7 +141,7 @@ fn several_sources_keep_to_themselves() {
     assert_eq!(names, ["books", "shop", "staging"]);
     assert_eq!(policy.time_zone().iana_name(), Some("Europe/Berlin"));
     let shop = source(&policy, "shop");
-    let Kind::Postgres(postgres) = &shop.kind else { panic!("no database") };
+    let postgres = database_of(&shop);
     assert_eq!(postgres.exclude_table_data, ["public.page_cache"]);
     assert_eq!(postgres.client_dirs.len(), 2);
     assert_eq!(shop.objectives.recovery_time, Some(SignedDuration::from_mins(90)));
@@ -173,12 +174,12 @@ pgproof.toml:6: keys.recipients: must list two different keys or more, so that o
 pgproof.toml:7: keys.singing_key: is no known key, did you mean `signing_key`?
 pgproof.toml:8: sources.App: a source name must start with a letter or a digit and consist of a-z, 0-9, _ and -, got "App"
 pgproof.toml:8: sources.App.retention: must say how many backups are kept, such as `{ daily = 30, monthly = 12 }`, or `{ keep_all = true }`, got nothing
-pgproof.toml:9: sources.App.kind: must be "postgres" or "config", got "mysql"
+pgproof.toml:9: sources.App.kind: must be "postgres", "files" or "config", got "mysql"
 pgproof.toml:10: sources.App.connection: must hold no password, name a `password_file` instead
 pgproof.toml:11: sources.App.schedule: must be five cron fields (minute, hour, day, month, weekday) that come true some day, got "61 2 * * *"
 pgproof.toml:12: sources.App.compression_level: must be a whole number from 1 to 19, got "high"
 pgproof.toml:13: sources.app.connection: must be a connection URI, unless `service` or `from_environment = true` is there, got nothing
-pgproof.toml:13: sources.app.kind: must be "postgres" or "config", got nothing
+pgproof.toml:13: sources.app.kind: must be "postgres", "files" or "config", got nothing
 pgproof.toml:13: sources.app.retention: must say how many backups are kept, such as `{ daily = 30, monthly = 12 }`, or `{ keep_all = true }`, got nothing
 pgproof.toml:13: sources.app.verification.schedule: must be five cron fields (minute, hour, day, month, weekday) that come true some day, got nothing
 pgproof.toml:14: sources.app.verification.checks[0].expect: must be the text of the value that is right, unless `at_least` or `at_most` is there, got nothing
@@ -385,7 +386,7 @@ fn the_template_parses_and_says_what_it_was_told() {
     assert_eq!(policy.signing_key.as_ref(), Some(&about.signing_key));
     assert_eq!(policy.trusted_signers.as_ref(), Some(&about.trusted_signers));
     assert!(policy.identity_files.is_empty());
-    let Kind::Postgres(postgres) = source(&policy, "app").kind else { panic!("no database") };
+    let postgres = database_of(&source(&policy, "app"));
     assert_eq!(postgres.connection, about.connection);
 
     about.location = "file:///srv/backups".to_owned();
@@ -395,7 +396,7 @@ fn the_template_parses_and_says_what_it_was_told() {
         about.connection = connection;
         let policy = parsed(&template(&about));
         assert_eq!(policy.recipients_waiver, about.single_recipient_waiver);
-        let Kind::Postgres(postgres) = source(&policy, "app").kind else { panic!("no database") };
+        let postgres = database_of(&source(&policy, "app"));
         assert_eq!(postgres.connection, about.connection);
     }
 }
@@ -541,4 +542,52 @@ fn a_health_server_listens_to_this_machine_unless_a_reason_is_given() {
         parsed(&with(&format!("listen = \"{public}\"\npublic_listen_reason = \"behind a firewall\"")));
     }
     assert!(problems(&with("listen = \"9187\"")).contains("an address and a port"));
+}
+
+fn database_of(source: &Source) -> PostgresSource {
+    match &source.kind {
+        Kind::Postgres(postgres) => postgres.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_source_of_files_says_what_is_taken() {
+    let policy = parsed(FILES);
+    let uploads = FilesSource {
+        paths: vec!["/srv/uploads".into()],
+        exclude: vec!["*.tmp".to_owned(), "/srv/uploads/cache".to_owned()],
+        ..FilesSource::default()
+    };
+    assert_eq!(source(&policy, "uploads").kind, Kind::Files(uploads));
+    let logs = FilesSource {
+        paths: vec!["/var/log".into()],
+        include: vec!["*.log".to_owned(), "*.gz".to_owned()],
+        one_file_system: true,
+        ..FilesSource::default()
+    };
+    assert_eq!(source(&policy, "logs").kind, Kind::Files(logs));
+}
+
+#[test]
+fn what_a_source_of_files_cannot_be_is_said() {
+    let head = FILES.split("[sources.uploads]").next().unwrap();
+    let found = |lines: &str| {
+        let text =
+            format!("{head}[sources.uploads]\nkind = \"files\"\nretention = {{ daily = 7 }}\n{lines}\n");
+        Policy::parse(&text, "p.toml").unwrap_err().to_string()
+    };
+    for (lines, problem) in [
+        ("paths = []", "paths: must list the folders"),
+        ("", "paths: must list the folders"),
+        ("paths = [\"srv\"]", "paths[0]: must be an absolute path without `..`, got \"srv\""),
+        ("paths = [\"/srv/../etc\"]", "paths[0]: must be an absolute path"),
+        ("paths = [\"/srv\"]\nexclude = [\"a[\"]", "exclude[0]: must be a pattern"),
+        ("paths = [\"/srv\"]\nconnection = \"postgresql:///app\"", "connection: is no known key"),
+        ("paths = [\"/srv\"]\njobs = 4", "jobs: must be left out"),
+        ("paths = [\"/srv\"]\n[sources.uploads.verification]", "verification: must be left out"),
+    ] {
+        let found = found(lines);
+        assert!(found.contains(problem), "{lines}: {found}");
+    }
 }

@@ -297,7 +297,7 @@ impl fmt::Display for Aspect {
 }
 
 impl Finding {
-    fn ok(aspect: Aspect, told: String) -> Self {
+    pub fn ok(aspect: Aspect, told: String) -> Self {
         Self { aspect, state: State::Ok, told, value: None, thresholds: None, since: None }
     }
 }

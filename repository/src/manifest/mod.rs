@@ -119,6 +119,7 @@ mod tests {
     use super::*;
 
     const GOLDEN_V1: &[u8] = include_bytes!("../../fixtures/manifest.v1.json");
+    const GOLDEN_FILES_V1: &[u8] = include_bytes!("../../fixtures/manifest.files.v1.json");
 
     #[test]
     fn version_1_reads_for_ever_and_writes_as_it_was() {
@@ -126,6 +127,15 @@ mod tests {
         assert_eq!(manifest.objects.len(), 3);
         let written = manifest.to_bytes();
         assert_eq!(String::from_utf8(written).unwrap(), String::from_utf8(GOLDEN_V1.to_vec()).unwrap());
+    }
+
+    #[test]
+    fn one_of_files_reads_for_ever_and_writes_as_it_was() {
+        let manifest = parse(GOLDEN_FILES_V1).unwrap();
+        assert_eq!((manifest.contents.kind(), manifest.postgres()), ("files", None));
+        assert!(manifest.object(v1::Role::Index).is_some());
+        let written = manifest.to_bytes();
+        assert_eq!(String::from_utf8(written).unwrap(), String::from_utf8(GOLDEN_FILES_V1.to_vec()).unwrap());
     }
 
     #[test]

@@ -49,6 +49,7 @@ pub struct Manifest {
 pub enum Contents {
     Postgres(Box<Postgres>),
     Config(Config),
+    Files(Files),
     /// Written by a newer version: listed and kept, and not restored.
     #[serde(other)]
     Unknown,
@@ -68,6 +69,26 @@ pub struct Config {
     pub variables: u64,
     /// Tells the host that made it what has changed since: see [`crate::configuration::Index`].
     pub index: String,
+}
+
+/// Folders.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Files {
+    pub tree: Tree,
+}
+
+/// How much is in them, and nobody's name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tree {
+    /// Numbers of entries.
+    pub files: u64,
+    pub folders: u64,
+    pub symlinks: u64,
+    pub hard_links: u64,
+    /// Of files' contents, holes left out.
+    pub content_bytes: u64,
+    /// Entries that are missing or damaged; the warnings say why, and the index which.
+    pub losses: u64,
 }
 
 /// The moment all objects show.
@@ -140,6 +161,8 @@ pub enum Role {
     Globals,
     Inventory,
     Configuration,
+    /// One line for each entry of an archive of files.
+    Index,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,6 +199,7 @@ impl Contents {
         match self {
             Self::Postgres(_) => "postgres",
             Self::Config(_) => "config",
+            Self::Files(_) => "files",
             Self::Unknown => "unknown",
         }
     }
@@ -193,7 +217,7 @@ impl Manifest {
     pub fn postgres(&self) -> Option<&Postgres> {
         match &self.contents {
             Contents::Postgres(postgres) => Some(postgres),
-            Contents::Config(_) | Contents::Unknown => None,
+            Contents::Config(_) | Contents::Files(_) | Contents::Unknown => None,
         }
     }
 

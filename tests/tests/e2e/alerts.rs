@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
+use pgproof_tests::daemon::Daemon;
 use pgproof_tests::receiver::{MailServer, Receiver};
 use pgproof_tests::sandbox::{RepositoryKind, SOURCE, Sandbox};
 use serde_json::Value;
@@ -175,6 +177,46 @@ fn bad_backup_is_told_by_the_verifier_and_stays_told_until_it_is_good() {
     fs::write(&data, whole).expect("an object");
     assert_ne!(verdict(&sandbox.drill(&[])), "failed");
     assert_eq!(events(&receiver, "/"), ["raised", "recovered"]);
+}
+
+#[test]
+fn silence_is_told_by_a_timer_and_by_the_daemon() {
+    let receiver = Receiver::start();
+    let lines = format!(
+        "alarms = {{ backup_age = {{ warning = \"1s\", critical = \"2s\" }} }}\n\
+         [alerts.routes.oncall]\n{}severities = [\"P1\"]\n[monitoring]\nlisten = \"127.0.0.1:0\"\nrefresh = \"1s\"\n",
+        webhook(&receiver, "/")
+    );
+    let sandbox = Sandbox::small_in(RepositoryKind::Directory).with_policy_lines(&lines);
+    sandbox.run_well(&["backup", SOURCE]);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // No backup comes: the next looks tell it, once.
+    while receiver.requests("/").is_empty() {
+        assert!(Instant::now() < deadline, "a backup that is too old is told by nobody");
+        sandbox.run_well(&["alert", "check"]);
+    }
+    sandbox.run_well(&["alert", "check"]);
+    let told = bodies(&receiver, "/");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((told[0]["kind"].as_str(), told[0]["severity"].as_str()), (Some("no_backup"), Some("P1")));
+
+    let lines = format!(
+        "schedule = \"0 0 1 1 *\"\nalarms = {{ backup_age = {{ warning = \"1h\", critical = \"2h\" }} }}\n\
+         [alerts.routes.oncall]\n{}[monitoring]\nrefresh = \"1s\"\n",
+        webhook(&receiver, "/")
+    );
+    let sandbox = sandbox.with_policy_lines(&lines);
+    let daemon = Daemon::start(sandbox.command(&["run"]));
+    while events(&receiver, "/").last().map(String::as_str) != Some("recovered") {
+        assert!(
+            Instant::now() < deadline,
+            "the daemon does not tell that all is well: {:?}",
+            bodies(&receiver, "/")
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended(), Some(0));
 }
 
 fn write(sandbox: &Sandbox, body: &str) -> std::path::PathBuf {

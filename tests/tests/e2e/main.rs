@@ -12,6 +12,7 @@ mod drill_schedule;
 mod drill_scratch;
 mod drills;
 mod dump_failures;
+mod files;
 mod first_steps;
 mod groundwork;
 mod key_custody;

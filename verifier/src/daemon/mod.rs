@@ -4,7 +4,7 @@
 //! One look at a source takes its lease, plans, and drills the first backup that is due, or finds that there is none. The
 //! rest is waiting: [`Turns`] says for whom.
 
-mod health;
+mod activity;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 use crate::drill::{self, Drilled, NothingDue, Pick, Request};
 use crate::failure::{self, Exit, Failure};
 use crate::verifier::Verifier;
-use health::{Activity, Health};
+use activity::Activity;
+use pgproof_monitoring::lookout::Lookout;
 
 /// How long drills that were cancelled may take to store what they found.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
@@ -49,7 +50,7 @@ pub(crate) struct Daemon {
     turns: Turns,
     worst: Option<Exit>,
     activity: watch::Sender<Activity>,
-    health: Option<Health>,
+    lookout: Option<Lookout>,
 }
 
 /// What a worker comes back with.
@@ -60,14 +61,14 @@ impl Daemon {
         let mut turns = Turns::new(RETRIES);
         turns.restart(verified(&verifier)?, Timestamp::now());
         let activity = watch::Sender::new(Activity::default());
-        Ok(Self { verifier: Arc::new(verifier), options, turns, worst: None, activity, health: None })
+        Ok(Self { verifier: Arc::new(verifier), options, turns, worst: None, activity, lookout: None })
     }
 
     /// Works until it is cancelled, or once until nothing is due. Gives the worst exit code of what it did once.
     pub(crate) async fn run(mut self, cancel: CancellationToken) -> anyhow::Result<Option<Exit>> {
         let mut hangup = signal(SignalKind::hangup())?;
         if !self.options.once {
-            self.health = Some(Health::start(&self.verifier, self.activity.subscribe()).await?);
+            self.lookout = Some(activity::lookout(&self.verifier, self.activity.subscribe()).await?);
         }
         drill::sweep().await;
         let mut workers = JoinSet::new();
@@ -79,8 +80,8 @@ impl Daemon {
             self.wait(&mut workers, &mut hangup, &cancel).await?;
         }
         self.stop(workers).await;
-        if let Some(health) = self.health.take() {
-            health.stop().await;
+        if let Some(lookout) = self.lookout.take() {
+            lookout.stop().await;
         }
         Ok(self.options.once.then_some(Exit::Interrupted))
     }
@@ -184,8 +185,8 @@ impl Daemon {
             Ok((sources, verifier)) => {
                 self.verifier = Arc::new(verifier);
                 self.turns.restart(sources, Timestamp::now());
-                if let Some(health) = &self.health {
-                    health.replace(&self.verifier).await;
+                if let Some(lookout) = &self.lookout {
+                    lookout.replace(Arc::new(self.verifier.loaded.clone())).await;
                 }
                 tracing::info!("the policy was read again");
             }

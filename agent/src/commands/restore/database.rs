@@ -142,7 +142,7 @@ fn reach<'a>(opened: &'a Opened, source: &SourceName) -> anyhow::Result<&'a Post
     let kind = &opened.loaded.source(source)?.kind;
     match kind {
         Kind::Postgres(postgres) => Ok(postgres),
-        Kind::Config(_) => {
+        Kind::Config(_) | Kind::Files(_) => {
             let message =
                 format!("the backup is of a database, and source {source} is now of kind {}", kind.name());
             Err(Failure::new(Exit::Usage, message, "restore it with the policy that it was made with").into())

@@ -2,6 +2,7 @@
 
 mod configuration;
 mod database;
+mod files;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -28,7 +29,9 @@ pub(crate) async fn run(
 ) -> anyhow::Result<ExitCode> {
     let opened = open(policy, Some(&args.source)).await?;
     let signed = choose(&opened, &args, Timestamp::now()).await?;
-    match signed.get().contents.clone() {
+    let contents = signed.get().contents.clone();
+    refuse_foreign_options(&args, &contents)?;
+    match contents {
         Contents::Postgres(dumped) => {
             let target = database::told_target(&opened, &args, &signed, &dumped.server)?;
             let (is_tried, source) = (args.dry_run, args.source.clone());
@@ -43,15 +46,69 @@ pub(crate) async fn run(
             match args.dry_run {
                 true => work.await,
                 false => {
-                    let target = args.to.as_ref().map(|folder| format!("folder {}", folder.display()));
-                    record::restoring(&opened, &args.source, &signed.get().id, target, work).await
+                    record::restoring(&opened, &args.source, &signed.get().id, told_folder(&args), work).await
                 }
+            }
+        }
+        Contents::Files(_) => {
+            let (is_tried, source) = (args.dry_run, args.source.clone());
+            let (target, backup) = (told_folder(&args), signed.get().id.clone());
+            let work = Box::pin(files::run(&opened, args, signed, json, cancel));
+            match is_tried {
+                true => work.await,
+                false => record::restoring(&opened, &source, &backup, target, work).await,
             }
         }
         Contents::Unknown => Err(Failure::new(
             Exit::Usage,
             format!("backup {} is of a kind that this version does not know", signed.get().id),
             "use a pgproof at least as new as the one that wrote it",
+        )
+        .into()),
+    }
+}
+
+fn told_folder(args: &cli::Restore) -> Option<String> {
+    args.to.as_ref().map(|folder| format!("folder {}", folder.display()))
+}
+
+/// What is meant for another kind of backup is a mistake, and never passed over.
+fn refuse_foreign_options(args: &cli::Restore, contents: &Contents) -> anyhow::Result<()> {
+    let of_databases = [
+        ("--into", args.into.is_some()),
+        ("--target", args.target.is_some()),
+        ("--swap", args.swap),
+        ("--table", !args.table.is_empty()),
+        ("--schema", !args.schema.is_empty()),
+        ("--jobs", args.jobs.is_some()),
+        ("--serial", args.serial),
+        ("--globals", args.globals),
+        ("--no-owner", args.no_owner),
+        ("--no-acl", args.no_acl),
+        ("--stdout", args.stdout),
+    ];
+    let of_files = [
+        ("--to", args.to.is_some()),
+        ("--path", !args.path.is_empty()),
+        ("--overwrite", args.overwrite.is_some()),
+        ("--special-bits", args.special_bits),
+    ];
+    let (given, others) = match contents {
+        Contents::Postgres(_) => (of_files.into_iter().find(|(_, given)| *given), "files"),
+        Contents::Files(_) => (of_databases.into_iter().find(|(_, given)| *given), "databases"),
+        // A configuration is small and whole: it takes a folder alone.
+        Contents::Config(_) => {
+            let others = of_databases.into_iter().chain(of_files.into_iter().skip(1));
+            (others.into_iter().find(|(_, given)| *given), "other kinds of backups")
+        }
+        Contents::Unknown => (None, ""),
+    };
+    match given {
+        None => Ok(()),
+        Some((option, _)) => Err(Failure::new(
+            Exit::Usage,
+            format!("{option} is for {others}, and this is a backup of kind {}", contents.kind()),
+            "see `pgproof restore --help`",
         )
         .into()),
     }

@@ -1,0 +1,5 @@
+//! Backups of real folders, restored.
+
+mod bad_days;
+mod round_trip;
+mod support;

@@ -1,0 +1,49 @@
+//! What the daemon tells of itself, beside how the sources stand.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use pgproof_monitoring::health;
+use pgproof_monitoring::lookout::Lookout;
+use pgproof_policies::names::SourceName;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::failure::{Exit, Failure, chain};
+use crate::verifier::Verifier;
+
+/// What this process is at. How the sources stand, the repository says.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct Activity {
+    sources: BTreeMap<SourceName, SourceActivity>,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+struct SourceActivity {
+    at_work_since: Option<Timestamp>,
+    /// Looks in a row of which no report remains.
+    failures_in_a_row: u32,
+}
+
+impl Activity {
+    pub(super) fn begin(&mut self, source: &SourceName, now: Timestamp) {
+        self.sources.entry(source.clone()).or_default().at_work_since = Some(now);
+    }
+
+    pub(super) fn end(&mut self, source: &SourceName, failures_in_a_row: u32) {
+        self.sources.insert(source.clone(), SourceActivity { at_work_since: None, failures_in_a_row });
+    }
+}
+
+/// Health, metrics and alerts beside the work.
+pub(super) async fn lookout(
+    verifier: &Verifier,
+    activity: watch::Receiver<Activity>,
+) -> anyhow::Result<Lookout> {
+    let tell: health::Activity =
+        Arc::new(move || serde_json::to_value(&*activity.borrow()).expect("names are the only keys"));
+    let started = Box::pin(Lookout::start(Arc::new(verifier.loaded.clone()), tell)).await;
+    Ok(started
+        .map_err(|error| Failure::new(Exit::NotRun, chain(&error), error.hint().unwrap_or_default()))?)
+}
