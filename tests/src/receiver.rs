@@ -3,8 +3,12 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
+
+/// How long a message may take before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An HTTP request as it came.
 #[derive(Debug, Clone)]
@@ -21,7 +25,7 @@ pub struct Request {
 pub struct Receiver {
     address: SocketAddr,
     status: Arc<AtomicU16>,
-    requests: Arc<Mutex<Vec<Request>>>,
+    requests: Arc<(Mutex<Vec<Request>>, Condvar)>,
 }
 
 /// A mail server that takes everything.
@@ -36,11 +40,13 @@ impl Receiver {
     /// Where no port is free.
     #[must_use]
     pub fn start() -> Self {
-        let (status, requests) = (Arc::new(AtomicU16::new(200)), Arc::new(Mutex::new(Vec::new())));
+        let (status, requests) =
+            (Arc::new(AtomicU16::new(200)), Arc::new((Mutex::new(Vec::new()), Condvar::new())));
         let (answered, kept) = (status.clone(), requests.clone());
         let address = serve(move |stream| {
             let request = read_request(&stream)?;
-            kept.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+            kept.0.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+            kept.1.notify_all();
             let status = answered.load(Ordering::Relaxed);
             write!(&stream, "HTTP/1.1 {status} Told\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         });
@@ -60,9 +66,24 @@ impl Receiver {
     /// What came so far to this path, oldest first.
     #[must_use]
     pub fn requests(&self, path: &str) -> Vec<Request> {
-        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        requests.iter().filter(|request| request.line.split(' ').nth(1) == Some(path)).cloned().collect()
+        let requests = self.requests.0.lock().unwrap_or_else(PoisonError::into_inner);
+        to(path, &requests)
     }
+
+    /// Waits until what came to this path is enough.
+    ///
+    /// # Panics
+    /// With what came, when it is not after half a minute.
+    pub fn wait_until(&self, path: &str, is_enough: impl Fn(&[Request]) -> bool) {
+        let requests = self.requests.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.requests.1.wait_timeout_while(requests, PATIENCE, |all| !is_enough(&to(path, all)));
+        let (requests, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        assert!(!timeout.timed_out(), "not what was waited for: {:#?}", to(path, &requests));
+    }
+}
+
+fn to(path: &str, requests: &[Request]) -> Vec<Request> {
+    requests.iter().filter(|request| request.line.split(' ').nth(1) == Some(path)).cloned().collect()
 }
 
 impl MailServer {

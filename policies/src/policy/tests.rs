@@ -3,11 +3,13 @@ use std::path::{Path, PathBuf};
 use jiff::SignedDuration;
 
 use super::*;
+use crate::alerts::{Kind as AlertKind, Severity};
 
 const DIRECTORY: &str = include_str!("../../examples/directory.toml");
 const NIGHTLY: &str = include_str!("../../examples/nightly.toml");
 const FILES: &str = include_str!("../../examples/files.toml");
 const SEVERAL: &str = include_str!("../../examples/several.toml");
+const DEPLOYMENT: &str = include_str!("../../examples/deployment.toml");
 
 const AGE: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
 const SSH: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHsKLqeplhpW+uObz5dvMgjz1OxfM/XXUB+VHtZ6isGN safe";
@@ -62,7 +64,7 @@ fn every_example_is_tested_and_parses() {
         names.push(path.file_name().unwrap().to_str().unwrap().to_owned());
     }
     names.sort();
-    assert_eq!(names, ["directory.toml", "files.toml", "nightly.toml", "several.toml"]);
+    assert_eq!(names, ["deployment.toml", "directory.toml", "files.toml", "nightly.toml", "several.toml"]);
 }
 
 #[test]
@@ -590,4 +592,30 @@ fn what_a_source_of_files_cannot_be_is_said() {
         let found = found(lines);
         assert!(found.contains(problem), "{lines}: {found}");
     }
+}
+
+#[test]
+fn routes_say_who_is_told_and_addresses_are_not_repeated() {
+    let policy = parsed(DEPLOYMENT);
+    let alerts = policy.alerts.clone().unwrap();
+    assert_eq!(alerts.severity(AlertKind::RunFailed), Severity::P4);
+    assert_eq!(alerts.severity(AlertKind::BackupBad), Severity::P1);
+    let names: Vec<_> = alerts.routes.keys().map(String::as_str).collect();
+    assert_eq!(names, ["dead-man", "oncall", "team"]);
+    let Delivery::Email(email) = &alerts.routes["team"].delivery else { panic!("no mail") };
+    assert_eq!((email.port, email.tls), (587, Tls::Starttls));
+    let with = |lines: &str| problems(&format!("{NIGHTLY}\n[alerts.routes.x]\n{lines}\n"));
+    for (lines, problem) in [
+        ("kind = \"pigeon\"", "must be \"webhook\""),
+        ("kind = \"slack\"", "url_file: must name the file"),
+        ("kind = \"slack\"\nurl = \"ftp://x/T0KEN\"", "must begin with https://"),
+        ("kind = \"slack\"\nurl = \"https://x\"\nseverities = [\"P5\"]", "must be \"P1\""),
+        ("kind = \"command\"\ncommand = [\"sh\"]", "must be a program's whole path"),
+        ("kind = \"email\"\nhost = \"x\"\nfrom = \"a@b\"\nto = [\"c@d\"]\ntls = \"none\"", "plain_reason"),
+        ("kind = \"email\"\nhost = \"x\"\nfrom = \"a@b\"\nto = [\"c@d\"]\nusername = \"u\"", "password_file"),
+    ] {
+        let told = with(lines);
+        assert!(told.contains(problem) && !told.contains("T0KEN"), "{problem} is not in:\n{told}");
+    }
+    assert!(!format!("{policy:?}").contains("T0KEN"));
 }

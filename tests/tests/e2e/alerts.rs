@@ -207,14 +207,9 @@ fn silence_is_told_by_a_timer_and_by_the_daemon() {
     );
     let sandbox = sandbox.with_policy_lines(&lines);
     let daemon = Daemon::start(sandbox.command(&["run"]));
-    while events(&receiver, "/").last().map(String::as_str) != Some("recovered") {
-        assert!(
-            Instant::now() < deadline,
-            "the daemon does not tell that all is well: {:?}",
-            bodies(&receiver, "/")
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    receiver.wait_until("/", |requests| {
+        requests.last().is_some_and(|request| request.body.contains("\"event\":\"recovered\""))
+    });
     daemon.signal("TERM");
     assert_eq!(daemon.ended(), Some(0));
 }
