@@ -115,6 +115,9 @@ pub(crate) struct Init {
     /// A further recipient that can decrypt, kept off this host (may be repeated).
     #[arg(long, value_name = "PUBLIC KEY")]
     pub recipient: Vec<String>,
+    /// The verifier's public signing key, ssh-ed25519 AAAA…: then it alone can sign reports, and this host backups.
+    #[arg(long, value_name = "PUBLIC KEY")]
+    pub verifier_key: Option<String>,
     /// Accept that only one key can decrypt, for this reason.
     #[arg(long, value_name = "REASON")]
     pub single_recipient_waiver: Option<String>,

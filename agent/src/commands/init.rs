@@ -12,7 +12,7 @@ use anyhow::Context;
 use pgproof_policies::policy::{Connection, Policy, Template, template};
 use pgproof_repository::keys::{Recipients, generate_identity};
 use pgproof_repository::lease::host_name;
-use pgproof_repository::signature;
+use pgproof_repository::signature::{self, TrustedSigners, namespace};
 
 use super::{print_json, say};
 use crate::cli;
@@ -32,6 +32,8 @@ pub(crate) fn run(policy: &Path, args: cli::Init, json: bool) -> anyhow::Result<
     recipients.extend(args.recipient.iter().cloned());
     Recipients::parse(&recipients).context("a recipient cannot be used")?;
     let (signing_key, public_line) = signature::generate(&format!("pgproof agent on {}", host_name()));
+    let signers = signers(&public_line, args.verifier_key.as_deref());
+    TrustedSigners::parse(&signers).context("--verifier-key cannot be used")?;
     let text = template(&Template {
         location: args.location.clone(),
         source: args.source.clone(),
@@ -47,7 +49,7 @@ pub(crate) fn run(policy: &Path, args: cli::Init, json: bool) -> anyhow::Result<
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
     write_new(&identity_path, secret(&identity).as_bytes())?;
     write_new(&signing_path, secret(&signing_key).as_bytes())?;
-    write_new(&signers_path, format!("agent {public_line}\n").as_bytes())?;
+    write_new(&signers_path, signers.as_bytes())?;
     write_new(policy, text.as_bytes())?;
 
     if json {
@@ -61,12 +63,29 @@ pub(crate) fn run(policy: &Path, args: cli::Init, json: bool) -> anyhow::Result<
     say(&format!("wrote {} (signs backups; stays here)", signing_path.display()))?;
     say(&format!("wrote {} (whose signatures are believed)", signers_path.display()))?;
     say(&format!("wrote {} (reads every backup)", identity_path.display()))?;
+    if args.verifier_key.is_none() {
+        say(
+            "  for now it believes this host's reports, too: with --verifier-key only the verifier can sign those",
+        )?;
+    }
     say("")?;
     say(&format!("MOVE {} TO A SAFE PLACE AND DELETE IT HERE.", identity_path.display()))?;
     say(&format!(
         "A host that backs up needs no identity; without it nobody can restore. Its public key is {recipient}"
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whose signatures are believed. With a verifier elsewhere, each of the two signs its own alone.
+fn signers(agent: &str, verifier: Option<&str>) -> String {
+    match verifier {
+        None => format!("agent {agent}\n"),
+        Some(verifier) => format!(
+            "agent namespaces=\"{}\" {agent}\nverifier namespaces=\"{}\" {verifier}\n",
+            namespace::OF_AGENT.join(","),
+            namespace::OF_VERIFIER.join(","),
+        ),
+    }
 }
 
 fn keys_folder(policy: &Path, keys: Option<&Path>) -> PathBuf {

@@ -26,6 +26,11 @@ pub mod namespace {
     pub const ACT: &str = "pgproof-act";
     pub const CUSTODY: &str = "pgproof-custody";
     pub const CHALLENGE: &str = "pgproof-challenge";
+
+    /// What an agent signs, and nobody else has to.
+    pub const OF_AGENT: [&str; 7] = [MANIFEST, RUN, HOLD, TOMBSTONE, RESTORE_POINT, ACT, ALERTS];
+    /// What a verifier signs. Neither can then pass for the other: a stolen host makes no proofs, a verifier no backups.
+    pub const OF_VERIFIER: [&str; 5] = [REPORT, REPORT_PERIOD, CUSTODY, CHALLENGE, ALERTS];
 }
 
 /// Armored Ed25519 signatures have about 300 bytes; what is much larger is none.

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use pgproof_tests::sandbox::{Outcome, SOURCE, Sandbox};
 
@@ -38,6 +39,33 @@ fn what_init_writes_works_as_it_is() {
         .expect("a policy");
     sandbox.run_well(&restore);
     assert_eq!(sandbox.server.psql("restored", "select count(*) from orders"), "20000");
+}
+
+/// A stolen host makes no proofs.
+#[test]
+fn with_a_verifiers_key_each_signs_its_own() {
+    let sandbox = sandbox();
+    let key = sandbox.path("verifier_key");
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
+    assert!(made.expect("ssh-keygen").success());
+    let public = std::fs::read_to_string(key.with_extension("pub")).expect("a public key");
+    let recipient = second_recipient(&sandbox);
+    let outcome = init(&sandbox, &["--recipient", &recipient, "--verifier-key", public.trim()]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let text = std::fs::read_to_string(sandbox.policy()).expect("a policy");
+    let with_identity = text.replace("# identity_files = ", "identity_files = ");
+    std::fs::write(sandbox.policy(), &with_identity).expect("a policy");
+    sandbox.run_well(&["backup", SOURCE, "--hold", "--reason", "a test"]);
+    sandbox.run_well(&["snapshot", "--reason", "a test"]);
+    assert!(sandbox.run_well(&["audit", SOURCE]).text().contains("all of which check"));
+
+    sandbox.drill(&["--pick", "oldest"]);
+    assert!(sandbox.good_backups()[0]["proved_at"].is_null(), "a report that the agent signed counts");
+    let with_verifier = format!("{with_identity}\n[verifier]\nsigning_key = \"{}\"\n", key.display());
+    std::fs::write(sandbox.policy(), with_verifier).expect("a policy");
+    sandbox.drill(&["--pick", "oldest"]);
+    let proved = sandbox.good_backups().iter().filter(|backup| !backup["proved_at"].is_null()).count();
+    assert_eq!(proved, 1, "a report that the verifier signed does not count");
 }
 
 #[test]
