@@ -23,7 +23,7 @@ pub(crate) struct Cli {
     /// Print one JSON document on standard output instead of text.
     ///
     /// Standard error then has lines of JSON: {"progress": …} every five seconds and at each new step of a backup or
-    /// restore, {"error": …, "hint": …, "exit": …} for a failure.
+    /// restore, {"note": …} for what an operator should know of a restore, {"error": …, "hint": …, "exit": …} for a failure.
     #[arg(long, global = true)]
     pub json: bool,
     /// What to log on standard error: error, warn, info, debug, or a tracing filter.

@@ -67,6 +67,14 @@ fn print_json(document: &impl serde::Serialize) -> anyhow::Result<()> {
     say(&serde_json::to_string_pretty(document)?)
 }
 
+/// What an operator should know meanwhile, on standard error: for a program as a line of JSON.
+fn note(json: bool, about: &str, text: &str) {
+    match json {
+        true => eprintln!("{}", serde_json::json!({ "note": { "about": about, "text": text } })),
+        false => eprintln!("{about:<14}{text}"),
+    }
+}
+
 /// A line, or many, for standard output. A reader that has seen enough (`| head`) is no failure.
 fn say(text: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout(), "{text}") {

@@ -90,7 +90,9 @@ fn progress_is_told_to_people_and_to_programs() {
     let told = restore("second", &["--json"]);
     let steps: Vec<String> = told
         .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|_| panic!("no JSON: {line}"))
+        })
         .filter_map(|line| line["progress"]["step"].as_str().map(str::to_owned))
         .collect();
     assert!(steps.iter().any(|step| step == "load"), "{told}");

@@ -22,7 +22,7 @@ use pgproof_repository::manifest::v1::{Postgres, Server};
 use pgproof_repository::{contents, layout};
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::{Opened, print_json, say};
+use crate::commands::{Opened, note, print_json, say};
 use crate::failure::{Exit, Failure};
 use crate::progress::Progress;
 use crate::{cli, plain};
@@ -81,14 +81,14 @@ pub(super) async fn run(
         say(&format!("{plan}\n  space          {}", told_room(&room, needed)))?;
         return Ok(ExitCode::SUCCESS);
     }
-    refuse_too_little(&room, needed, args.ignore_space)?;
-    refuse_vulnerable(opened, &restore, server).await?;
+    refuse_too_little(&room, needed, args.ignore_space, json)?;
+    refuse_vulnerable(opened, &restore, server, json).await?;
     if args.swap {
         confirm_swap(&server.database, args.yes)?;
     }
     if args.globals {
         let text = contents::globals(&opened.store, &signed, &identities).await?;
-        apply_globals(&target, &text).await?;
+        apply_globals(&target, &text, json).await?;
     }
     // Only now: what is printed below a bar tears it.
     restore.progress = Arc::new(Watch { bar: Progress::new("restore", server.database_bytes, json) });
@@ -193,7 +193,7 @@ fn told_room(room: &Room, needed: u64) -> String {
 }
 
 /// Where the room is not known that is said, and stops nothing.
-fn refuse_too_little(room: &Room, needed: u64, ignore: bool) -> anyhow::Result<()> {
+fn refuse_too_little(room: &Room, needed: u64, ignore: bool, json: bool) -> anyhow::Result<()> {
     if let Room::TooLittle { free, folder } = room
         && !ignore
     {
@@ -208,25 +208,30 @@ fn refuse_too_little(room: &Room, needed: u64, ignore: bool) -> anyhow::Result<(
         )
         .into());
     }
-    eprintln!("space         {}", told_room(room, needed));
+    note(json, "space", &told_room(room, needed));
     Ok(())
 }
 
 /// Roles, memberships and tablespaces, as far as they are not there. What is there is left as it is.
-async fn apply_globals(target: &ConnectionSpec, text: &str) -> anyhow::Result<()> {
+async fn apply_globals(target: &ConnectionSpec, text: &str, json: bool) -> anyhow::Result<()> {
     let session = target.connect().await?;
     let options = ApplyOptions { change_existing_roles: false, tablespaces: true };
     for applied in globals::apply(&session, &Globals::parse(text)?, options).await? {
         match applied.outcome {
             Outcome::Done => {}
-            outcome => eprintln!("globals: {:?} {}: {outcome:?}", applied.kind, applied.object),
+            outcome => note(json, "globals", &format!("{:?} {}: {outcome:?}", applied.kind, applied.object)),
         }
     }
     Ok(())
 }
 
 /// Names a `pg_restore` that a hostile archive could take over; refuses it where the policy says so.
-async fn refuse_vulnerable(opened: &Opened, restore: &Restore, server: &Server) -> anyhow::Result<()> {
+async fn refuse_vulnerable(
+    opened: &Opened,
+    restore: &Restore,
+    server: &Server,
+    json: bool,
+) -> anyhow::Result<()> {
     let major = Version::from_number(server.version_number).major;
     let tools = restore.tools.clone();
     let found = tokio::task::spawn_blocking(move || tools.find(Program::PgRestore, major)).await??;
@@ -242,7 +247,7 @@ async fn refuse_vulnerable(opened: &Opened, restore: &Restore, server: &Server) 
         )
         .into());
     }
-    eprintln!("warning: {message}; only signed archives reach it");
+    note(json, "WARNING", &format!("{message}; only signed archives reach it"));
     Ok(())
 }
 

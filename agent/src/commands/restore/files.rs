@@ -13,7 +13,7 @@ use pgproof_repository::keys::TerminalPrompts;
 use pgproof_repository::manifest::SignedManifest;
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::{Opened, print_json, say};
+use crate::commands::{Opened, note, print_json, say};
 use crate::failure::{Exit, Failure};
 use crate::progress::Progress;
 use crate::{cli, plain};
@@ -39,7 +39,7 @@ pub(super) async fn run(
     })
     .await??;
     let free = restore.free_bytes();
-    tell(&restore, &plan, free);
+    tell(&restore, &plan, free, json);
     if args.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
@@ -88,23 +88,20 @@ fn order(args: &cli::Restore) -> anyhow::Result<Restore> {
 }
 
 /// What is going to be done, on standard error.
-fn tell(restore: &Restore, plan: &Plan, free: Option<u64>) {
+fn tell(restore: &Restore, plan: &Plan, free: Option<u64>, json: bool) {
     let (totals, free) = (&plan.totals, free.map_or_else(|| "not known".to_owned(), plain::bytes));
-    eprintln!("target        {}", restore.target.display());
-    eprintln!(
-        "contents      {} files in {} folders, {} links, {}",
-        totals.files,
-        totals.folders,
-        totals.symlinks + totals.hard_links,
-        plain::bytes(totals.bytes)
-    );
-    eprintln!("free          {free}");
-    for (path, note) in &plan.noted {
-        eprintln!("not as it was {path}: {}", note.of_one());
+    let (links, bytes) = (totals.symlinks + totals.hard_links, plain::bytes(totals.bytes));
+    note(json, "target", &restore.target.display().to_string());
+    let contents = format!("{} files in {} folders, {links} links, {bytes}", totals.files, totals.folders);
+    note(json, "contents", &contents);
+    note(json, "free", &free);
+    for (path, loss) in &plan.noted {
+        note(json, "not as it was", &format!("{path}: {}", loss.of_one()));
     }
     let untold = totals.notes.values().sum::<u64>().saturating_sub(plan.noted.len() as u64);
     if untold > 0 {
-        eprintln!("not as it was {untold} more; `pgproof show --inventory` lists all of them");
+        let all = format!("{untold} more; `pgproof show --inventory` lists all of them");
+        note(json, "not as it was", &all);
     }
 }
 

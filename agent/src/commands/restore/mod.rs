@@ -17,7 +17,7 @@ use pgproof_repository::report::Proofs;
 use pgproof_repository::restore_point;
 use tokio_util::sync::CancellationToken;
 
-use super::{Opened, open, record};
+use super::{Opened, note, open, record};
 use crate::failure::{Exit, Failure};
 use crate::{cli, plain};
 
@@ -28,7 +28,7 @@ pub(crate) async fn run(
     cancel: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let opened = open(policy, Some(&args.source)).await?;
-    let signed = choose(&opened, &args, Timestamp::now()).await?;
+    let signed = choose(&opened, &args, json, Timestamp::now()).await?;
     let contents = signed.get().contents.clone();
     refuse_foreign_options(&args, &contents)?;
     match contents {
@@ -114,7 +114,12 @@ fn refuse_foreign_options(args: &cli::Restore, contents: &Contents) -> anyhow::R
     }
 }
 
-async fn choose(opened: &Opened, args: &cli::Restore, now: Timestamp) -> anyhow::Result<SignedManifest> {
+async fn choose(
+    opened: &Opened,
+    args: &cli::Restore,
+    json: bool,
+    now: Timestamp,
+) -> anyhow::Result<SignedManifest> {
     let signers = opened.loaded.trusted_signers()?;
     let signed = match (&args.backup, &args.at) {
         (Some(id), _) => catalog::find(&opened.store, &args.source, id, &signers).await?,
@@ -126,14 +131,14 @@ async fn choose(opened: &Opened, args: &cli::Restore, now: Timestamp) -> anyhow:
                 let message = format!("restore point {} has no backup of {}", point.id, args.source);
                 Failure::new(Exit::NothingFound, message, "`pgproof restore-point show` lists its members")
             })?;
-            eprintln!("restore point {} of {}", point.id, plain::time(point.at));
+            note(json, "restore point", &format!("{} of {}", point.id, plain::time(point.at)));
             catalog::find(&opened.store, &args.source, &member.backup, &signers).await?
         }
         (None, at) => {
             let zone = opened.loaded.policy.zone.as_deref();
             let at = moment::parse(at.as_deref().unwrap_or("now"), zone, &TimeZone::system(), now)?;
             let entries = catalog::list(&opened.store, &args.source, &signers).await?;
-            choose_at(&entries, at, now)?
+            choose_at(&entries, at, json, now)?
         }
     };
     if signed.get().repository != opened.marker.id {
@@ -149,7 +154,7 @@ async fn choose(opened: &Opened, args: &cli::Restore, now: Timestamp) -> anyhow:
 }
 
 /// Says on standard error which backup it takes and what that means.
-fn choose_at(entries: &[Entry], at: Timestamp, now: Timestamp) -> anyhow::Result<SignedManifest> {
+fn choose_at(entries: &[Entry], at: Timestamp, json: bool, now: Timestamp) -> anyhow::Result<SignedManifest> {
     let Some(choice) = catalog::choose(entries, at) else {
         let oldest = entries.iter().filter_map(Entry::whole).map(SignedManifest::snapshot_at).min();
         let message = format!("there is no good backup from {at} or before");
@@ -160,24 +165,20 @@ fn choose_at(entries: &[Entry], at: Timestamp, now: Timestamp) -> anyhow::Result
         return Err(Failure::new(Exit::NothingFound, message, hint).into());
     };
     let (backup, snapshot) = (choice.backup.get(), choice.backup.snapshot_at());
-    eprintln!("asked for     {} ({})", plain::time(at), plain::age(at, now));
-    eprintln!("backup        {} shows {} ({})", backup.id, plain::time(snapshot), plain::age(snapshot, now));
-    eprintln!(
-        "missing       what was written in the {} before the time asked for",
-        plain::duration(at.duration_since(snapshot))
-    );
+    let say = |about: &str, text: String| note(json, about, &text);
+    say("asked for", format!("{} ({})", plain::time(at), plain::age(at, now)));
+    say("backup", format!("{} shows {} ({})", backup.id, plain::time(snapshot), plain::age(snapshot, now)));
+    let missing = plain::duration(at.duration_since(snapshot));
+    say("missing", format!("what was written in the {missing} before the time asked for"));
     if let Some(later) = choice.later.first() {
         let (id, snapshot) = (&later.get().id, later.snapshot_at());
-        eprintln!(
-            "next later    {id} shows {}; {} later backup(s) are not used",
-            plain::time(snapshot),
-            choice.later.len()
-        );
+        let (shown, count) = (plain::time(snapshot), choice.later.len());
+        say("next later", format!("{id} shows {shown}; {count} later backup(s) are not used"));
     }
     let proofs = entries.iter().find(|entry| entry.id == backup.id).map(|entry| &entry.proofs);
-    eprintln!("drills        {}", told(proofs));
+    say("drills", told(proofs));
     for entry in &choice.unusable {
-        eprintln!("WARNING       {} is nearer and cannot be used; see `pgproof list`", entry.id);
+        say("WARNING", format!("{} is nearer and cannot be used; see `pgproof list`", entry.id));
     }
     Ok(choice.backup.clone())
 }
