@@ -14,6 +14,9 @@ use crate::alerts::standing;
 use crate::health::{self, Activity, Health, HealthError};
 use crate::survey::{Subject, on_one_line};
 
+/// How long a message that is under way may take when the daemon stops.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
 /// Runs until it is stopped; while the daemon's own work is being stopped, it still tells of it.
 #[derive(Debug)]
 pub struct Lookout {
@@ -76,8 +79,11 @@ impl Lookout {
         if let Some(health) = self.health {
             health.stopped().await;
         }
-        // It ends at its next pause; a message that is under way is given its time.
-        let _ = self.telling.await;
+        // It ends at its next pause; a message that is under way is given a little time.
+        let mut telling = self.telling;
+        if tokio::time::timeout(STOP_DEADLINE, &mut telling).await.is_err() {
+            telling.abort();
+        }
     }
 }
 

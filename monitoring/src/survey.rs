@@ -18,7 +18,7 @@ use pgproof_repository::store::retry::RetryPolicy;
 use crate::facts;
 
 /// How long a store that does not answer is tried: somebody waits, and a scheduler's patience is half a minute.
-const PATIENCE: RetryPolicy = RetryPolicy {
+pub(crate) const PATIENCE: RetryPolicy = RetryPolicy {
     total: Duration::from_secs(5),
     first_wait: Duration::from_millis(200),
     longest_wait: Duration::from_secs(2),

@@ -6,7 +6,7 @@ use pgproof_policies::standing::{Aspect, Finding, State};
 use pgproof_repository::access::{AccessError, LoadedPolicy};
 
 use super::{NotTold, Teller};
-use crate::survey::Subject;
+use crate::survey::{PATIENCE, Subject};
 
 /// What a look at a source can say something about.
 const KINDS: [Kind; 5] = [Kind::NoBackup, Kind::NoProof, Kind::Tampered, Kind::Unreadable, Kind::Warning];
@@ -14,7 +14,7 @@ const KINDS: [Kind; 5] = [Kind::NoBackup, Kind::NoProof, Kind::Tampered, Kind::U
 /// Looks at every source, and tells whom the policy names of what is not well, or is well again.
 pub async fn tell(loaded: &LoadedPolicy) -> Result<Vec<NotTold>, AccessError> {
     let Some(policy) = &loaded.policy.alerts else { return Ok(Vec::new()) };
-    let (signers, store) = (loaded.trusted_signers()?, loaded.open_store().await?);
+    let (signers, store) = (loaded.trusted_signers()?, loaded.open_store_trying(PATIENCE).await?);
     // A host that only looks needs no signing key; then nothing is remembered.
     let signing_key = loaded.signing_key().ok();
     let now = Timestamp::now();

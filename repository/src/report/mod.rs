@@ -158,18 +158,6 @@ impl Outcome {
             Self::NotRun { reason } => (OutcomeKind::NotRun, Some(reason)),
         }
     }
-
-    /// The same, with what it is about.
-    #[must_use]
-    pub fn about(self, what: &str) -> Self {
-        let told = |reason: String| format!("{what}: {reason}");
-        match self {
-            Self::Passed => Self::Passed,
-            Self::Failed { reason } => Self::Failed { reason: told(reason) },
-            Self::Degraded { reason } => Self::Degraded { reason: told(reason) },
-            Self::NotRun { reason } => Self::NotRun { reason: told(reason) },
-        }
-    }
 }
 
 impl fmt::Display for Verdict {
