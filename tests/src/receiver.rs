@@ -1,11 +1,20 @@
 //! Whom alerts are sent to: a small HTTP server and a small mail server, which keep what they get.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use crate::postgres_server::succeed;
 
 /// How long a message may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,7 +37,7 @@ pub struct Receiver {
     requests: Arc<(Mutex<Vec<Request>>, Condvar)>,
 }
 
-/// A mail server that takes everything.
+/// A mail server that takes everything from everybody.
 #[derive(Debug)]
 pub struct MailServer {
     address: SocketAddr,
@@ -86,14 +95,55 @@ fn to(path: &str, requests: &[Request]) -> Vec<Request> {
     requests.iter().filter(|request| request.line.split(' ').nth(1) == Some(path)).cloned().collect()
 }
 
+/// When a mail server begins to encrypt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encryption {
+    /// After the client asked for it (RFC 3207).
+    Starttls,
+    /// At once (RFC 8314).
+    Implicit,
+}
+
 impl MailServer {
+    /// One that does not encrypt.
+    ///
     /// # Panics
     /// Where no port is free.
     #[must_use]
     pub fn start() -> Self {
+        Self::serving(|stream, mails| converse(&mut { stream }, true, false, mails).map(drop))
+    }
+
+    /// One that takes nothing in the clear, with the certificate and key of [`make_certificates`].
+    ///
+    /// # Panics
+    /// Where no port is free, or the files are none of these.
+    #[must_use]
+    pub fn start_encrypted(folder: &Path, encryption: Encryption) -> Self {
+        let chain = CertificateDer::pem_file_iter(folder.join("server.crt")).expect("a certificate");
+        let chain = chain.collect::<Result<Vec<_>, _>>().expect("a certificate");
+        let key = PrivateKeyDer::from_pem_file(folder.join("server.key")).expect("a key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.expect("versions").with_no_client_auth().with_single_cert(chain, key);
+        let config = Arc::new(config.expect("a certificate with its key"));
+        Self::serving(move |mut stream, mails| {
+            let is_starttls = encryption == Encryption::Starttls;
+            if is_starttls && !converse(&mut stream, true, true, mails)? {
+                return Ok(());
+            }
+            let connection = ServerConnection::new(config.clone()).map_err(std::io::Error::other)?;
+            let mut encrypted = StreamOwned::new(connection, stream);
+            converse(&mut encrypted, !is_starttls, false, mails).map(drop)
+        })
+    }
+
+    fn serving(
+        converse: impl Fn(TcpStream, &Mutex<Vec<String>>) -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
         let mails = Arc::new(Mutex::new(Vec::new()));
         let kept = mails.clone();
-        let address = serve(move |stream| take_mail(&stream, &kept));
+        let address = serve(move |stream| converse(stream, &kept));
         Self { address, mails }
     }
 
@@ -106,6 +156,26 @@ impl MailServer {
     #[must_use]
     pub fn mails(&self) -> Vec<String> {
         self.mails.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// An authority (`authority.crt`) and what it issued to `localhost` (`server.crt`, `server.key`).
+///
+/// # Panics
+/// Where `openssl` is not there.
+pub fn make_certificates(folder: &Path) {
+    fs::write(folder.join("extensions"), "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n")
+        .expect("a file");
+    let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    for arguments in [
+        format!("req -x509 {new_key} -days 2 -subj /CN=authority -keyout authority.key -out authority.crt"),
+        format!("req {new_key} -subj /CN=localhost -keyout server.key -out server.csr"),
+        "x509 -req -in server.csr -CA authority.crt -CAkey authority.key -CAcreateserial -days 2 -extfile extensions \
+         -out server.crt"
+            .to_owned(),
+    ] {
+        let mut openssl = Command::new("openssl");
+        succeed(openssl.args(arguments.split_whitespace()).current_dir(folder));
     }
 }
 
@@ -141,36 +211,54 @@ fn read_request(stream: &TcpStream) -> std::io::Result<Request> {
     Ok(Request { line: line.trim().to_owned(), headers, body: String::from_utf8_lossy(&body).into_owned() })
 }
 
-/// The server's side of RFC 5321, as far as one message needs it.
-fn take_mail(stream: &TcpStream, kept: &Mutex<Vec<String>>) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream);
-    let say = |text: &str| write!(&mut &*stream, "{text}\r\n");
+/// The server's side of RFC 5321, as far as one message needs it. Answers whether the client wants to encrypt from here on.
+fn converse(
+    stream: &mut (impl Read + Write),
+    greets: bool,
+    must_encrypt: bool,
+    kept: &Mutex<Vec<String>>,
+) -> std::io::Result<bool> {
     let mut mail = String::new();
-    say("220 mail.example.org")?;
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line)? == 0 {
-            return Ok(());
-        }
+    if greets {
+        say(stream, "220 mail.example.org")?;
+    }
+    while let Some(line) = read_line(stream)? {
         match line.split([' ', ':', '\r']).next().unwrap_or_default().to_ascii_uppercase().as_str() {
+            "EHLO" if must_encrypt => say(stream, "250-well\r\n250 STARTTLS")?,
+            "STARTTLS" if must_encrypt => return say(stream, "220 go on").map(|()| true),
+            "QUIT" => return say(stream, "221 bye").map(|()| false),
+            _ if must_encrypt => say(stream, "530 must issue STARTTLS first")?,
             "DATA" => {
-                say("354 go on")?;
-                loop {
-                    let mut text = String::new();
-                    if reader.read_line(&mut text)? == 0 || text == ".\r\n" {
-                        break;
-                    }
+                say(stream, "354 go on")?;
+                while let Some(text) = read_line(stream)?.filter(|text| text != ".\r\n") {
                     mail.push_str(&text);
                 }
                 kept.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut mail));
-                say("250 taken")?;
+                say(stream, "250 taken")?;
             }
-            "QUIT" => return say("221 bye"),
             "MAIL" | "RCPT" => {
                 mail.push_str(&line);
-                say("250 well")?;
+                say(stream, "250 well")?;
             }
-            _ => say("250 well")?,
+            _ => say(stream, "250 well")?,
         }
     }
+    Ok(false)
+}
+
+fn say(stream: &mut impl Write, text: &str) -> std::io::Result<()> {
+    stream.write_all(format!("{text}\r\n").as_bytes())?;
+    stream.flush()
+}
+
+/// Byte by byte: what comes behind a line may have to be decrypted first.
+fn read_line(stream: &mut impl Read) -> std::io::Result<Option<String>> {
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    while !line.ends_with(b"\n") {
+        if stream.read(&mut byte)? == 0 {
+            return Ok(None);
+        }
+        line.push(byte[0]);
+    }
+    Ok(Some(String::from_utf8_lossy(&line).into_owned()))
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use data_encoding::HEXLOWER;
 use hmac::{Hmac, KeyInit, Mac};
 use pgproof_tests::daemon::Daemon;
-use pgproof_tests::receiver::{MailServer, Receiver};
+use pgproof_tests::receiver::{Encryption, MailServer, Receiver, make_certificates};
 use pgproof_tests::sandbox::{RepositoryKind, SOURCE, Sandbox};
 use serde_json::Value;
 use sha2::Sha256;
@@ -153,6 +153,40 @@ fn mail_program_and_signed_webhook_get_the_same_message() {
     assert_eq!(receiver.requests("/slack").len(), 0, "a route gets its severities only");
     sandbox.run_well(&["alert", "test", "--route", "d"]);
     assert!(receiver.requests("/slack")[0].body.contains("nothing is the matter"));
+}
+
+#[test]
+fn mail_goes_encrypted_to_whom_the_certificate_names_or_not_at_all() {
+    let sandbox = Sandbox::small_in(RepositoryKind::Directory);
+    let folder = sandbox.path("certificates");
+    fs::create_dir(&folder).expect("a folder");
+    make_certificates(&folder);
+    let [starttls, implicit] =
+        [Encryption::Starttls, Encryption::Implicit].map(|how| MailServer::start_encrypted(&folder, how));
+    let route = |name: &str, tls: &str, port: u16, host: &str, trusts: bool| {
+        let authority = format!("ca_file = \"{}\"\n", folder.join("authority.crt").display());
+        format!(
+            "[alerts.routes.{name}]\nkind = \"email\"\nhost = \"{host}\"\nport = {port}\ntls = \"{tls}\"\ntime_limit = \"5s\"\n\
+             from = \"pgproof@example.org\"\nto = [\"oncall@example.org\"]\n{}",
+            if trusts { &authority } else { "" }
+        )
+    };
+    let lines = [
+        route("a", "starttls", starttls.port(), "localhost", true),
+        route("b", "implicit", implicit.port(), "localhost", true),
+        route("unknown-authority", "starttls", starttls.port(), "localhost", false),
+        route("another-name", "implicit", implicit.port(), "127.0.0.1", true),
+    ];
+    let sandbox = sandbox.with_policy_lines(&lines.concat());
+    for good in ["a", "b"] {
+        sandbox.run_well(&["alert", "test", "--route", good]);
+    }
+    assert_eq!((starttls.mails().len(), implicit.mails().len()), (1, 1));
+    assert!(starttls.mails()[0].contains("nothing is the matter"), "{:?}", starttls.mails());
+    for bad in ["unknown-authority", "another-name"] {
+        is_told(&sandbox.run(&["alert", "test", "--route", bad]), FAILED, &[bad], "alert test");
+    }
+    assert_eq!((starttls.mails().len(), implicit.mails().len()), (1, 1));
 }
 
 #[test]
