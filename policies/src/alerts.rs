@@ -142,6 +142,12 @@ pub struct Message {
 }
 
 impl Alert {
+    /// That a drill found a backup bad: it stays so until another drill finds it good, or it is gone.
+    pub fn of_bad_backup(id: &str) -> Self {
+        let subject = format!("backup {id} is bad");
+        Self { kind: Kind::BackupBad, about: id.to_owned(), subject, text: String::new() }
+    }
+
     /// What makes it the same alert when it comes again.
     pub fn key(&self) -> String {
         match self.about.is_empty() {

@@ -1,6 +1,6 @@
 //! `pgproof prune`: prints the plan, with a reason for every backup; with `--yes` carries out exactly it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -106,7 +106,11 @@ async fn tell(
     });
     let teller = Teller { policy, source, store: &opened.store, signing_key: Some(signing_key), signers };
     let raised: Vec<Alert> = raised.into_iter().collect();
-    Box::pin(teller.tell(&raised, &|kind, _| kind == Kind::PruneFailed)).await
+    // A bad backup that is gone alarms nobody any more.
+    let gone: BTreeSet<String> =
+        outcome.removed.iter().map(|id| Alert::of_bad_backup(id.as_str()).key()).collect();
+    let is_over = |kind, key: &str| kind == Kind::PruneFailed || gone.contains(key);
+    Box::pin(teller.tell(&raised, &is_over)).await
 }
 
 /// What an operator does next, who has seen the plan.

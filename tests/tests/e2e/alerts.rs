@@ -207,9 +207,20 @@ fn bad_backup_is_told_by_the_verifier_and_stays_told_until_it_is_good() {
     let told = bodies(&receiver, "/");
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!((told[0]["kind"].as_str(), told[0]["severity"].as_str()), (Some("backup_bad"), Some("P1")));
-    fs::write(&data, whole).expect("an object");
+    fs::write(&data, &whole).expect("an object");
     assert_ne!(verdict(&sandbox.drill(&[])), "failed");
     assert_eq!(events(&receiver, "/"), ["raised", "recovered"]);
+
+    // Or until it is gone.
+    fs::write(&data, &whole[1..]).expect("an object");
+    assert_eq!(verdict(&sandbox.drill(&[])), "failed");
+    let sandbox = sandbox.with_retention("{ last = 1 }");
+    sandbox.run_well(&["backup", SOURCE]);
+    assert_ne!(verdict(&sandbox.drill(&[])), "failed");
+    assert_eq!(events(&receiver, "/"), ["raised", "recovered", "raised"]);
+    sandbox.run_well(&["prune", SOURCE, "--yes"]);
+    assert_eq!(sandbox.good_backups().len(), 1);
+    assert_eq!(events(&receiver, "/"), ["raised", "recovered", "raised", "recovered"]);
 }
 
 #[test]

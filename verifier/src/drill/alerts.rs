@@ -3,7 +3,6 @@
 use pgproof_monitoring::alerts::{NotTold, Teller};
 use pgproof_policies::alerts::{Alert, Kind};
 use pgproof_policies::names::SourceName;
-use pgproof_repository::ids::BackupId;
 use pgproof_repository::report::Report;
 use pgproof_repository::report::v1::{OutcomeKind, Verdict};
 
@@ -27,7 +26,7 @@ fn raised(report: &Report) -> Vec<Alert> {
     let about_none = |kind, subject| Alert { kind, about: String::new(), subject, text: String::new() };
     let alert = match report.verdict {
         Verdict::Passed | Verdict::Degraded => return Vec::new(),
-        Verdict::Failed => bad(backup),
+        Verdict::Failed => Alert::of_bad_backup(backup.as_str()),
         Verdict::VerifierFailed => {
             let subject = "the verifier calls damage good: its proofs mean nothing";
             about_none(Kind::VerifierFailed, subject.to_owned())
@@ -49,12 +48,7 @@ fn is_over(report: &Report, kind: Kind, key: &str) -> bool {
     match kind {
         Kind::DrillNotRun => report.verdict != Verdict::VerifierFailed,
         Kind::VerifierFailed => passed,
-        Kind::BackupBad => passed && key == bad(&report.backup).key(),
+        Kind::BackupBad => passed && key == Alert::of_bad_backup(report.backup.as_str()).key(),
         _ => false,
     }
-}
-
-fn bad(backup: &BackupId) -> Alert {
-    let (about, subject) = (backup.to_string(), format!("backup {backup} is bad"));
-    Alert { kind: Kind::BackupBad, about, subject, text: String::new() }
 }
