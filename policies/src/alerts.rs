@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::names::SourceName;
 use crate::policy::{Alerts, Delivery, Route};
 
-/// Messages of one route within an hour. What comes beyond waits, and is told as a number: whoever gets more reads none.
+/// Messages about one source to one route within an hour. What comes beyond waits, and is told as a number: whoever gets more reads none.
 const PER_HOUR_MAX: usize = 10;
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 

@@ -1,6 +1,7 @@
 //! What was told, as it lies in the repository: one object a source, changed in place by whoever is first.
 //!
-//! It is signed, so that whoever can only write the bucket cannot make a host believe that somebody was told already.
+//! It is signed, so that whoever can only write the bucket cannot make one up. An older one that is put back can still keep an
+//! alert from being told, at most until `repeat_after` is over.
 
 use bytes::Bytes;
 use jiff::Timestamp;
