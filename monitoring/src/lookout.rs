@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::alerts::standing;
+use crate::alerts::{Recollection, standing};
 use crate::health::{self, Activity, Health, HealthError};
 use crate::survey::{Subject, on_one_line};
 
@@ -92,10 +92,11 @@ async fn subject(loaded: &LoadedPolicy) -> Result<Subject, AccessError> {
 }
 
 async fn keep_telling(policy: watch::Receiver<Arc<LoadedPolicy>>, cancel: CancellationToken) {
+    let own = Recollection::default();
     loop {
         let loaded = policy.borrow().clone();
         if loaded.policy.alerts.is_some()
-            && let Err(error) = Box::pin(standing::tell(&loaded)).await
+            && let Err(error) = Box::pin(standing::tell(&loaded, &own)).await
         {
             tracing::error!(error = on_one_line(&error), "how the sources stand could not be told");
         }

@@ -2,7 +2,7 @@
 
 use anyhow::anyhow;
 use jiff::Timestamp;
-use pgproof_monitoring::alerts::{NotTold, Teller};
+use pgproof_monitoring::alerts::{NotTold, Recollection, Teller};
 use pgproof_policies::alerts::{Alert, Kind};
 use pgproof_policies::backups::Cause;
 use pgproof_repository::catalog::{self, Marker};
@@ -145,8 +145,8 @@ impl Job {
             return Vec::new();
         };
         let (source, store) = (&self.source.name, &self.store);
-        let teller =
-            Teller { policy, source, store, signing_key: Some(&self.signing_key), signers: &signers };
+        let (signing_key, own) = (Some(&self.signing_key), &Recollection::default());
+        let teller = Teller { policy, source, store, signing_key, signers: &signers, own };
         let raised = match outcome {
             // That it was stopped somebody knows who stopped it.
             Err(error) if failure::cause(error) == Cause::Stopped => return Vec::new(),

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use pgproof_monitoring::alerts::{self, NotTold};
+use pgproof_monitoring::alerts::{self, NotTold, Recollection};
 use pgproof_policies::policy::Alerts;
 use pgproof_repository::access::LoadedPolicy;
 
@@ -21,7 +21,7 @@ pub(crate) async fn run(policy: &Path, command: AlertCommand, json: bool) -> any
         AlertCommand::Check => {
             let loaded = LoadedPolicy::read(policy)?;
             alerts_of(&loaded)?;
-            super::all_told(Box::pin(alerts::standing::tell(&loaded)).await?)?;
+            super::all_told(Box::pin(alerts::standing::tell(&loaded, &Recollection::default())).await?)?;
             Ok(ExitCode::SUCCESS)
         }
         AlertCommand::List => list(policy, json).await,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use pgproof_monitoring::alerts::{NotTold, Teller};
+use pgproof_monitoring::alerts::{NotTold, Recollection, Teller};
 use pgproof_policies::alerts::{Alert, Kind};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::retention::removal::{self, Objection};
@@ -104,7 +104,8 @@ async fn tell(
         subject: "backups that should be gone could not be removed".to_owned(),
         text: failures.collect::<Vec<_>>().join("\n"),
     });
-    let teller = Teller { policy, source, store: &opened.store, signing_key: Some(signing_key), signers };
+    let (store, own) = (&opened.store, &Recollection::default());
+    let teller = Teller { policy, source, store, signing_key: Some(signing_key), signers, own };
     let raised: Vec<Alert> = raised.into_iter().collect();
     // A bad backup that is gone alarms nobody any more.
     let gone: BTreeSet<String> =

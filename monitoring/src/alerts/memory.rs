@@ -3,6 +3,9 @@
 //! It is signed, so that whoever can only write the bucket cannot make one up. An older one that is put back can still keep an
 //! alert from being told, at most until `repeat_after` is over.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use pgproof_policies::alerts::{Message, Sent};
@@ -17,13 +20,48 @@ const BYTES_MAX: u64 = 4 << 20;
 /// Hosts that may change it at the same moment before one tells without having remembered.
 const TRIES_MAX: u32 = 5;
 
-/// The stored form: the signature covers `sent` as it stands here.
+/// The stored form: the signature covers `told` as it stands here.
 #[derive(Debug, Serialize, Deserialize)]
 struct Stored {
     version: u32,
-    at: Timestamp,
-    sent: String,
+    told: String,
     signature: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Told {
+    /// So that another source's does not pass for this one's.
+    source: SourceName,
+    at: Timestamp,
+    sent: Sent,
+}
+
+/// What this process told and could not write down: while a repository cannot be reached, that is told once, too.
+#[derive(Debug, Default)]
+pub struct Recollection(Mutex<BTreeMap<SourceName, Sent>>);
+
+impl Recollection {
+    /// What was told according to the repository, and to this process beside it.
+    fn beside(&self, source: &SourceName, mut stored: Sent) -> Sent {
+        let own =
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).get(source).cloned().unwrap_or_default();
+        for (key, known) in own.alerts {
+            stored.alerts.entry(key).or_insert_with(|| known.clone()).told.extend(known.told);
+        }
+        for (route, times) in own.recent {
+            stored.recent.entry(route).or_default().extend(times);
+        }
+        stored
+    }
+
+    fn keep(&self, source: &SourceName, sent: Sent) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(source.clone(), sent);
+    }
+
+    /// It was written down.
+    fn forget(&self, source: &SourceName) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(source);
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +70,7 @@ pub(super) struct Memory<'a> {
     pub(super) source: &'a SourceName,
     pub(super) key: Option<&'a SigningKey>,
     pub(super) signers: &'a TrustedSigners,
+    pub(super) own: &'a Recollection,
 }
 
 /// Messages that are this process's to send.
@@ -48,7 +87,7 @@ pub async fn recall(
     source: &SourceName,
     signers: &TrustedSigners,
 ) -> Result<Sent, StoreError> {
-    let memory = Memory { store, source, key: None, signers };
+    let memory = Memory { store, source, key: None, signers, own: &Recollection::default() };
     Ok(memory.load().await?.0)
 }
 
@@ -60,41 +99,59 @@ impl Memory<'_> {
         now: Timestamp,
     ) -> Claimed {
         for _ in 0..TRIES_MAX {
-            let (before, version) = match self.load().await {
+            let (stored, version) = match self.load().await {
                 Ok(loaded) => loaded,
                 Err(error) => {
                     tracing::warn!(source = %self.source, %error, "it is not known what was told already");
                     break;
                 }
             };
+            let before = self.own.beside(self.source, stored);
             let messages = due(&before);
             if messages.is_empty() {
                 return Claimed { messages, before };
             }
-            let mut after = before.clone();
-            messages.iter().for_each(|message| after.enter(message, now));
-            after.forget();
-            match self.keep(&after, version).await {
-                Ok(true) => return Claimed { messages, before },
+            match self.keep(&entered(&before, &messages, now), version).await {
+                Ok(true) => {
+                    self.own.forget(self.source);
+                    return Claimed { messages, before };
+                }
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(source = %self.source, %error, "what is told now cannot be remembered");
-                    return Claimed { messages, before };
+                    tracing::warn!(source = %self.source, %error, "what is told now cannot be written down");
+                    return self.claim_unwritten(before, due, now);
                 }
             }
         }
-        Claimed { messages: due(&Sent::default()), before: Sent::default() }
+        self.claim_unwritten(self.own.beside(self.source, Sent::default()), due, now)
+    }
+
+    fn claim_unwritten(
+        &self,
+        before: Sent,
+        due: &(dyn Fn(&Sent) -> Vec<Message> + Sync),
+        now: Timestamp,
+    ) -> Claimed {
+        let messages = due(&before);
+        self.own.keep(self.source, entered(&before, &messages, now));
+        Claimed { messages, before }
     }
 
     /// These did not get through: they are due again.
     pub(super) async fn take_back(&self, messages: &[Message], before: &Sent) {
-        for _ in 0..TRIES_MAX {
-            let Ok((mut sent, version)) = self.load().await else { return };
+        let without = |mut sent: Sent| {
             messages.iter().for_each(|message| sent.take_back(message, before));
-            if !matches!(self.keep(&sent, version).await, Ok(false)) {
-                return;
+            sent
+        };
+        for _ in 0..TRIES_MAX {
+            let Ok((stored, version)) = self.load().await else { break };
+            match self.keep(&without(stored), version).await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(_) => break,
             }
         }
+        self.own.keep(self.source, without(self.own.beside(self.source, Sent::default())));
     }
 
     async fn load(&self) -> Result<(Sent, Option<Version>), StoreError> {
@@ -107,13 +164,20 @@ impl Memory<'_> {
 
     fn trusted(&self, bytes: &[u8]) -> Option<Sent> {
         let stored: Stored = serde_json::from_slice(bytes).ok()?;
+        let told: Told = serde_json::from_str(&stored.told).ok()?;
         let verified =
-            self.signers.verify(namespace::ALERTS, stored.sent.as_bytes(), &stored.signature, stored.at);
-        if let Err(error) = verified {
-            tracing::warn!(source = %self.source, %error, "what was told is signed by nobody who is trusted: it is told again");
-            return None;
+            self.signers.verify(namespace::ALERTS, stored.told.as_bytes(), &stored.signature, told.at);
+        match verified {
+            Ok(_) if told.source == *self.source => Some(told.sent),
+            Ok(_) => {
+                tracing::warn!(source = %self.source, other = %told.source, "what was told is of another source: it is told again");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(source = %self.source, %error, "what was told is signed by nobody who is trusted: it is told again");
+                None
+            }
         }
-        serde_json::from_str(&stored.sent).ok()
     }
 
     /// Whether it was as it was read; else somebody else has changed it meanwhile.
@@ -123,9 +187,10 @@ impl Memory<'_> {
         version: Option<Version>,
     ) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
         let key = self.key.ok_or("there is no signing key")?;
-        let sent = serde_json::to_string(sent)?;
-        let signature = key.sign(namespace::ALERTS, sent.as_bytes())?;
-        let stored = Stored { version: 1, at: Timestamp::now(), sent, signature };
+        let told = Told { source: self.source.clone(), at: Timestamp::now(), sent: sent.clone() };
+        let told = serde_json::to_string(&told)?;
+        let signature = key.sign(namespace::ALERTS, told.as_bytes())?;
+        let stored = Stored { version: 1, told, signature };
         let condition = version.map_or(PutCondition::IfAbsent, PutCondition::IfVersion);
         let bytes = Bytes::from(serde_json::to_vec(&stored)?);
         match self.store.put(&layout::alerts(self.source), bytes, condition).await {
@@ -138,4 +203,11 @@ impl Memory<'_> {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn entered(before: &Sent, messages: &[Message], now: Timestamp) -> Sent {
+    let mut after = before.clone();
+    messages.iter().for_each(|message| after.enter(message, now));
+    after.forget();
+    after
 }

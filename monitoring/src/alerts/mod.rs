@@ -14,13 +14,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use pgproof_policies::alerts::{self, Alert, Event, Kind, LookedAt, Message, Severity};
+use pgproof_policies::alerts::{self, Alert, Event, Kind, LookedAt, Message, Sent, Severity};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::{Alerts, Delivery, Route, Url};
 use pgproof_repository::signature::{SigningKey, TrustedSigners};
 use pgproof_repository::store::SharedStore;
 
-pub use memory::recall;
+pub use memory::{Recollection, recall};
 pub use payload::Payload;
 
 use memory::Memory;
@@ -37,6 +37,8 @@ pub struct Teller<'a> {
     /// Without a key nothing is remembered, and the next run tells it again.
     pub signing_key: Option<&'a SigningKey>,
     pub signers: &'a TrustedSigners,
+    /// What this process told and could not write down.
+    pub own: &'a Recollection,
 }
 
 /// A route that did not take its message.
@@ -59,17 +61,28 @@ impl Teller<'_> {
     /// is told to the others, and answered.
     pub async fn tell(&self, raised: &[Alert], looked_at: &LookedAt<'_>) -> Vec<NotTold> {
         let now = Timestamp::now();
-        let memory =
-            Memory { store: self.store, source: self.source, key: self.signing_key, signers: self.signers };
-        let due = |sent: &_| alerts::due(self.policy, self.source, sent, raised, looked_at, now);
-        let claimed = memory.claim(&due, now).await;
-        let (undelivered, mut not_told) = self.send_all(&claimed.messages).await;
-        if !undelivered.is_empty() {
-            memory.take_back(&undelivered, &claimed.before).await;
-            let failed: BTreeSet<&String> = undelivered.iter().map(|message| &message.route).collect();
-            not_told.extend(self.tell_of_routes(&failed, &not_told, now).await);
+        let due = |sent: &Sent| alerts::due(self.policy, self.source, sent, raised, looked_at, now);
+        let (tried, mut not_told) = self.carry_out(&due, now).await;
+        if !tried.is_empty() {
+            not_told.extend(self.tell_of_routes(&tried, &not_told, now).await);
         }
         not_told
+    }
+
+    /// Sends what is due. Answers by which routes, and which of them did not take it.
+    async fn carry_out(
+        &self,
+        due: &(dyn Fn(&Sent) -> Vec<Message> + Sync),
+        now: Timestamp,
+    ) -> (BTreeSet<String>, Vec<NotTold>) {
+        let Self { store, source, signing_key: key, signers, own, .. } = *self;
+        let memory = Memory { store, source, key, signers, own };
+        let claimed = memory.claim(due, now).await;
+        let (undelivered, not_told) = self.send_all(&claimed.messages).await;
+        if !undelivered.is_empty() {
+            memory.take_back(&undelivered, &claimed.before).await;
+        }
+        (claimed.messages.into_iter().map(|message| message.route).collect(), not_told)
     }
 
     /// A good backup was made: whoever waits for that hears of it.
@@ -100,30 +113,30 @@ impl Teller<'_> {
         (undelivered, not_told)
     }
 
-    /// Not remembered: it goes out each time that a route fails, by way of those that did not.
+    /// A route that takes nothing is an alert like others, for those that work, and over when it takes something again.
     async fn tell_of_routes(
         &self,
-        failed: &BTreeSet<&String>,
-        why: &[NotTold],
+        tried: &BTreeSet<String>,
+        failed: &[NotTold],
         now: Timestamp,
     ) -> Vec<NotTold> {
-        let told = why.iter().map(|not_told| format!("{}: {}", not_told.route, chain(&not_told.source)));
-        let message = |route: &String| Message {
-            route: route.clone(),
-            event: Event::Raised,
-            severity: self.policy.severity(Kind::NotifierFailed),
-            kind: Some(Kind::NotifierFailed),
-            key: Kind::NotifierFailed.as_str().to_owned(),
-            since: now,
-            subject: "alerts do not get through".to_owned(),
-            text: told.clone().collect::<Vec<_>>().join("\n"),
-            held_back: 0,
+        let alert = |not_told: &NotTold| Alert {
+            kind: Kind::NotifierFailed,
+            about: not_told.route.clone(),
+            subject: format!("alerts do not get through by route {:?}", not_told.route),
+            text: chain(&not_told.source),
         };
-        let working = self.policy.routes.iter().filter(|(name, route)| {
-            !failed.contains(name) && !matches!(route.delivery, Delivery::Ping { .. })
-        });
-        let messages: Vec<Message> = working.map(|(name, _)| message(name)).collect();
-        self.send_all(&messages).await.1
+        let raised: Vec<Alert> = failed.iter().map(alert).collect();
+        let keys: BTreeSet<String> =
+            tried.iter().map(|route| format!("{}/{route}", Kind::NotifierFailed.as_str())).collect();
+        let looked_at = |_: Kind, key: &str| keys.contains(key);
+        let works = |message: &Message| failed.iter().all(|not_told| not_told.route != message.route);
+        let due = |sent: &Sent| {
+            let mut messages = alerts::due(self.policy, self.source, sent, &raised, &looked_at, now);
+            messages.retain(works);
+            messages
+        };
+        self.carry_out(&due, now).await.1
     }
 }
 

@@ -5,25 +5,31 @@ use pgproof_policies::alerts::{Alert, Kind};
 use pgproof_policies::standing::{Aspect, Finding, State};
 use pgproof_repository::access::{AccessError, LoadedPolicy};
 
-use super::{NotTold, Teller};
+use super::{NotTold, Recollection, Teller};
 use crate::survey::{PATIENCE, Subject};
 
 /// What a look at a source can say something about.
 const KINDS: [Kind; 5] = [Kind::NoBackup, Kind::NoProof, Kind::Tampered, Kind::Unreadable, Kind::Warning];
 
 /// Looks at every source, and tells whom the policy names of what is not well, or is well again.
-pub async fn tell(loaded: &LoadedPolicy) -> Result<Vec<NotTold>, AccessError> {
+pub async fn tell(loaded: &LoadedPolicy, own: &Recollection) -> Result<Vec<NotTold>, AccessError> {
     let Some(policy) = &loaded.policy.alerts else { return Ok(Vec::new()) };
     let (signers, store) = (loaded.trusted_signers()?, loaded.open_store_trying(PATIENCE).await?);
-    // A host that only looks needs no signing key; then nothing is remembered.
+    // A host that only looks needs no signing key; then only this process remembers.
     let signing_key = loaded.signing_key().ok();
     let now = Timestamp::now();
     let survey = Subject::open(loaded, now).await?.survey(now).await;
     let mut not_told = Vec::new();
     for standing in survey.judge(now) {
         let source = &standing.source.name;
-        let teller =
-            Teller { policy, source, store: &store, signing_key: signing_key.as_ref(), signers: &signers };
+        let teller = Teller {
+            policy,
+            source,
+            store: &store,
+            signing_key: signing_key.as_ref(),
+            signers: &signers,
+            own,
+        };
         let was_read = standing.facts.is_some();
         let raised: Vec<Alert> = standing.findings.iter().filter_map(alert).collect();
         // Of a source that could not be read nothing is over.

@@ -4,3 +4,4 @@ mod bucket;
 mod serving;
 mod shape;
 mod support;
+mod telling;

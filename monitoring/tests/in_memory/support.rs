@@ -99,7 +99,7 @@ impl Bucket {
         records::put(&*self.store, &layout::tombstone(&source(), id), &tombstone, &self.key).await.unwrap();
     }
 
-    async fn put(&self, key: &ObjectKey, bytes: Vec<u8>) {
+    pub(crate) async fn put(&self, key: &ObjectKey, bytes: Vec<u8>) {
         self.store.put(key, Bytes::from(bytes), PutCondition::IfAbsent).await.unwrap();
     }
 }

@@ -1,6 +1,6 @@
 //! Telling of a drill whom the policy names.
 
-use pgproof_monitoring::alerts::{NotTold, Teller};
+use pgproof_monitoring::alerts::{NotTold, Recollection, Teller};
 use pgproof_policies::alerts::{Alert, Kind};
 use pgproof_policies::names::SourceName;
 use pgproof_repository::report::Report;
@@ -12,7 +12,14 @@ use crate::verifier::Verifier;
 pub(super) async fn tell(verifier: &Verifier, source: &SourceName, report: &Report) -> Vec<NotTold> {
     let Some(policy) = &verifier.loaded.policy.alerts else { return Vec::new() };
     let Verifier { store, signers, signing_key, .. } = verifier;
-    let teller = Teller { policy, source, store, signing_key: Some(signing_key), signers };
+    let teller = Teller {
+        policy,
+        source,
+        store,
+        signing_key: Some(signing_key),
+        signers,
+        own: &Recollection::default(),
+    };
     let not_told = teller.tell(&raised(report), &|kind, key| is_over(report, kind, key)).await;
     for NotTold { route, source: why } in &not_told {
         let why = crate::failure::chain(why);

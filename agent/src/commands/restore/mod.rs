@@ -132,7 +132,18 @@ async fn choose(
                 Failure::new(Exit::NothingFound, message, "`pgproof restore-point show` lists its members")
             })?;
             note(json, "restore point", &format!("{} of {}", point.id, plain::time(point.at)));
-            catalog::find(&opened.store, &args.source, &member.backup, &signers).await?
+            let signed = catalog::find(&opened.store, &args.source, &member.backup, &signers).await?;
+            if signed.sha256() != member.manifest_sha256 {
+                let message =
+                    format!("backup {} is another than the one in restore point {}", member.backup, point.id);
+                return Err(Failure::new(
+                    Exit::Integrity,
+                    message,
+                    "find out who put it there; `--backup` insists",
+                )
+                .into());
+            }
+            signed
         }
         (None, at) => {
             let zone = opened.loaded.policy.zone.as_deref();
