@@ -18,7 +18,7 @@ use crate::store::SharedStore;
 const RECORDS_MAX: usize = 24;
 
 /// The newest whole backups, up to one that is not dated after `now`, and the attempts from `since` on that made none. One
-/// that found nothing changed counts as a backup, for what it found lies there.
+/// that found nothing changed counts as a backup while what it found lies there.
 pub async fn of_late(
     store: &SharedStore,
     source: &SourceName,
@@ -30,7 +30,11 @@ pub async fn of_late(
     for run in runs_since(store, source, signers, since).await? {
         match run.outcome {
             RunOutcome::Committed { .. } => {}
-            RunOutcome::Unchanged { .. } => known.backups.push(run.started_at),
+            RunOutcome::Unchanged { since } if known.backups.contains(&since.started_at()) => {
+                known.backups.push(run.started_at);
+            }
+            // What it found is gone since: a backup is wanted.
+            RunOutcome::Unchanged { .. } => {}
             RunOutcome::Failed { cause, .. } => {
                 known.failed.push(Attempt { started_at: run.started_at, ended_at: run.ended_at, cause });
             }

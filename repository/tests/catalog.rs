@@ -69,6 +69,19 @@ async fn what_is_not_signed_is_no_part_of_the_past() {
 }
 
 #[tokio::test]
+async fn run_that_found_nothing_changed_counts_while_what_it_found_is_there() {
+    let repository = Repository::new();
+    let (newest, _) = repository.put("20261123T020000Z-aaaaaa", "02:00:01", Previous::None).await;
+    let gone: BackupId = "20261123T120000Z-bbbbbb".parse().unwrap();
+    let unchanged = |since: &BackupId| RunOutcome::Unchanged { since: since.clone() };
+    let (counts, _) = repository.ended("20261124T020000Z-cccccc", &repository.key, unchanged(&newest)).await;
+    repository.ended("20261124T030000Z-dddddd", &repository.key, unchanged(&gone)).await;
+    let (since, now) = (newest.started_at(), "2026-11-24T12:00:00Z".parse().unwrap());
+    let known = history::of_late(&repository.store, &source(), &repository.signers, since, now).await;
+    assert_eq!(known.unwrap(), Known { backups: vec![newest.started_at(), counts], failed: Vec::new() });
+}
+
+#[tokio::test]
 async fn store_that_fails_is_no_empty_past() {
     let repository = Repository::new();
     repository.put("20261124T020000Z-bbbbbb", "02:00:01", Previous::None).await;
@@ -344,10 +357,15 @@ impl Repository {
 
     /// The record of an attempt that failed within a minute.
     async fn run(&self, id: &str, key: &SigningKey, cause: Cause) -> Attempt {
+        let outcome = RunOutcome::Failed { error: "no server".to_owned(), cause };
+        let (started_at, ended_at) = self.ended(id, key, outcome).await;
+        Attempt { started_at, ended_at, cause }
+    }
+
+    async fn ended(&self, id: &str, key: &SigningKey, outcome: RunOutcome) -> (Timestamp, Timestamp) {
         let id: BackupId = id.parse().unwrap();
         let started_at = id.started_at();
         let ended_at = started_at + SignedDuration::from_mins(1);
-        let outcome = RunOutcome::Failed { error: "no server".to_owned(), cause };
         let host = "here".to_owned();
         let run = Run {
             version: 1,
@@ -360,7 +378,7 @@ impl Repository {
             outcome,
         };
         records::put(&*self.store, &layout::run(&source(), &id), &run, key).await.unwrap();
-        Attempt { started_at, ended_at, cause }
+        (started_at, ended_at)
     }
 
     async fn list(&self) -> Vec<Entry> {
