@@ -118,14 +118,36 @@ impl Kept {
     }
 
     async fn write(&mut self) {
-        let condition = self.version.clone().map_or(PutCondition::IfAbsent, PutCondition::IfVersion);
-        match put(&self.store, &self.key, &self.stored, condition).await {
-            Ok(version) => self.version = Some(version),
-            Err(StoreError::NotFound { .. }) => self.version = None,
-            Err(error) => {
-                tracing::warn!(%error, "a pin could not be renewed or released; it runs out by itself")
-            }
+        let written = match self.put().await {
+            // Nobody else writes this object: an earlier write took place, and its answer was lost.
+            Err(
+                StoreError::VersionChanged { .. }
+                | StoreError::AlreadyExists { .. }
+                | StoreError::NotFound { .. },
+            ) => match self.look_up().await {
+                Ok(()) => self.put().await,
+                Err(error) => Err(error),
+            },
+            written => written,
+        };
+        if let Err(error) = written {
+            tracing::warn!(%error, "a pin could not be renewed or released; without that it runs out by itself");
         }
+    }
+
+    async fn put(&mut self) -> Result<(), StoreError> {
+        let condition = self.version.clone().map_or(PutCondition::IfAbsent, PutCondition::IfVersion);
+        self.version = Some(put(&self.store, &self.key, &self.stored, condition).await?);
+        Ok(())
+    }
+
+    async fn look_up(&mut self) -> Result<(), StoreError> {
+        self.version = match self.store.head(&self.key).await {
+            Ok(found) => Some(found.version),
+            Err(StoreError::NotFound { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(())
     }
 }
 
@@ -237,7 +259,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::store::faulty::{Fault, FaultyStore, Rule};
     use crate::store::memory::MemoryStore;
+    use crate::store::operation::Operation;
 
     fn id() -> BackupId {
         "20261124T020000Z-aaaaaa".parse().unwrap()
@@ -270,6 +294,24 @@ mod tests {
         tokio::time::sleep(PIN_RENEWAL + Duration::from_secs(1)).await;
         assert_eq!(all(&store, &source(), Timestamp::now()).await.unwrap().len(), 1);
         pin.release().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_whose_answer_was_lost_is_not_the_last() {
+        // The first call sets the pin, the second renews it.
+        let lost = Rule::on(Operation::Put, Fault::FailAfter).from_call(2);
+        let store: SharedStore = Arc::new(FaultyStore::scripted(Arc::new(MemoryStore::new()), vec![lost]));
+        let pin = Pin::set(store.clone(), &source(), &id(), Timestamp::now()).await.unwrap();
+        let mut until = Timestamp::MIN;
+        for renewal in 1..5 {
+            tokio::time::sleep(PIN_RENEWAL + Duration::from_secs(1)).await;
+            let found = of(&store, &source(), &id(), Timestamp::now()).await.unwrap();
+            let Some(InUse::By { until: renewed, .. }) = found else { panic!("{found:?}") };
+            assert!(renewed > until, "renewal {renewal} came to nothing");
+            until = renewed;
+        }
+        pin.release().await;
+        assert_eq!(of(&store, &source(), &id(), Timestamp::now()).await.unwrap(), None);
     }
 
     #[tokio::test]
