@@ -15,7 +15,7 @@ use pgproof_repository::records::{self, Run, RunOutcome};
 
 use super::hooks::{Hook, HookError, Outcome, Surroundings};
 use super::{Begun, Job, interrupted};
-use crate::failure;
+use crate::failure::{self, Exit};
 
 /// The right to back up a source, held until it is used or given back.
 #[derive(Debug)]
@@ -92,6 +92,17 @@ impl Job {
         Ok(Claim { marker, renewal })
     }
 
+    /// The same for somebody who tries once and is gone: what stands in the way is told, too, unless it is another backup.
+    pub(crate) async fn claim_or_tell(&self) -> anyhow::Result<Claim> {
+        let claimed = self.claim().await;
+        if let Err(error) = &claimed
+            && failure::exit(error) != Exit::Busy
+        {
+            Box::pin(self.tell(Err(error))).await;
+        }
+        claimed
+    }
+
     /// Backs up between the source's hooks, leaves a record of how it ended, and gives the lease back.
     pub(crate) async fn run(&self, claim: Claim) -> Attempt {
         let started_at = Timestamp::now();
@@ -110,7 +121,7 @@ impl Job {
         }
         let is_recorded = self.record(&id, started_at, &outcome).await;
         renewal.release().await;
-        let not_told = Box::pin(self.tell(&outcome)).await;
+        let not_told = Box::pin(self.tell(outcome.as_ref().map(drop))).await;
         Attempt { id, outcome, is_recorded, not_told }
     }
 
@@ -140,7 +151,7 @@ impl Job {
     }
 
     /// Tells whom the policy names of a failure, of its end, and whoever waits for good backups of this one.
-    async fn tell(&self, outcome: &anyhow::Result<BackedUp>) -> Vec<NotTold> {
+    async fn tell(&self, outcome: Result<(), &anyhow::Error>) -> Vec<NotTold> {
         let (Some(policy), Ok(signers)) = (&self.loaded.policy.alerts, self.loaded.trusted_signers()) else {
             return Vec::new();
         };
@@ -156,7 +167,7 @@ impl Job {
                 subject: "the backup failed".to_owned(),
                 text: told(error),
             }],
-            Ok(_) => Vec::new(),
+            Ok(()) => Vec::new(),
         };
         let mut not_told = teller.tell(&raised, &|kind, _| kind == Kind::RunFailed).await;
         if outcome.is_ok() {

@@ -51,7 +51,7 @@ async fn one(
     job.tags = args.tag.into_iter().collect();
     job.reason = args.reason.clone();
     job.json = json;
-    let claim = job.claim().await?;
+    let claim = job.claim_or_tell().await?;
     let Attempt { outcome, not_told, .. } = Box::pin(job.run(claim)).await;
     let BackedUp { made, after } = outcome?;
     if args.hold {

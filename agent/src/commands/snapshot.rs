@@ -92,7 +92,7 @@ async fn member(
     job.reason = Some(args.reason.clone());
     job.tags = args.reference.iter().map(|reference| ("ref".to_owned(), reference.clone())).collect();
     job.json = json;
-    let claim = job.claim().await?;
+    let claim = job.claim_or_tell().await?;
     // That somebody could not be told is in the log, and stops no deployment: the backups are what it waits for.
     let BackedUp { made, after } = Box::pin(job.run(claim)).await.outcome?;
     after.context("the backup is good and stored")?;

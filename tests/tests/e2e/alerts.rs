@@ -8,11 +8,12 @@ use data_encoding::HEXLOWER;
 use hmac::{Hmac, KeyInit, Mac};
 use pgproof_tests::daemon::Daemon;
 use pgproof_tests::receiver::{Encryption, MailServer, Receiver, make_certificates};
+use pgproof_tests::s3_proxy::{Fault, Rule};
 use pgproof_tests::sandbox::{RepositoryKind, SOURCE, Sandbox};
 use serde_json::Value;
 use sha2::Sha256;
 
-use crate::bad_days::is_told;
+use crate::bad_days::{is_told, rewrite_policy};
 
 const FAILED: i32 = 1;
 const USAGE: i32 = 2;
@@ -187,6 +188,20 @@ fn mail_goes_encrypted_to_whom_the_certificate_names_or_not_at_all() {
         is_told(&sandbox.run(&["alert", "test", "--route", bad]), FAILED, &[bad], "alert test");
     }
     assert_eq!((starttls.mails().len(), implicit.mails().len()), (1, 1));
+}
+
+/// Whatever stands in the way: a timer's backup that cannot even begin is not silent.
+#[test]
+fn backup_without_a_repository_is_told_too() {
+    let receiver = Receiver::start();
+    let lines = format!("[alerts.routes.oncall]\n{}", webhook(&receiver, "/"));
+    let sandbox = Sandbox::small().with_policy_lines(&lines);
+    rewrite_policy(&sandbox, "s3://backups/", "s3://no-such-bucket/");
+    sandbox.proxy.add(Rule::new(Fault::Status(404)).containing("/no-such-bucket"));
+    is_told(&sandbox.run(&["backup", SOURCE]), FAILED, &["no bucket or folder"], "create the bucket");
+    let told = bodies(&receiver, "/");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0]["text"].as_str().expect("a text").contains("no bucket or folder"), "{told:?}");
 }
 
 #[test]

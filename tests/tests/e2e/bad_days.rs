@@ -242,7 +242,7 @@ fn connecting_with(sandbox: Sandbox, role: &str, password_file: &std::path::Path
     sandbox.with_connection(&uri).with_policy_lines(&line)
 }
 
-fn rewrite_policy(sandbox: &Sandbox, from: &str, to: &str) {
+pub(crate) fn rewrite_policy(sandbox: &Sandbox, from: &str, to: &str) {
     let text = std::fs::read_to_string(sandbox.policy()).expect("a policy");
     assert!(text.contains(from), "{from} is not in {text}");
     write_private(&sandbox.policy(), &text.replace(from, to));
