@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use data_encoding::HEXLOWER;
 use pgproof_repository::sealed::FrameRecord;
+use pgproof_repository::versioned::{self, Refused};
 use serde::{Deserialize, Serialize};
 
 use crate::entry::{Body, Entry, Note};
@@ -113,18 +114,11 @@ impl Frames {
 
 /// Reads an inventory, refusing a newer version by name.
 pub fn parse(bytes: &[u8]) -> Result<Inventory, InventoryError> {
-    #[derive(Deserialize)]
-    struct Head {
-        format: String,
-        version: u32,
-    }
-    let unreadable = |source| InventoryError::Unreadable { source };
-    let head: Head = serde_json::from_slice(bytes).map_err(unreadable)?;
-    match (head.format.as_str(), head.version) {
-        (FORMAT, VERSION) => serde_json::from_slice(bytes).map_err(unreadable),
-        (FORMAT, version) => Err(InventoryError::Newer { version }),
-        _ => Err(InventoryError::NotOfFiles { format: head.format }),
-    }
+    versioned::parse(bytes, FORMAT, VERSION).map_err(|refused| match refused {
+        Refused::Unreadable { source } => InventoryError::Unreadable { source },
+        Refused::OtherFormat { format } => InventoryError::NotOfFiles { format },
+        Refused::Newer { version } => InventoryError::Newer { version },
+    })
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::versioned::{self, Refused};
+
 pub const FORMAT: &str = "pgproof-inventory";
 pub const VERSION: u32 = 1;
 /// Largest inventory that is read: about 25 million frames of 4 MiB, 100 TB of archive.
@@ -125,19 +127,11 @@ pub struct Frame(pub u32, pub u32, pub u32, pub bool, pub String);
 
 /// Reads an inventory, refusing a newer version by name.
 pub fn parse(bytes: &[u8]) -> Result<Inventory, InventoryError> {
-    #[derive(Deserialize)]
-    struct Head {
-        format: String,
-        version: u32,
-    }
-    let head: Head = serde_json::from_slice(bytes).map_err(|source| InventoryError::Unreadable { source })?;
-    match (head.format.as_str(), head.version) {
-        (FORMAT, VERSION) => {
-            serde_json::from_slice(bytes).map_err(|source| InventoryError::Unreadable { source })
-        }
-        (FORMAT, version) => Err(InventoryError::Newer { version }),
-        _ => Err(InventoryError::NotAnInventory { format: head.format }),
-    }
+    versioned::parse(bytes, FORMAT, VERSION).map_err(|refused| match refused {
+        Refused::Unreadable { source } => InventoryError::Unreadable { source },
+        Refused::OtherFormat { format } => InventoryError::NotAnInventory { format },
+        Refused::Newer { version } => InventoryError::Newer { version },
+    })
 }
 
 #[derive(Debug, thiserror::Error)]

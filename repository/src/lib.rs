@@ -29,3 +29,4 @@ pub mod restore_point;
 pub mod sealed;
 pub mod signature;
 pub mod store;
+pub mod versioned;

@@ -6,11 +6,11 @@
 pub mod v1;
 
 use jiff::Timestamp;
-use serde::Deserialize;
 
 use crate::ids::ManifestSha256;
 use crate::signature::{SignatureError, Signer, TrustedSigners};
 use crate::store::StoreError;
+use crate::versioned::{self, Refused};
 
 /// Largest manifest that is read. One describes a handful of objects in a few KiB; more than this is not one of ours.
 pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;
@@ -57,20 +57,11 @@ impl SignedManifest {
 
 /// Reads a manifest of any version this program knows, without saying who made it.
 pub fn parse(bytes: &[u8]) -> Result<v1::Manifest, ManifestError> {
-    let head: Head = serde_json::from_slice(bytes).map_err(|source| ManifestError::Unreadable { source })?;
-    if head.format != v1::FORMAT {
-        return Err(ManifestError::NotAManifest { format: head.format });
-    }
-    match head.version {
-        v1::VERSION => serde_json::from_slice(bytes).map_err(|source| ManifestError::Unreadable { source }),
-        version => Err(ManifestError::Newer { version }),
-    }
-}
-
-#[derive(Deserialize)]
-struct Head {
-    format: String,
-    version: u32,
+    versioned::parse(bytes, v1::FORMAT, v1::VERSION).map_err(|refused| match refused {
+        Refused::Unreadable { source } => ManifestError::Unreadable { source },
+        Refused::OtherFormat { format } => ManifestError::NotAManifest { format },
+        Refused::Newer { version } => ManifestError::Newer { version },
+    })
 }
 
 /// Why a manifest cannot be used. Each is told apart from "there is none".

@@ -9,13 +9,13 @@ use std::fmt;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use pgproof_policies::names::SourceName;
-use serde::Deserialize;
 
 use super::v1::{self, Previous, Report};
 use crate::ids::{BackupId, ObjectKey, ReportSha256};
 use crate::layout;
 use crate::signature::{SignatureError, Signer, TrustedSigners, namespace};
 use crate::store::{SharedStore, StoreError};
+use crate::versioned::{self, Refused};
 
 /// Largest report that is read: a line for each of 100,000 tables stays below this.
 pub const REPORT_BYTES_MAX: u64 = 64 << 20;
@@ -277,18 +277,11 @@ fn file_name(key: &ObjectKey) -> &str {
 }
 
 fn parse(bytes: &[u8]) -> Result<Report, ReportError> {
-    #[derive(Deserialize)]
-    struct Head {
-        format: String,
-        version: u32,
-    }
-    let unreadable = |source| ReportError::Unreadable { source };
-    let head: Head = serde_json::from_slice(bytes).map_err(unreadable)?;
-    match (head.format.as_str(), head.version) {
-        (v1::FORMAT, v1::VERSION) => serde_json::from_slice(bytes).map_err(unreadable),
-        (v1::FORMAT, version) => Err(ReportError::Newer { version }),
-        _ => Err(ReportError::NotAReport { format: head.format }),
-    }
+    versioned::parse(bytes, v1::FORMAT, v1::VERSION).map_err(|refused| match refused {
+        Refused::Unreadable { source } => ReportError::Unreadable { source },
+        Refused::OtherFormat { format } => ReportError::NotAReport { format },
+        Refused::Newer { version } => ReportError::Newer { version },
+    })
 }
 
 /// Why a report is worth nothing.
