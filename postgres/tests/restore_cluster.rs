@@ -234,6 +234,9 @@ async fn a_database_comes_back_row_for_row_in_parallel_and_serially() {
     assert_eq!(report.phases.iter().map(|(phase, _)| *phase).collect::<Vec<_>>(), expected);
     world.assert_same("again").await;
     world.assert_objects("again").await;
+    let frames = world.backup.inventory.archives[0].frames.len() as u64;
+    let opened = report.archives.open_rest().await.unwrap();
+    assert_eq!((opened.while_restoring, opened.afterwards), (frames, 0), "a whole restore opens all");
 
     let serial = Restore { serial: true, ..world.restore("serial") };
     Box::pin(serial.run()).await.unwrap();
@@ -279,6 +282,32 @@ async fn selects(world: &World) {
     assert_eq!(world.text("some", "SELECT count(*)::text FROM \"odd schema\".\"t \"\" (x)\"").await, "4");
     let others = "SELECT count(*)::text FROM pg_class WHERE relname = 'giant'";
     assert_eq!(world.text("some", others).await, "0");
+    let opened = report.archives.clone().open_rest().await.unwrap();
+    let frames = world.backup.inventory.archives[0].frames.len() as u64;
+    assert!(opened.while_restoring > 0 && opened.afterwards > opened.while_restoring, "{opened:?}");
+    assert_eq!(opened.while_restoring + opened.afterwards, frames);
+    let again = report.archives.open_rest().await.unwrap();
+    assert_eq!(again.afterwards, 0, "what was opened afterwards is not opened again");
+}
+
+/// What a restore did not need is looked at all the same.
+async fn finds_damage_that_no_restore_met(world: &World) {
+    let filter = pgproof_postgres::archive::selection::Filter {
+        tables: vec!["public.empty".parse().unwrap()],
+        schemas: Vec::new(),
+    };
+    let restore = Restore { selection: Some(filter), no_owner: true, ..world.restore("few") };
+    let report = Box::pin(restore.clone().run()).await.unwrap();
+    let error = report.archives.open_rest().await.unwrap_err();
+    assert!(matches!(error, RestoreError::Object { .. }), "{error:?}");
+
+    let mut cut = Restore { database: "cut".to_owned(), ..restore };
+    cut.inventory.archives[0].frames.truncate(2);
+    cut.inventory.archives[0].tables.clear();
+    cut.inventory.archives[0].blobs.clear();
+    let report = Box::pin(cut.run()).await.unwrap();
+    let error = report.archives.open_rest().await.unwrap_err();
+    assert!(error.to_string().contains("inventory"), "{error:?}");
 }
 
 #[derive(Clone, Default)]
@@ -359,6 +388,7 @@ async fn failures_leave_nothing_behind_in_a_cluster() {
         assert!(matches!(error, RestoreError::Object { .. }), "{error:?}");
         assert!(!world.exists("damaged").await);
     }
+    finds_damage_that_no_restore_met(&world).await;
     world.cluster.stop().await.unwrap();
 }
 

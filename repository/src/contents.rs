@@ -79,6 +79,22 @@ pub async fn read_through(
     checked.map_err(|source| ContentsError::Read { source })
 }
 
+/// Sees that an object opens with one of the identities, and compares the hash of all its bytes with what was signed.
+/// For objects that somebody else is going to decrypt and decode.
+pub async fn open_and_hash(
+    store: &SharedStore,
+    key: &ObjectKey,
+    object: &Object,
+    identities: &Identities,
+) -> Result<(), ContentsError> {
+    let (opened, opened_key, identities) = (store.clone(), key.clone(), identities.clone());
+    let (expected, runtime) = (expected(object), tokio::runtime::Handle::current());
+    let open = move || SealedReader::open(opened, runtime, opened_key, expected, &identities).map(drop);
+    let open = tokio::task::spawn_blocking(open).await.expect("opening does not panic");
+    open.map_err(|source| ContentsError::Read { source })?;
+    hash_through(store, key, object).await
+}
+
 /// What the signed manifest says of an object.
 pub fn expected(object: &Object) -> Expected {
     Expected { plaintext: object.plaintext, ciphertext: object.ciphertext }

@@ -66,6 +66,12 @@ impl FrameMap {
         self.frames.last().map_or(0, |last| last.plain().end)
     }
 
+    /// Whether the frames are an archive of this length, from a stream of `sealed_bytes`, to the last byte.
+    pub(crate) fn is_all_of(&self, plain_bytes: u64, sealed_bytes: u64) -> bool {
+        let sealed = self.frames.last().map_or(0, |last| last.record.sealed_end());
+        self.plain_bytes() == plain_bytes && sealed == sealed_bytes
+    }
+
     /// The frames that hold bytes of `range`.
     pub(crate) fn overlapping(&self, range: &Range<u64>) -> Range<usize> {
         if range.is_empty() {

@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 pub use complaints::tell_of_server;
 pub use error::RestoreError;
 pub use lenience::LeftOut;
-pub use object::fetch_inventory;
+pub use object::{OpenedFrames, ReadArchives, fetch_inventory};
 pub use plan::{Mode, Plan};
 pub use sections::Section;
 pub use serial::write_archive;
@@ -150,6 +150,8 @@ pub struct RestoreReport {
     pub warnings: Vec<String>,
     /// What could not be made for want of extensions.
     pub left_out: LeftOut,
+    /// For those who want to know that what was not needed can be read as well.
+    pub archives: ReadArchives,
 }
 
 impl RestoreReport {

@@ -2,6 +2,8 @@
 
 use std::io::Read;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use pgproof_repository::ids::ObjectKey;
@@ -48,6 +50,9 @@ pub(crate) struct ArchiveObject {
     pub(crate) reader: SealedReader,
     /// Empty where the archive is not indexed.
     pub(crate) map: FrameMap,
+    /// Which of the map's frames were decrypted, compared and decoded; clones share it.
+    opened: Arc<[AtomicBool]>,
+    plain_bytes: u64,
 }
 
 impl ArchiveObject {
@@ -64,7 +69,8 @@ impl ArchiveObject {
         let expected = Expected { plaintext: object.plaintext, ciphertext: object.ciphertext };
         let reader = SealedReader::open(store.clone(), runtime.clone(), key, expected, identities)
             .map_err(|source| unreadable(&object.name, source))?;
-        Ok(Self { name: object.name.clone(), reader, map })
+        let opened = (0..map.len()).map(|_| AtomicBool::new(false)).collect();
+        Ok(Self { name: object.name.clone(), reader, map, opened, plain_bytes: object.plaintext.bytes })
     }
 
     /// Gives each of the frames with its plaintext to `take`, which says whether it wants more; blocks.
@@ -77,6 +83,7 @@ impl ArchiveObject {
         let plain = self.reader.read_frames(records).map_err(|source| unreadable(&self.name, source))?;
         for (at, bytes) in frames.zip(plain) {
             let bytes = bytes.map_err(|source| unreadable(&self.name, source))?;
+            self.opened[at].store(true, Ordering::Relaxed);
             if !take(at, bytes)? {
                 return Ok(());
             }
@@ -122,6 +129,57 @@ impl ArchiveObject {
                 return Ok(());
             }
         }
+    }
+}
+
+/// The archives as a restore leaves them, with what it has opened of them.
+#[derive(Debug, Clone, Default)]
+pub struct ReadArchives(Vec<Arc<ArchiveObject>>);
+
+/// How the frames of indexed archives came to be opened, each at least once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OpenedFrames {
+    pub while_restoring: u64,
+    pub afterwards: u64,
+}
+
+impl ReadArchives {
+    pub(crate) fn new(archives: impl IntoIterator<Item = Arc<ArchiveObject>>) -> Self {
+        Self(archives.into_iter().collect())
+    }
+
+    /// Opens every frame that the restore had no need of, and sees that the frames are all of their archives: then each
+    /// byte was decrypted, compared with the signed inventory and decoded. Archives without frames are left out.
+    pub async fn open_rest(self) -> Result<OpenedFrames, RestoreError> {
+        let open = move || {
+            let indexed = self.0.iter().filter(|archive| archive.map.len() > 0);
+            indexed.map(|archive| archive.open_rest()).sum::<Result<_, _>>()
+        };
+        tokio::task::spawn_blocking(open).await.map_err(|source| RestoreError::Worker { source })?
+    }
+}
+
+impl ArchiveObject {
+    fn open_rest(&self) -> Result<OpenedFrames, RestoreError> {
+        if !self.map.is_all_of(self.plain_bytes, self.reader.sealed_bytes()) {
+            return Err(RestoreError::Inventory { why: format!("its frames are not all of {}", self.name) });
+        }
+        let rest: Vec<usize> =
+            (0..self.map.len()).filter(|&at| !self.opened[at].load(Ordering::Relaxed)).collect();
+        for run in rest.chunk_by(|one, next| one + 1 == *next) {
+            self.each_frame(run[0]..run[0] + run.len(), |_, _| Ok(true))?;
+        }
+        let afterwards = rest.len() as u64;
+        Ok(OpenedFrames { while_restoring: self.map.len() as u64 - afterwards, afterwards })
+    }
+}
+
+impl std::iter::Sum for OpenedFrames {
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        parts.fold(Self::default(), |sum, part| Self {
+            while_restoring: sum.while_restoring + part.while_restoring,
+            afterwards: sum.afterwards + part.afterwards,
+        })
     }
 }
 

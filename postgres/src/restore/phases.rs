@@ -17,7 +17,7 @@ use super::frames::FrameMap;
 use super::head::{self, Workspace, dump_major, read_head};
 use super::lenience::Lenience;
 use super::load::{LoadArchive, Loader, RowForm, TableDone, TableTask};
-use super::object::ArchiveObject;
+use super::object::{ArchiveObject, ReadArchives};
 use super::plan::{Mode, Unit, fetched_bytes, is_empty, units};
 use super::prepared::Prepared;
 use super::sections::{Input, PgRestore, Run, Section};
@@ -52,7 +52,10 @@ pub(crate) struct Ready {
 pub(crate) async fn prepare(restore: &Restore) -> Result<Ready, RestoreError> {
     let prepared = Prepared::new(restore)?;
     let archives = open_archives(restore, &prepared).await?;
-    let mut report = RestoreReport::default();
+    let mut report = RestoreReport {
+        archives: ReadArchives::new(archives.iter().map(|archive| archive.object.clone())),
+        ..RestoreReport::default()
+    };
     let selection = choose(restore, &archives[0])?;
     let mut flags = flags(restore);
     if !restore.without_extensions.is_empty() && (prepared.mode != Mode::Parallel || selection.is_none()) {

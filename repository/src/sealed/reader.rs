@@ -79,6 +79,11 @@ impl SealedReader {
         Ok(Self { object, expected, head, key, payload_start, sealed_bytes })
     }
 
+    /// Length of the zstd stream, to which an inventory's frames must add up.
+    pub fn sealed_bytes(&self) -> u64 {
+        self.sealed_bytes
+    }
+
     /// The whole plaintext, from one request.
     pub fn stream(&self) -> Result<PlaintextStream, ReadError> {
         let stream = self.object.stream();

@@ -25,4 +25,5 @@ mod secrets;
 mod status;
 mod stock_tools;
 mod store_faults;
+mod threats;
 mod versions;

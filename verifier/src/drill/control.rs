@@ -26,8 +26,8 @@ use pgproof_repository::store::altered::{Alteration, AlteredStore};
 use rand::Rng;
 use rand::seq::SliceRandom;
 
+use super::objects::{Depth, read_object};
 use super::scratch::Fault;
-use super::work::read_object;
 use crate::failure::chain;
 
 /// Tables that a row is tried to be taken from, at most: triggers and rules of some may not let it go.
@@ -119,7 +119,7 @@ impl Control<'_> {
             return Finding::NotMade("the archive's name is no key".to_owned());
         };
         let view: SharedStore = Arc::new(AlteredStore::new(self.store.clone(), key, alteration));
-        Finding::of(read_object(&view, self.signed, object, self.identities).await.err())
+        Finding::of(read_object(&view, self.signed, object, self.identities, Depth::Plaintext).await.err())
     }
 
     async fn judge_changed_manifest(&self, random: &mut (impl Rng + Send)) -> Finding {

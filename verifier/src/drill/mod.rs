@@ -9,6 +9,7 @@ mod choice;
 mod control;
 mod exceptions;
 pub(crate) mod names;
+mod objects;
 mod queries;
 mod scratch;
 mod standing;

@@ -3,23 +3,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use pgproof_policies::policy::{PostgresSource, Source};
 use pgproof_postgres::client::{self, Version};
 use pgproof_postgres::comparison::{self, TableComparison};
 use pgproof_postgres::connection::ConnectionSpec;
 use pgproof_postgres::digest::RowDigest;
-use pgproof_postgres::restore::{LeftOut, Restore, RestoreError, RestoreReport, Unwatched};
+use pgproof_postgres::restore::{LeftOut, ReadArchives, Restore, RestoreError, RestoreReport, Unwatched};
 use pgproof_postgres::scratch::Identity;
 use pgproof_repository::catalog::Entry;
+use pgproof_repository::contents;
 use pgproof_repository::inventory::Inventory;
 use pgproof_repository::keys::Identities;
 use pgproof_repository::manifest::SignedManifest;
-use pgproof_repository::manifest::v1::{Object, Postgres, Role};
+use pgproof_repository::manifest::v1::{Postgres, Role};
 use pgproof_repository::report::{self, Outcome, Report, v1};
 use pgproof_repository::signature::TrustedSigners;
 use pgproof_repository::store::SharedStore;
-use pgproof_repository::{contents, custody};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio_util::sync::CancellationToken;
@@ -99,14 +98,16 @@ impl Drill {
         };
         let Some(prepared) = prepared else { return };
         // Not to be broken off from here: it would be unknown whether there is a database to drop.
-        if !self.restore(scratch, &prepared, cancel).await {
-            return;
-        }
+        let Some(archives) = self.restore(scratch, &prepared, cancel).await else { return };
         self.recovered(since);
         let restored_in = since.elapsed();
         let restored = extensions::without(prepared.inventory, &self.left_out);
+        let prove = async {
+            self.open_rest(archives).await;
+            Box::pin(self.check(scratch, &restored, restored_in)).await;
+        };
         tokio::select! {
-            () = Box::pin(self.check(scratch, &restored, restored_in)) => {}
+            () = prove => {}
             () = cancel.cancelled() => {}
         }
         // Checks that could not be made for want of a server are worth another attempt, whichever they were.
@@ -162,46 +163,6 @@ impl Drill {
         let found = Box::pin(control.make(&self.report, &mut StdRng::from_os_rng())).await;
         self.report.negative_control = found;
         self.took("negative control", since);
-    }
-
-    /// Reads every byte of every object, down to the plaintext.
-    async fn read_objects(&mut self) -> bool {
-        let since = Instant::now();
-        let signed = self.signed.clone();
-        let manifest = signed.get();
-        let detail = format!("{} objects, {} bytes", manifest.objects.len(), manifest.stored_bytes());
-        for object in &manifest.objects {
-            tracing::info!(object = object.name, bytes = object.ciphertext.bytes, "reading through");
-            let read = read_object(&self.store, &signed, object, &self.identities).await;
-            if let Err(fault) = read {
-                self.took("read objects", since);
-                self.blame(OBJECTS, fault.about(&object.name), Some(detail));
-                return false;
-            }
-        }
-        self.took("read objects", since);
-        self.enter(OBJECTS, Outcome::Passed, Some(detail));
-        self.recipients_shown().await;
-        true
-    }
-
-    /// Whose keys this host holds: they have just opened the backup.
-    async fn recipients_shown(&mut self) {
-        let identities = self.identities.clone();
-        let mut recipients = self.report.recipients.clone();
-        let try_all = move || {
-            for recipient in &mut recipients {
-                match custody::opens(&recipient.key, &identities, &mut rand::rng()) {
-                    Ok(true) => recipient.shown_at = Some(Timestamp::now()),
-                    Ok(false) => {}
-                    Err(error) => tracing::warn!(key = recipient.key, %error, "recipient cannot be tried"),
-                }
-            }
-            recipients
-        };
-        if let Ok(recipients) = tokio::task::spawn_blocking(try_all).await {
-            self.report.recipients = recipients;
-        }
     }
 
     /// Reads all objects while the server is made: neither needs the other.
@@ -281,7 +242,12 @@ impl Drill {
     }
 
     /// A role that is missing there takes owners and rights from the proof, not the rows.
-    async fn restore(&mut self, scratch: &Scratch, prepared: &Prepared, cancel: &CancellationToken) -> bool {
+    async fn restore(
+        &mut self,
+        scratch: &Scratch,
+        prepared: &Prepared,
+        cancel: &CancellationToken,
+    ) -> Option<ReadArchives> {
         let mut done = self.restored(scratch, prepared, prepared.roles, cancel).await;
         if prepared.roles == Roles::Made
             && let Err(missing) = &done
@@ -302,12 +268,15 @@ impl Drill {
                 let detail = format!("{} tables, {} rows", done.tables, done.rows);
                 self.enter(RESTORE, extensions::of_restore(&done.left_out), Some(detail));
                 self.left_out = done.left_out;
-                true
+                Some(done.archives)
             }
             Err(error) => {
-                let fault = of_restore(&error, !scratch.takes_roles());
-                self.blame(RESTORE, scratch.unless_gone(fault).await, None);
-                false
+                let fault = scratch.unless_gone(of_restore(&error, !scratch.takes_roles())).await;
+                if matches!(error, RestoreError::Object { .. }) {
+                    self.blame(OBJECTS, fault.clone(), None);
+                }
+                self.blame(RESTORE, fault, None);
+                None
             }
         }
     }
@@ -427,7 +396,7 @@ impl Drill {
     }
 
     /// Enters a check that could not be made, or was refused; what may be over soon is worth another attempt.
-    fn blame(&mut self, name: &str, fault: Fault, detail: Option<String>) {
+    pub(super) fn blame(&mut self, name: &str, fault: Fault, detail: Option<String>) {
         let outcome = self.outcome_of(fault);
         self.enter(name, outcome, detail);
     }
@@ -439,32 +408,17 @@ impl Drill {
         fault.outcome()
     }
 
-    fn enter(&mut self, name: &str, outcome: Outcome, detail: Option<String>) {
+    pub(super) fn enter(&mut self, name: &str, outcome: Outcome, detail: Option<String>) {
         self.report.enter(name, true, outcome, detail);
     }
 
-    fn took(&mut self, phase: &str, since: Instant) {
+    pub(super) fn took(&mut self, phase: &str, since: Instant) {
         self.phase(phase, since.elapsed().as_secs_f64());
     }
 
     fn phase(&mut self, name: &str, seconds: f64) {
         self.report.phases.push(v1::Phase { name: name.to_owned(), seconds });
     }
-}
-
-/// What one object of a backup is worth: read to its last byte, down to the plaintext.
-pub(super) async fn read_object(
-    store: &SharedStore,
-    signed: &SignedManifest,
-    object: &Object,
-    identities: &Identities,
-) -> Result<(), Fault> {
-    let manifest = signed.get();
-    let read = match contents::object_key(&manifest.source, &manifest.id, object) {
-        Ok(key) => contents::read_through(store, &key, object, Some(identities)).await,
-        Err(error) => Err(error),
-    };
-    read.map_err(|error| of_reading(&error))
 }
 
 fn stored_table(table: &TableComparison) -> v1::Table {

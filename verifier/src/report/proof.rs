@@ -83,7 +83,7 @@ fn asks(name: &str) -> Option<&'static str> {
         names::MATERIALIZED_VIEWS => "Are materialized views filled as they were?",
         names::EXTENSIONS => "Are the extensions there, in their versions?",
         names::COLLATIONS => "Does this machine sort texts as the source did?",
-        names::AMCHECK => "Does PostgreSQL's own checker find tables and indexes sound?",
+        names::AMCHECK => "Does PostgreSQL's own checker find every B-tree index sound?",
         names::RECOVERY_POINT => "Was there a good backup as often as the policy asks?",
         names::OWN_CHECKS => "Do the policy's own questions have the right answers?",
         names::RECOVERY_TIME => "Was it restored within the time that the policy allows?",

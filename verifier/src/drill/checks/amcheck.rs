@@ -1,9 +1,10 @@
-//! PostgreSQL's own check of its files: the order of every B-tree index, every table's pages.
+//! PostgreSQL's own check of its files: the order of every B-tree index.
 //!
 //! Whether each row is in its indexes is not asked (`heapallindexed`): they were built a moment ago from the rows that
-//! the drill has compared, and it costs as much as reading all of them once more. The check needs the extension amcheck
-//! where drills run, and the right to install it in the restored database. Its lack says nothing about the backup; what
-//! it finds does.
+//! the drill has compared, and it costs as much as reading all of them once more. For the same reason the tables' pages
+//! are not (`verify_heapam`): the server has just given every row of them, and large tables would use up the time in
+//! which the indexes are checked. The check needs the extension amcheck where drills run, and the right to install it
+//! in the restored database. Its lack says nothing about the backup; what it finds does.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,8 +23,8 @@ const SHARE_OF_RESTORE: u32 = 4;
 /// … but always so long, which is enough for small databases, and never longer than that.
 const TIME_MIN: Duration = Duration::from_secs(30);
 const TIME_MAX: Duration = Duration::from_secs(600);
-/// Relations and pages of one statement: few round trips for small ones, and yet a time limit that is kept.
-const RELATIONS_PER_STATEMENT: usize = 100;
+/// Indexes and pages of one statement: few round trips for small ones, and yet a time limit that is kept.
+const INDEXES_PER_STATEMENT: usize = 100;
 const PAGES_PER_STATEMENT: i64 = 4096;
 /// Where the extension goes when the database does not have it itself.
 const OWN_SCHEMA: &str = "pgproof_amcheck";
@@ -46,12 +47,8 @@ impl From<tokio_postgres::Error> for Stop {
     }
 }
 
-/// One statement: indexes to check, or tables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Batch {
-    is_indexes: bool,
-    relations: Vec<u32>,
-}
+/// The oids of the indexes that one statement checks.
+type Batch = Vec<u32>;
 
 /// What the workers found.
 #[derive(Debug, Default)]
@@ -65,9 +62,9 @@ async fn check_within(subject: &Subject<'_>, budget: Duration) -> Result<Told, S
     let until = Instant::now() + budget;
     let session = open(subject.database).await?;
     let schema = install(&session).await?;
-    let batches = batches(&relations(&session).await?);
+    let batches = batches(&indexes(&session).await?);
     drop(session);
-    let count: usize = batches.iter().map(|batch| batch.relations.len()).sum();
+    let count: usize = batches.iter().map(Vec::len).sum();
     let jobs = subject.jobs.clamp(1, batches.len().max(1));
     let queue = Arc::new(Mutex::new(VecDeque::from(batches)));
     let mut workers = JoinSet::new();
@@ -81,7 +78,7 @@ async fn check_within(subject: &Subject<'_>, budget: Duration) -> Result<Told, S
         found.damages.extend(ended.damages);
         found.timed_out |= ended.timed_out;
     }
-    Ok((judge(&found, count, budget), Some(format!("{} of {count} relations", found.checked))))
+    Ok((judge(&found, count, budget), Some(format!("{} of {count} indexes", found.checked))))
 }
 
 fn judge(found: &Found, count: usize, budget: Duration) -> Outcome {
@@ -89,7 +86,7 @@ fn judge(found: &Found, count: usize, budget: Duration) -> Outcome {
         return failed(named(&found.damages));
     }
     match found.timed_out {
-        true => degraded(format!("{} of {count} relations within {} s", found.checked, budget.as_secs())),
+        true => degraded(format!("{} of {count} indexes within {} s", found.checked, budget.as_secs())),
         false => Outcome::Passed,
     }
 }
@@ -118,41 +115,32 @@ async fn install(session: &Session) -> Result<String, Stop> {
     Ok(OWN_SCHEMA.to_owned())
 }
 
-/// Oid, pages and whether it is an index, largest first; those of toast included.
-async fn relations(session: &Session) -> Result<Vec<(u32, i64, bool)>, Stop> {
+/// Oid and pages, largest first; those of toast included.
+async fn indexes(session: &Session) -> Result<Vec<(u32, i64)>, Stop> {
     let query = "
-        SELECT c.oid, c.relpages::pg_catalog.int8, c.relkind = 'i'
+        SELECT c.oid, c.relpages::pg_catalog.int8
           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-          JOIN pg_catalog.pg_am a ON a.oid = c.relam LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
+          JOIN pg_catalog.pg_am a ON a.oid = c.relam JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
          WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')
-           AND ((c.relkind IN ('r', 'm', 't') AND a.amname = 'heap')
-                OR (c.relkind = 'i' AND a.amname = 'btree' AND i.indisready AND i.indisvalid))
+           AND c.relkind = 'i' AND a.amname = 'btree' AND i.indisready AND i.indisvalid
          ORDER BY 2 DESC";
-    // Before version 14 only indexes can be checked.
-    let can_tables = "SELECT 1 FROM pg_catalog.pg_proc WHERE proname = 'verify_heapam'";
-    let with_tables = session.query_opt(can_tables, &[]).await?.is_some();
     let rows = session.query(query, &[]).await?;
-    let all = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2)));
-    Ok(all.filter(|(_, _, is_index)| *is_index || with_tables).collect())
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-fn batches(relations: &[(u32, i64, bool)]) -> Vec<Batch> {
-    let mut batches: Vec<Batch> = Vec::new();
-    for kind in [true, false] {
-        let (mut relations_of, mut pages) = (Vec::new(), 0);
-        for (oid, size, _) in relations.iter().filter(|(_, _, is_index)| *is_index == kind) {
-            let full = relations_of.len() >= RELATIONS_PER_STATEMENT || pages + size > PAGES_PER_STATEMENT;
-            if full && !relations_of.is_empty() {
-                batches.push(Batch { is_indexes: kind, relations: std::mem::take(&mut relations_of) });
-                pages = 0;
-            }
-            relations_of.push(*oid);
-            pages += size;
+fn batches(indexes: &[(u32, i64)]) -> Vec<Batch> {
+    let mut batches = Vec::new();
+    let (mut batch, mut pages) = (Batch::new(), 0);
+    for (oid, size) in indexes {
+        let full = batch.len() >= INDEXES_PER_STATEMENT || pages + size > PAGES_PER_STATEMENT;
+        if full && !batch.is_empty() {
+            batches.push(std::mem::take(&mut batch));
+            pages = 0;
         }
-        if !relations_of.is_empty() {
-            batches.push(Batch { is_indexes: kind, relations: relations_of });
-        }
+        batch.push(*oid);
+        pages += size;
     }
+    batches.extend((!batch.is_empty()).then_some(batch));
     batches
 }
 
@@ -173,11 +161,13 @@ async fn work(
             return Ok(found);
         }
         session.batch_execute(&format!("SET statement_timeout = {left}")).await?;
-        match ask(&session, &schema, &batch).await {
-            Ok(damages) => {
-                found.checked += batch.relations.len();
-                found.damages.extend(damages);
-            }
+        // With something wrong in an index the server answers by an error that names it.
+        let query = format!(
+            "SELECT {schema}.bt_index_check(index)::pg_catalog.text
+               FROM pg_catalog.unnest($1::pg_catalog.oid[]) AS index"
+        );
+        match session.query(&query, &[&batch]).await {
+            Ok(_) => found.checked += batch.len(),
             Err(error) => match error.code() {
                 Some(&SqlState::QUERY_CANCELED) => found.timed_out = true,
                 Some(&(SqlState::INDEX_CORRUPTED | SqlState::DATA_CORRUPTED)) => {
@@ -189,41 +179,17 @@ async fn work(
     }
 }
 
-/// What is wrong with the tables of a batch; with an index the server answers by an error that names it.
-async fn ask(session: &Session, schema: &str, batch: &Batch) -> Result<Vec<String>, tokio_postgres::Error> {
-    let query = match batch.is_indexes {
-        true => format!(
-            "SELECT {schema}.bt_index_check(index)::pg_catalog.text
-               FROM pg_catalog.unnest($1::pg_catalog.oid[]) AS index"
-        ),
-        false => format!(
-            "SELECT pg_catalog.format('%s, block %s: %s', relation::pg_catalog.regclass, v.blkno, v.msg)
-               FROM pg_catalog.unnest($1::pg_catalog.oid[]) AS relation
-              CROSS JOIN LATERAL {schema}.verify_heapam(relation) AS v"
-        ),
-    };
-    let rows = session.query(&query, &[&batch.relations]).await?;
-    Ok(match batch.is_indexes {
-        true => Vec::new(),
-        false => rows.iter().map(|row| row.get(0)).collect(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn small_relations_share_a_statement_and_large_ones_do_not() {
-        let mut relations = vec![(1, 100_000, true), (2, 5_000, false), (3, 10, true), (4, 10, true)];
-        relations.extend((10..160).map(|oid| (oid, 0, false)));
-        let batches = batches(&relations);
-        let of = |is_indexes: bool| {
-            let some = batches.iter().filter(move |batch| batch.is_indexes == is_indexes);
-            some.map(|batch| batch.relations.len()).collect::<Vec<_>>()
-        };
-        assert_eq!(of(true), [1, 2]);
-        assert_eq!(of(false), [1, 100, 50]);
+    fn small_indexes_share_a_statement_and_large_ones_do_not() {
+        let mut indexes = vec![(1, 100_000), (2, 5_000), (3, 10), (4, 10)];
+        indexes.extend((10..160).map(|oid| (oid, 0)));
+        let lengths: Vec<usize> = batches(&indexes).iter().map(Vec::len).collect();
+        assert_eq!(lengths, [1, 1, 100, 52]);
+        assert_eq!(batches(&[]), Vec::<Batch>::new());
     }
 
     #[test]
@@ -235,7 +201,7 @@ mod tests {
         };
         let judge = |found| judge(&found, 2, TIME_MIN);
         assert_eq!(judge(found(false, &[])), Outcome::Passed);
-        assert_eq!(judge(found(true, &[])), degraded("1 of 2 relations within 30 s".to_owned()));
+        assert_eq!(judge(found(true, &[])), degraded("1 of 2 indexes within 30 s".to_owned()));
         assert_eq!(judge(found(true, &["bad page"])), failed("bad page".to_owned()));
     }
 }

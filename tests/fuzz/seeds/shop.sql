@@ -1,0 +1,24 @@
+-- What the seeds shop-*.dump hold, each made by `pg_dump -Fc -Z0` of its version; globals.sql is of `pg_dumpall --globals-only`.
+create schema sales;
+create type sales.mood as enum ('glad', 'sad');
+create function sales.touch() returns trigger language plpgsql as $$ begin return new; end $$;
+create table sales.customers (id serial primary key, name text not null default 'x', mood sales.mood);
+create table sales.orders (id bigint generated always as identity primary key, customer int references sales.customers (id), n int);
+create index on sales.orders (n);
+create trigger touched before insert on sales.orders for each row execute function sales.touch();
+comment on table sales.orders is 'a comment';
+create table sales.events (at date not null, v text) partition by range (at);
+create table sales.events_1 partition of sales.events for values from ('2020-01-01') to ('2021-01-01');
+create view sales.v as select * from sales.orders;
+create materialized view sales.mv as select count(*) from sales.orders;
+create table public.odd ("a b" text, c text);
+create table public.nothing ();
+insert into sales.customers (name, mood) select 'c' || g, 'glad' from generate_series(1, 40) g;
+insert into sales.orders (customer, n) select g, g * g from generate_series(1, 40) g;
+insert into sales.events values ('2020-02-01', '\.'), ('2020-03-01', 'y');
+insert into public.odd values ('\.', null), ('', ''), (E'\\', E'line\nend\r\t\\.'), (repeat('long ', 300), '\N');
+insert into public.nothing default values;
+select lo_from_bytea(4711, repeat('large object ', 200)::bytea);
+select lo_from_bytea(4712, '');
+create role "shop owner" login password 'x';
+grant select on sales.orders to "shop owner";

@@ -1,0 +1,45 @@
+//! THREATS.md shows each claim by a test; this one sees that all of them exist.
+
+use std::path::{Path, PathBuf};
+
+#[test]
+fn what_shows_a_claim_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let text = std::fs::read_to_string(root.join("THREATS.md")).expect("THREATS.md");
+    let mut sources = String::new();
+    for file in rust_files(&root) {
+        sources.push_str(&std::fs::read_to_string(file).expect("a source file"));
+    }
+    let mut seen = 0;
+    for row in text.lines().filter(|line| line.starts_with("| ") || line.starts_with("(`")) {
+        for name in row.split('`').skip(1).step_by(2) {
+            if name.contains('/') {
+                assert!(root.join(name).exists(), "no {name}");
+                seen += 1;
+            } else if name.contains('_')
+                && name.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit())
+            {
+                assert!(sources.contains(&format!("fn {name}(")), "no test {name}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 30, "only {seen} tests are named");
+}
+
+/// Every source file of the workspace.
+fn rust_files(root: &Path) -> Vec<PathBuf> {
+    let (mut folders, mut files) = (vec![root.to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().unwrap_or_default();
+            if path.is_dir() && name != "target" && name != ".git" {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files
+}
