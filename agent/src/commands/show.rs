@@ -8,10 +8,13 @@ use jiff::Timestamp;
 use pgproof_files::archive::{self, Archive, ArchiveError};
 use pgproof_files::entry::Body;
 use pgproof_files::inventory as files;
+use pgproof_policies::locks::Locks;
 use pgproof_repository::inventory::Inventory;
 use pgproof_repository::keys::{Identities, TerminalPrompts};
 use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::manifest::v1::{Contents, Postgres, Previous};
+use pgproof_repository::prune::Locked;
+use pgproof_repository::store::Lock;
 use pgproof_repository::{catalog, contents};
 
 use super::{Opened, open, print_json, say};
@@ -28,8 +31,14 @@ pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::R
         }
         false => None,
     };
+    let locked = Locked::of(&opened.store, &args.source, &args.backup).await?;
     if json {
+        let locked_until = match locked {
+            Locked::By(Lock::Until(until)) => Some(until),
+            _ => None,
+        };
         let document = serde_json::json!({
+            "locked_until": locked_until,
             "manifest": signed.get(), "manifest_sha256": signed.sha256(),
             "signer": { "principal": signed.signer().principal, "fingerprint": signed.signer().fingerprint },
             "inventory": inventory.as_ref().map(Shown::document).transpose()?,
@@ -38,6 +47,15 @@ pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::R
         return Ok(ExitCode::SUCCESS);
     }
     print(&signed)?;
+    let is_asked_for = Locks::of(&opened.loaded.policy).is_some();
+    match locked {
+        Locked::By(lock) => say(&format!("lock        {lock}"))?,
+        Locked::InPart { locked, objects } => {
+            say(&format!("lock        of {locked} of its {objects} objects alone"))?;
+        }
+        Locked::No if is_asked_for => say("lock        none, or these credentials may not see it")?,
+        Locked::No => {}
+    }
     match inventory {
         Some(Shown::Tables(inventory)) => print_tables(&inventory)?,
         Some(Shown::Files { archive, .. }) => {
