@@ -10,7 +10,7 @@ mod survey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 
-use futures::stream::TryStreamExt;
+use futures::stream::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use pgproof_policies::names::SourceName;
 use serde::{Deserialize, Serialize};
@@ -150,7 +150,8 @@ pub async fn page(
     limit: usize,
 ) -> Result<Page, CatalogError> {
     let folders = Folders::open(store, source).await?;
-    let mut ids = folders.newest(before, limit.saturating_add(1)).await?;
+    let newest_first = folders.newest_first(before.cloned()).take(limit.saturating_add(1));
+    let mut ids: Vec<BackupId> = newest_first.try_collect().await?;
     let has_older = ids.len() > limit;
     ids.truncate(limit);
     ids.reverse();
@@ -198,7 +199,7 @@ pub async fn newest(
     signers: &TrustedSigners,
 ) -> Result<Option<(BackupId, Standing)>, CatalogError> {
     let folders = Folders::open(store, source).await?;
-    let mut ids = pin!(folders.newest_first());
+    let mut ids = pin!(folders.newest_first(None));
     let reader = Reader::new(store, source, signers);
     let finished_at = |standing: &Standing| match standing {
         Standing::Whole(signed) => Some(signed.get().finished_at),

@@ -52,7 +52,7 @@ async fn newest_whole(
     now: Timestamp,
 ) -> Result<Vec<Timestamp>, CatalogError> {
     let folders = Folders::open(store, source).await?;
-    let (mut ids, mut found) = (pin!(folders.newest_first()), Vec::new());
+    let (mut ids, mut found) = (pin!(folders.newest_first(None)), Vec::new());
     while let Some(id) = ids.try_next().await? {
         match catalog::find(store, source, &id, signers).await {
             Ok(_) => found.push(id.started_at()),

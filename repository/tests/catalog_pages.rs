@@ -90,7 +90,7 @@ async fn the_newest_first_are_all_of_them() {
     let mut bucket = Bucket::new();
     bucket.backups_up_to(2_300).await;
     let folders = Folders::open(&bucket.store, &source()).await.unwrap();
-    let ids: Vec<BackupId> = pin!(folders.newest_first()).try_collect().await.unwrap();
+    let ids: Vec<BackupId> = pin!(folders.newest_first(None)).try_collect().await.unwrap();
     assert!(ids.iter().eq(bucket.ids.iter().rev()), "{} of {}", ids.len(), bucket.ids.len());
     assert_eq!(folders.oldest(), bucket.ids.first());
 }
@@ -102,21 +102,22 @@ struct Bucket {
     signers: TrustedSigners,
     /// Oldest first.
     ids: Vec<BackupId>,
+    /// When the newest of them was made.
+    now: Timestamp,
 }
 
 impl Bucket {
     fn new() -> Self {
         let key = SigningKey::parse(&generate("a test").0, Path::new("a test")).unwrap();
         let signers = TrustedSigners::parse(&format!("host {}\n", key.public_line())).unwrap();
-        Self { store: Arc::new(MemoryStore::new()), key, signers, ids: Vec::new() }
+        Self { store: Arc::new(MemoryStore::new()), key, signers, ids: Vec::new(), now: Timestamp::now() }
     }
 
     async fn backups_up_to(&mut self, count: usize) {
-        let first: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let mut made = manifest::parse(MANIFEST).unwrap();
         made.previous = Previous::None;
         for number in self.ids.len()..count {
-            let at = first + HOUR * i32::try_from(number).unwrap();
+            let at = self.now - HOUR * i32::try_from(number).unwrap();
             let id: BackupId = format!("{}-aaaaaa", at.strftime("%Y%m%dT%H%M%SZ")).parse().unwrap();
             (made.id, made.started_at, made.finished_at, made.snapshot.at) = (id.clone(), at, at, at);
             let bytes = made.to_bytes();
@@ -125,6 +126,7 @@ impl Bucket {
             self.put(&layout::manifest(&source(), &id), &bytes).await;
             self.ids.push(id);
         }
+        self.ids.sort();
     }
 
     async fn proof(&self, id: &BackupId) {

@@ -13,10 +13,11 @@ use pgproof_repository::inventory::Inventory;
 use pgproof_repository::keys::{Identities, TerminalPrompts};
 use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::manifest::v1::{Contents, Postgres, Previous};
-use pgproof_repository::prune::Locked;
+use pgproof_repository::prune::{Locked, PruneError};
 use pgproof_repository::store::Lock;
 use pgproof_repository::{catalog, contents};
 
+use super::list::chain;
 use super::{Opened, open, print_json, say};
 use crate::{cli, plain};
 
@@ -31,10 +32,10 @@ pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::R
         }
         false => None,
     };
-    let locked = Locked::of(&opened.store, &args.source, &args.backup).await?;
+    let locked = Locked::of(&opened.store, &args.source, &args.backup).await;
     if json {
         let locked_until = match locked {
-            Locked::By(Lock::Until(until)) => Some(until),
+            Ok(Locked::By(Lock::Until(until))) => Some(until),
             _ => None,
         };
         let document = serde_json::json!({
@@ -47,14 +48,8 @@ pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::R
         return Ok(ExitCode::SUCCESS);
     }
     print(&signed)?;
-    let is_asked_for = Locks::of(&opened.loaded.policy).is_some();
-    match locked {
-        Locked::By(lock) => say(&format!("lock        {lock}"))?,
-        Locked::InPart { locked, objects } => {
-            say(&format!("lock        of {locked} of its {objects} objects alone"))?;
-        }
-        Locked::No if is_asked_for => say("lock        none, or these credentials may not see it")?,
-        Locked::No => {}
+    if let Some(told) = lock(locked, Locks::of(&opened.loaded.policy).is_some()) {
+        say(&format!("lock        {told}"))?;
     }
     match inventory {
         Some(Shown::Tables(inventory)) => print_tables(&inventory)?,
@@ -64,6 +59,17 @@ pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::R
         None => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How a backup is locked, where that is worth a line.
+fn lock(locked: Result<Locked, PruneError>, is_asked_for: bool) -> Option<String> {
+    match locked {
+        Ok(Locked::By(lock)) => Some(lock.to_string()),
+        Ok(Locked::InPart { locked, objects }) => Some(format!("of {locked} of its {objects} objects alone")),
+        Ok(Locked::No) => is_asked_for.then(|| "none, or these credentials may not see it".to_owned()),
+        // Who may read the backup may not be allowed to list its folder.
+        Err(error) => is_asked_for.then(|| format!("not known: {}", chain(&error))),
+    }
 }
 
 /// What is in a backup, by name.

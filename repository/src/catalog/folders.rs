@@ -98,9 +98,12 @@ impl Folders {
         }
     }
 
-    /// All of them, newest first, asked for in portions as they are read.
-    pub fn newest_first(&self) -> impl Stream<Item = Result<BackupId, CatalogError>> + '_ {
-        let start = (VecDeque::new(), None::<Before>);
+    /// All of them, or all before `before`, newest first, asked for in portions as they are read.
+    pub fn newest_first(
+        &self,
+        before: Option<Before>,
+    ) -> impl Stream<Item = Result<BackupId, CatalogError>> + '_ {
+        let start = (VecDeque::new(), before);
         stream::try_unfold(start, move |(mut known, mut before)| async move {
             if known.is_empty() {
                 known = self.newest(before.as_ref(), SEARCHED_MAX).await?.into();
@@ -238,9 +241,10 @@ impl Search {
             },
             // As much further back as they were too few.
             Miss::TooLate(found) => {
-                let times =
-                    (self.wanted() / i64::try_from(found.max(1)).unwrap_or(i64::MAX)).clamp(2, FURTHER_MAX);
-                self.end - (self.end - self.high) * times
+                let times = self.wanted() / i64::try_from(found.max(1)).unwrap_or(i64::MAX);
+                let further = self.end - (self.end - self.high) * times.clamp(2, FURTHER_MAX);
+                let is_far = (self.high - low_at) / self.low.seconds_each() > NAMES_PER_REQUEST as i64;
+                if further <= low_at && is_far { halfway } else { further }
             }
         };
         let at = if at < self.high { at } else { halfway };

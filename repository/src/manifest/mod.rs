@@ -102,6 +102,12 @@ fn claimed(
 
 /// Reads a manifest of any version this program knows, without saying who made it.
 pub fn parse(bytes: &[u8]) -> Result<v1::Manifest, ManifestError> {
+    // Nearly all are what they seem, and are gone through once; whatever is not says first in which version it is.
+    let whole = serde_json::from_slice::<v1::Manifest>(bytes).ok();
+    let of_this_version = |it: &v1::Manifest| it.format == v1::FORMAT && it.version == v1::VERSION;
+    if let Some(manifest) = whole.filter(of_this_version) {
+        return Ok(manifest);
+    }
     versioned::parse(bytes, v1::FORMAT, v1::VERSION).map_err(|refused| match refused {
         Refused::Unreadable { source } => ManifestError::Unreadable { source },
         Refused::OtherFormat { format } => ManifestError::NotAManifest { format },

@@ -166,7 +166,7 @@ pub struct ObjectMeta {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FolderPage {
     pub names: Vec<String>,
-    /// Whether others come after these.
+    /// Whether others may come after these.
     pub more: bool,
 }
 

@@ -70,9 +70,9 @@ fn however_they_lie_the_newest_are_found_in_few_requests() {
         ("nothing", 1, Vec::new()),
         ("a year of nights", 1, every(hour * 24, 365, now())),
         ("an hour each", 3, every(hour, 100_000, now())),
-        ("silent for years", 12, every(hour, 100_000, years_ago)),
-        ("many of late", 12, [every(hour * 24, 3_000, now()), every(second * 60, 3_000, now())].concat()),
-        ("few of late", 12, [every(second * 60, 50_000, years_ago), every(hour * 24, 7, now())].concat()),
+        ("silent for years", 16, every(hour, 100_000, years_ago)),
+        ("many of late", 16, [every(hour * 24, 3_000, now()), every(second * 60, 3_000, now())].concat()),
+        ("few of late", 16, [every(second * 60, 50_000, years_ago), every(hour * 24, 7, now())].concat()),
         ("a flood from the future", 40, [every(hour, 20_000, now()), every(second, 5_000, far)].concat()),
         ("all in one second", 8, (0..5_000).map(|number| id(now(), number)).collect()),
     ];
