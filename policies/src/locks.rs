@@ -37,10 +37,10 @@ pub struct Due {
 impl Locks {
     /// `None` where nothing is locked.
     pub fn of(policy: &Policy) -> Option<Self> {
-        let Location::S3 { object_lock: Some(lock), .. } = policy.repository.location else { return None };
+        let Location::S3 { object_lock: Some(lock), .. } = &policy.repository.location else { return None };
         let sources = policy.sources.values();
         let sources = sources.map(|source| (source.name.clone(), source.retention.clone())).collect();
-        Some(Self { lock, zone: policy.time_zone(), sources })
+        Some(Self { lock: **lock, zone: policy.time_zone(), sources })
     }
 
     /// The same time for everything, from when it is put.

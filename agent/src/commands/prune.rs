@@ -18,6 +18,7 @@ use pgproof_repository::catalog::{self, Brief, BriefStanding};
 use pgproof_repository::lease::{Lease, host_name};
 use pgproof_repository::prune::{Failure as NotDone, LockPlan, Outcome, Pruner, candidates};
 use pgproof_repository::signature::{SigningKey, TrustedSigners};
+use pgproof_repository::store::Lock;
 use pgproof_repository::{layout, pins};
 use serde_json::json;
 
@@ -246,7 +247,7 @@ fn plan_document(plan: &Plan, locks: &LockPlan) -> serde_json::Value {
         };
         json!({
             "id": line.id, "snapshot_at": line.snapshot_at, "keep": keep, "reasons": reasons,
-            "locked": locks.lock(&line.id).map(|lock| lock.to_string()),
+            "locked_until": locks.lock(&line.id).and_then(Lock::until),
             "lock_until": locks.extension(&line.id).map(|it| it.due.until),
         })
     };

@@ -14,7 +14,6 @@ use pgproof_repository::keys::{Identities, TerminalPrompts};
 use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::manifest::v1::{Contents, Postgres, Previous};
 use pgproof_repository::prune::{Locked, PruneError};
-use pgproof_repository::store::Lock;
 use pgproof_repository::{catalog, contents};
 
 use super::list::chain;
@@ -35,7 +34,7 @@ pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::R
     let locked = Locked::of(&opened.store, &args.source, &args.backup).await;
     if json {
         let locked_until = match locked {
-            Ok(Locked::By(Lock::Until(until))) => Some(until),
+            Ok(Locked::By(lock)) => lock.until(),
             _ => None,
         };
         let document = serde_json::json!({

@@ -64,7 +64,7 @@ struct S3Fields {
     sse: Option<Sse>,
     profile: Option<String>,
     max_parts: u32,
-    object_lock: Option<ObjectLock>,
+    object_lock: Option<Box<ObjectLock>>,
     delete_versions: bool,
     allow_plain_http_reason: Option<String>,
 }
@@ -87,7 +87,10 @@ impl S3Fields {
             sse: sse(table, report),
             profile: table.text("profile", report).map(|field| field.value),
             max_parts: table.number("max_parts", 1..=UPLOAD_PARTS_MAX, report).unwrap_or(UPLOAD_PARTS_MAX),
-            object_lock: table.table("object_lock", report).and_then(|table| object_lock(table, report)),
+            object_lock: table
+                .table("object_lock", report)
+                .and_then(|table| object_lock(table, report))
+                .map(Box::new),
             delete_versions: table.flag("delete_versions", report).is_some_and(|field| field.value),
             allow_plain_http_reason: reason,
         }

@@ -129,7 +129,7 @@ pub enum Location {
         /// Profile of the shared credentials file.
         profile: Option<String>,
         max_parts: u32,
-        object_lock: Option<ObjectLock>,
+        object_lock: Option<Box<ObjectLock>>,
         /// In a bucket that keeps versions, prune removes all of them and leaves no delete marker.
         delete_versions: bool,
     },

@@ -40,7 +40,7 @@ fn objects_are_locked_for_a_time_that_the_policy_says() {
         panic!()
     };
     let retain = Retain::For(SignedDuration::from_hours(35 * 24));
-    assert_eq!(object_lock, Some(ObjectLock { mode: LockMode::Compliance, retain }));
+    assert_eq!(object_lock.as_deref(), Some(&ObjectLock { mode: LockMode::Compliance, retain }));
     assert!(delete_versions);
     let endless = problems(&with("object_lock = { mode = \"forever\" }"));
     assert!(endless.contains("repository.object_lock.mode: must be \"governance\""), "{endless}");

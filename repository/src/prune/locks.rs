@@ -27,7 +27,7 @@ const LOOKS_IN_FLIGHT: usize = 16;
 pub struct LockPlan {
     /// Kept backups whose lock is to be made longer.
     pub extensions: Vec<Extension>,
-    /// The locks that were found, of kept ones and of removals.
+    /// The locks that were found and go on, of kept ones and of removals.
     pub found: BTreeMap<BackupId, Lock>,
 }
 
@@ -66,7 +66,8 @@ impl LockPlan {
                 }
                 _ => {}
             }
-            lock_plan.found.extend(lock.map(|lock| (id, lock)));
+            let holds = lock.filter(|lock| !matches!(lock, Lock::Until(until) if *until <= now));
+            lock_plan.found.extend(holds.map(|lock| (id, lock)));
         }
         Ok(lock_plan)
     }
@@ -103,10 +104,7 @@ impl Locked {
             .and_then(|meta| async move { look(store, &meta.key).await });
         let locks: Vec<Option<Lock>> = locks.try_collect().await?;
         let found: Vec<Lock> = locks.iter().copied().flatten().collect();
-        let first_free = found.iter().copied().min_by_key(|lock| match lock {
-            Lock::Until(until) => *until,
-            Lock::LegalHold => Timestamp::MAX,
-        });
+        let first_free = found.iter().copied().min_by_key(|lock| lock.until().unwrap_or(Timestamp::MAX));
         Ok(match first_free {
             None => Self::No,
             Some(lock) if found.len() == locks.len() => Self::By(lock),

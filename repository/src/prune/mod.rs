@@ -76,6 +76,7 @@ impl Outcome {
             || self.aborted_uploads > 0
             || !self.locked.is_empty()
             || !self.failures.is_empty()
+            || !self.not_locked.is_empty()
     }
 }
 

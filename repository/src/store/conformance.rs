@@ -328,6 +328,10 @@ fn pattern(bytes: usize) -> Bytes {
     (0..bytes).map(|i| (i % 251) as u8 ^ (i >> 8) as u8).collect()
 }
 
+fn owned<const N: usize>(names: [&str; N]) -> Vec<String> {
+    names.map(str::to_owned).to_vec()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -382,8 +386,4 @@ mod tests {
         uploads_appear_whole(store).await.unwrap();
         aborted_uploads_leave_nothing(store).await.unwrap();
     }
-}
-
-fn owned<const N: usize>(names: [&str; N]) -> Vec<String> {
-    names.map(str::to_owned).to_vec()
 }

@@ -140,6 +140,16 @@ pub enum Lock {
     LegalHold,
 }
 
+impl Lock {
+    /// `None` where no time ends it.
+    pub fn until(self) -> Option<Timestamp> {
+        match self {
+            Self::Until(at) => Some(at),
+            Self::LegalHold => None,
+        }
+    }
+}
+
 impl fmt::Display for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
