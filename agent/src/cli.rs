@@ -1,10 +1,14 @@
 //! The command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pgproof_policies::names::SourceName;
 use pgproof_repository::ids::BackupId;
+
+/// Backups of a source that are listed unless more are asked for: what a screen or two show.
+const LISTED_BY_DEFAULT: NonZeroUsize = NonZeroUsize::new(50).expect("more than none");
 
 /// PostgreSQL backup, restore and proof of restore.
 #[derive(Debug, Parser)]
@@ -293,6 +297,15 @@ pub(crate) struct Diff {
 pub(crate) struct List {
     /// Only this source.
     pub source: Option<SourceName>,
+    /// So many backups of each source, the newest.
+    #[arg(long, value_name = "N", default_value_t = LISTED_BY_DEFAULT)]
+    pub limit: NonZeroUsize,
+    /// Those before this backup, or before this time.
+    #[arg(long, value_name = "ID|TIME")]
+    pub before: Option<String>,
+    /// All of them, however many there are.
+    #[arg(long, conflicts_with_all = ["limit", "before"])]
+    pub all: bool,
 }
 
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::standing::{AtWork, Backup, CLOCK_SKEW_MAX, Drill, Facts, PassedOver, Run, Verdict};
-use pgproof_repository::catalog::{self, CatalogError};
+use pgproof_repository::catalog::{self, Before, CatalogError, Folders};
 use pgproof_repository::ids::{BackupId, KeyPrefix, ManifestSha256, ObjectKey};
 use pgproof_repository::layout;
 use pgproof_repository::lease::{self, LeaseError};
@@ -29,8 +29,17 @@ const RUNS_READ_MAX: usize = 24;
 const REPORTS_READ_MAX: usize = 24;
 /// Removals that are looked into.
 const REMOVALS_READ_MAX: usize = 8;
-/// Runs are listed from so long ago; only where there is none since, all of them.
-const RUNS_LISTED_FOR: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// Folders whose tombstone is asked for by its name: more than retention leaves of most sources.
+const REMOVALS_ASKED_MAX: usize = 100;
+/// Keys that a store tells in one answer.
+const KEYS_PER_REQUEST: usize = 1000;
+/// Where there are many runs, those of so long are listed; where these are too few, those of the next span, at last all.
+const RUNS_LISTED_FOR: [SignedDuration; 4] = [
+    SignedDuration::from_hours(2 * 24),
+    SignedDuration::from_hours(16 * 24),
+    SignedDuration::from_hours(128 * 24),
+    SignedDuration::from_hours(1024 * 24),
+];
 /// Growth is told over these spans.
 pub const GROWTH_SPANS: [SignedDuration; 2] =
     [SignedDuration::from_hours(7 * 24), SignedDuration::from_hours(30 * 24)];
@@ -50,17 +59,16 @@ pub async fn gather(
     let reader = Reader { store, source, signers };
     // Records before folders: what a record tells of was there when it was written.
     let (runs, worthless_runs, first_run) = reader.runs(now).await?;
-    let folders = reader.folders().await?;
-    let removed = reader.removed().await?;
+    let folders = Folders::open(store, source).await.map_err(|source| FactsError::Catalog { source })?;
     let (reports, worthless_reports) = reader.reports().await?;
     let mut search = reader.newest_backups(&folders, &reports, now).await?;
-    search.passed_over.extend(vanished(&runs, &search, &removed));
+    search.passed_over.extend(reader.vanished(&runs, &search).await?);
     confirm(&mut search.backups, &runs);
     let at_work = reader.at_work(now).await?;
     let is_pruning = at_work.iter().any(|at_work| at_work.on == "prune");
     let unfinished_removals =
-        if is_pruning { 0 } else { reader.unfinished_removals(&folders, &removed).await? };
-    let first_folder = folders.first().map(BackupId::started_at);
+        if is_pruning { 0 } else { reader.unfinished_removals(folders.first()).await? };
+    let first_folder = folders.oldest().map(BackupId::started_at);
     Ok(Facts {
         backups: search.backups,
         first_seen: first_folder.into_iter().chain(first_run).min(),
@@ -119,14 +127,6 @@ enum Looked {
 }
 
 impl Reader<'_> {
-    /// Oldest first.
-    async fn folders(&self) -> Result<Vec<BackupId>, FactsError> {
-        let names = self.store.list_folders(&layout::backups(self.source)).await?;
-        let mut ids: Vec<BackupId> = names.iter().filter_map(|name| name.parse().ok()).collect();
-        ids.sort();
-        Ok(ids)
-    }
-
     /// The newest signed reports of this source, newest first, and how many among them are worth nothing.
     async fn reports(&self) -> Result<(Vec<chain::SignedReport>, usize), FactsError> {
         let mut keys: Vec<ObjectKey> =
@@ -147,15 +147,16 @@ impl Reader<'_> {
     /// The newest runs, newest first, how many records among them are worth nothing, and when the first run began.
     async fn runs(&self, now: Timestamp) -> Result<(Vec<Run>, usize, Option<Timestamp>), FactsError> {
         let prefix = layout::runs(self.source);
-        let first = self.store.list(&prefix, None).try_next().await?;
-        let Some(first) = first.and_then(|first| run_id(&prefix, &first.key)) else {
+        let (mut ids, mut is_all) = self.run_ids(&prefix, None, Some(KEYS_PER_REQUEST)).await?;
+        let Some(first) = ids.first().map(BackupId::started_at) else {
             return Ok((Vec::new(), 0, None));
         };
-        let since = now.checked_sub(RUNS_LISTED_FOR).ok();
-        let since = since.and_then(|since| layout::runs_from(self.source, since));
-        let mut ids = self.run_ids(&prefix, since.as_ref()).await?;
-        if ids.is_empty() {
-            ids = self.run_ids(&prefix, None).await?;
+        let mut spans = RUNS_LISTED_FOR.iter();
+        while !is_all {
+            let since = spans.next().and_then(|span| now.checked_sub(*span).ok());
+            let since = since.and_then(|since| layout::runs_from(self.source, since));
+            (ids, _) = self.run_ids(&prefix, since.as_ref(), None).await?;
+            is_all = since.is_none() || ids.len() >= RUNS_READ_MAX;
         }
         let newest = ids.into_iter().rev().take(RUNS_READ_MAX);
         let fetched = stream::iter(newest).map(|id| self.run(id)).buffered(FETCHES_IN_FLIGHT);
@@ -165,20 +166,22 @@ impl Reader<'_> {
         // Ids of one second sort by chance.
         runs.sort_by_key(|run| std::cmp::Reverse(run.started_at));
         let worthless = count - runs.len();
-        Ok((runs, worthless, Some(first.started_at())))
+        Ok((runs, worthless, Some(first)))
     }
 
+    /// Oldest first, and whether these are all that there are from `start_after` on.
     async fn run_ids(
         &self,
         prefix: &KeyPrefix,
         start_after: Option<&ObjectKey>,
-    ) -> Result<Vec<BackupId>, FactsError> {
-        let listed = self.store.list(prefix, start_after);
-        let ids = listed.try_filter_map(|meta| {
-            let id = meta.key.as_str().ends_with(".json").then(|| run_id(prefix, &meta.key)).flatten();
-            std::future::ready(Ok(id))
-        });
-        Ok(ids.try_collect().await?)
+        keys_max: Option<usize>,
+    ) -> Result<(Vec<BackupId>, bool), FactsError> {
+        let keys_max = keys_max.unwrap_or(usize::MAX);
+        let listed = self.store.list(prefix, start_after).take(keys_max);
+        let keys: Vec<ObjectKey> = listed.map_ok(|meta| meta.key).try_collect().await?;
+        let is_all = keys.len() < keys_max;
+        let records = keys.iter().filter(|key| key.as_str().ends_with(".json"));
+        Ok((records.filter_map(|key| run_id(prefix, key)).collect(), is_all))
     }
 
     /// `None` where the record is worth nothing.
@@ -207,13 +210,15 @@ impl Reader<'_> {
     /// Back from the newest folder to a good backup that is not dated ahead, and then those that tell of growth.
     async fn newest_backups(
         &self,
-        folders: &[BackupId],
+        folders: &Folders,
         reports: &[chain::SignedReport],
         now: Timestamp,
     ) -> Result<Search, FactsError> {
         let refuted = refuted(reports);
         let mut search = Search::default();
-        let newest_first: Vec<BackupId> = folders.iter().rev().take(FOLDERS_READ_MAX).cloned().collect();
+        let in_catalog = |source| FactsError::Catalog { source };
+        let newest_first = folders.newest(None, FOLDERS_READ_MAX).await.map_err(in_catalog)?;
+        let oldest_read = newest_first.last().map(Before::id);
         let mut read = stream::iter(newest_first)
             .map(|id| async move { self.look(&id).await.map(|looked| (id, looked)) })
             .buffered(FETCHES_IN_FLIGHT);
@@ -238,22 +243,27 @@ impl Reader<'_> {
         }
         match newest {
             Some(newest) => self.for_growth(folders, &newest, &mut search).await?,
-            None => search.not_looked_at = folders.len().saturating_sub(FOLDERS_READ_MAX),
+            None if oldest_read.is_some() => {
+                let older = folders.newest(oldest_read.as_ref(), usize::MAX).await.map_err(in_catalog)?;
+                search.not_looked_at = older.len();
+            }
+            None => {}
         }
         Ok(search)
     }
 
     async fn for_growth(
         &self,
-        folders: &[BackupId],
+        folders: &Folders,
         newest: &BackupId,
         search: &mut Search,
     ) -> Result<(), FactsError> {
         for span in GROWTH_SPANS {
             let Ok(then) = newest.started_at().checked_sub(span) else { continue };
-            let older = folders.iter().rev().filter(|id| id.started_at() <= then);
-            for id in older.take(FOLDERS_READ_FOR_GROWTH) {
-                if let Looked::Good(signed) = self.look(id).await? {
+            let before = Before::time(then + SignedDuration::from_secs(1));
+            let older = folders.newest(Some(&before), FOLDERS_READ_FOR_GROWTH).await;
+            for id in older.map_err(|source| FactsError::Catalog { source })? {
+                if let Looked::Good(signed) = self.look(&id).await? {
                     search.backups.push(backup(&signed));
                     break;
                 }
@@ -292,25 +302,57 @@ impl Reader<'_> {
         Ok(at_work)
     }
 
-    /// Backups that have a tombstone.
-    async fn removed(&self) -> Result<BTreeSet<BackupId>, FactsError> {
-        let prefix = layout::tombstones(self.source);
-        let listed = self.store.list(&prefix, None);
-        let ids = listed.try_filter_map(|meta| std::future::ready(Ok(run_id(&prefix, &meta.key))));
-        Ok(ids.try_collect().await?)
+    /// Backups newer than the newest good one that a record tells of and that are neither there nor removed on purpose.
+    async fn vanished(&self, runs: &[Run], search: &Search) -> Result<Vec<PassedOver>, FactsError> {
+        let why = "its run made a backup, and the manifest is gone";
+        let mut vanished = Vec::new();
+        for run in unaccounted(runs, search) {
+            let Ok(id) = run.id.parse() else { continue };
+            if !self.has_tombstone(&id).await? {
+                vanished.push(PassedOver { id: run.id.clone(), why: why.to_owned() });
+            }
+        }
+        Ok(vanished)
     }
 
-    /// Folders that have a tombstone and objects, and no manifest any more.
-    async fn unfinished_removals(
-        &self,
-        folders: &[BackupId],
-        removed: &BTreeSet<BackupId>,
-    ) -> Result<usize, FactsError> {
+    async fn has_tombstone(&self, id: &BackupId) -> Result<bool, FactsError> {
+        match self.store.head(&layout::tombstone(self.source, id)).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::NotFound { .. }) => Ok(false),
+            Err(source) => Err(source.into()),
+        }
+    }
+
+    /// Folders that have a tombstone and objects, and no manifest any more, among the first of a source: what retention lets
+    /// go is there.
+    async fn unfinished_removals(&self, folders: &[BackupId]) -> Result<usize, FactsError> {
         let mut unfinished = 0;
-        for id in folders.iter().filter(|id| removed.contains(id)).take(REMOVALS_READ_MAX) {
-            unfinished += usize::from(matches!(self.look(id).await?, Looked::Nothing));
+        for id in self.with_tombstone(folders).await?.into_iter().take(REMOVALS_READ_MAX) {
+            unfinished += usize::from(matches!(self.look(&id).await?, Looked::Nothing));
         }
         Ok(unfinished)
+    }
+
+    /// Tombstones stay for ever, so that soon there are many for each folder. One list finds those of the first folders, and
+    /// often of all; for some of the others each is asked for by its name.
+    async fn with_tombstone(&self, folders: &[BackupId]) -> Result<Vec<BackupId>, FactsError> {
+        let Some(first) = folders.first() else { return Ok(Vec::new()) };
+        let prefix = layout::tombstones(self.source);
+        let listed = self.store.list(&prefix, Some(&layout::tombstones_from(self.source, first)));
+        let listed: Vec<ObjectKey> =
+            listed.take(KEYS_PER_REQUEST).map_ok(|meta| meta.key).try_collect().await?;
+        let buried: BTreeSet<BackupId> = listed.iter().filter_map(|key| run_id(&prefix, key)).collect();
+        let mut found: Vec<BackupId> = folders.iter().filter(|id| buried.contains(id)).cloned().collect();
+        let Some(last) = buried.last().filter(|_| listed.len() == KEYS_PER_REQUEST) else {
+            return Ok(found);
+        };
+        let unlisted = folders.iter().filter(|id| *id > last).take(REMOVALS_ASKED_MAX).cloned();
+        let asked = stream::iter(unlisted.collect::<Vec<_>>())
+            .map(|id| async move { Ok::<_, FactsError>(self.has_tombstone(&id).await?.then_some(id)) })
+            .buffered(FETCHES_IN_FLIGHT);
+        let asked: Vec<Option<BackupId>> = asked.try_collect().await?;
+        found.extend(asked.into_iter().flatten());
+        Ok(found)
     }
 }
 
@@ -323,19 +365,16 @@ fn confirm(backups: &mut [Backup], runs: &[Run]) {
     }
 }
 
-/// Backups newer than the newest good one that a record tells of and that are neither there nor removed on purpose.
-fn vanished(runs: &[Run], search: &Search, removed: &BTreeSet<BackupId>) -> Vec<PassedOver> {
+/// Runs that made a backup newer than the newest good one, of which nothing is known.
+fn unaccounted<'a>(runs: &'a [Run], search: &Search) -> Vec<&'a Run> {
     let newest = search.backups.iter().map(|backup| &*backup.id).max();
     let is_known = |id: &str| {
         search.backups.iter().any(|backup| backup.id == id)
             || search.passed_over.iter().any(|passed_over| passed_over.id == id)
-            || removed.iter().any(|removed| removed.as_str() == id)
     };
     let is_made = |run: &&Run| run.error.is_none() && run.unchanged_since.is_none();
     let made = runs.iter().filter(is_made).filter(|run| newest.is_none_or(|newest| *run.id > *newest));
-    let gone = made.filter(|run| !is_known(&run.id));
-    let why = "its run made a backup, and the manifest is gone";
-    gone.map(|run| PassedOver { id: run.id.clone(), why: why.to_owned() }).collect()
+    made.filter(|run| !is_known(&run.id)).collect()
 }
 
 /// Backups whose newest report that came to a verdict found them bad. Reports come newest first.

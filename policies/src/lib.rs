@@ -3,6 +3,7 @@
 //! - [`Policy`]: what is backed up, where to, when, and for how long it is kept. A `Policy` that exists was
 //!   checked as a whole; a file with mistakes yields all of them at once as [`PolicyProblems`].
 //! - [`retention::plan`]: which backups stay and which go, each with its reasons.
+//! - [`locks::Locks`]: until when nobody can remove a backup, where the store can lock.
 //! - [`objective::shortfalls`]: what the policy promises and its schedules cannot keep.
 //! - [`objective::recovery_point`], [`forecast::recovery_time`]: what was found of the objectives, and what is to come.
 //! - [`backups::plan`]: whether a source is backed up now, why, and when to look again.
@@ -18,6 +19,7 @@ pub mod backups;
 pub mod cadence;
 pub mod drills;
 pub mod forecast;
+pub mod locks;
 pub mod moment;
 pub mod names;
 pub mod objective;

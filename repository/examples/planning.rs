@@ -1,8 +1,9 @@
-//! How long a prune takes to plan over many backups, and how much memory:
-//! `cargo run --release -p pgproof-repository --example planning -- [backups]`.
+//! How long a prune takes to plan over many backups, and how much memory; and how long a page of the newest:
+//! `cargo run --release --workspace --example planning -- [backups] [folder]`.
 //!
 //! The store is in memory: what is measured is reading, checking signatures and planning. Over a network a round trip for
-//! each manifest and each signature comes on top, sixteen backups at a time.
+//! each backup comes on top, sixty-four at a time. With a folder the repository is made and left there, with its
+//! `trusted_signers`, for `pgproof list` and `status` to be tried on.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,14 +15,19 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::retention::{self, Retention};
-use pgproof_repository::ids::BackupId;
+use pgproof_repository::ids::{BackupId, RepositoryId};
 use pgproof_repository::manifest::{self, v1::Previous};
 use pgproof_repository::signature::{SigningKey, TrustedSigners, generate};
+use pgproof_repository::store::counting::CountingStore;
+use pgproof_repository::store::directory::DirectoryStore;
 use pgproof_repository::store::memory::MemoryStore;
 use pgproof_repository::store::{PutCondition, SharedStore, Store};
 use pgproof_repository::{catalog, layout, prune};
 
 const GOLDEN: &[u8] = include_bytes!("../fixtures/manifest.v1.json");
+
+/// Backups that `pgproof list` shows.
+const PAGE: usize = 50;
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -31,8 +37,18 @@ async fn main() -> Fallible<()> {
     let source: SourceName = "app".parse()?;
     let key = SigningKey::parse(&generate("example").0, "example".as_ref())?;
     let signers = TrustedSigners::parse(&format!("host {}\n", key.public_line()))?;
-    let first: Timestamp = "2016-01-01T00:00:00Z".parse()?;
-    let store: SharedStore = Arc::new(filled(&source, &key, first, backups).await?);
+    let now = Timestamp::now();
+    let first = now - SignedDuration::from_hours(backups);
+    let store: SharedStore = match std::env::args().nth(2) {
+        Some(folder) => {
+            fs::create_dir_all(&folder)?;
+            fs::write(format!("{folder}/trusted_signers"), format!("host {}\n", key.public_line()))?;
+            Arc::new(DirectoryStore::open(format!("{folder}/repository"))?)
+        }
+        None => Arc::new(MemoryStore::new()),
+    };
+    catalog::ensure_marker(&*store, RepositoryId::generate(&mut rand::rng()), first).await?;
+    fill(&*store, &source, &key, first, backups).await?;
 
     // Forgets the peak so far: the store itself is no part of what is measured.
     fs::write("/proc/self/clear_refs", "5")?;
@@ -40,7 +56,6 @@ async fn main() -> Fallible<()> {
     let started = Instant::now();
     let briefs = catalog::survey(&store, &source, &signers).await?;
     let read_in = started.elapsed();
-    let now = first + SignedDuration::from_hours(backups + 1);
     let candidates = prune::candidates(&briefs, &BTreeMap::new(), now);
     let rules =
         Retention { hourly: 48, daily: 30, weekly: 8, monthly: 12, yearly: 7, ..Retention::default() };
@@ -52,17 +67,25 @@ async fn main() -> Fallible<()> {
     println!("planned      {:.2} s", (all_in - read_in).as_secs_f64());
     println!("together     {:.2} s", all_in.as_secs_f64());
     println!("memory       {} MiB above what the store takes", (memory_kib("VmHWM")? - before) >> 10);
+
+    let counting = CountingStore::new(store);
+    let (counters, store): (_, SharedStore) = (counting.counters(), Arc::new(counting));
+    let started = Instant::now();
+    let page = catalog::page(&store, &source, &signers, None, PAGE).await?;
+    let requests: u64 = counters.all().values().map(|count| count.requests).sum();
+    let read_in = started.elapsed().as_secs_f64();
+    println!("a page       {:.2} s, {requests} requests for {} backups", read_in, page.entries.len());
     Ok(())
 }
 
 /// One signed manifest an hour.
-async fn filled(
+async fn fill(
+    store: &dyn Store,
     source: &SourceName,
     key: &SigningKey,
     first: Timestamp,
     backups: i64,
-) -> Fallible<MemoryStore> {
-    let store = MemoryStore::new();
+) -> Fallible<()> {
     let mut made = manifest::parse(GOLDEN)?;
     made.previous = Previous::None;
     for number in 0..backups {
@@ -78,7 +101,7 @@ async fn filled(
             store.put(&place, Bytes::from(body), PutCondition::IfAbsent).await?;
         }
     }
-    Ok(store)
+    Ok(())
 }
 
 fn memory_kib(field: &str) -> Fallible<u64> {

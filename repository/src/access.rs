@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use pgproof_policies::locks::Locks;
 use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::{Location, Policy, PolicyProblems, Source, Sse};
 use sha2::{Digest, Sha256};
@@ -57,7 +58,8 @@ impl LoadedPolicy {
         let store: SharedStore = match location {
             Location::Directory { path } => Arc::new(DirectoryStore::open(path).map_err(opened)?),
             Location::S3 { bucket, prefix, .. } => {
-                let settings = s3_settings(S3Settings::new(bucket, prefix), location);
+                let common = S3Settings { locks: Locks::of(&self.policy), ..S3Settings::new(bucket, prefix) };
+                let settings = s3_settings(common, location);
                 Arc::new(S3Store::connect(settings).await.map_err(opened)?)
             }
         };
@@ -182,7 +184,6 @@ fn s3_settings(common: S3Settings, location: &Location) -> S3Settings {
         sse,
         profile,
         max_parts,
-        object_lock,
         delete_versions,
         ..
     } = location
@@ -201,7 +202,6 @@ fn s3_settings(common: S3Settings, location: &Location) -> S3Settings {
         sse,
         profile: profile.clone(),
         max_parts: *max_parts,
-        object_lock: *object_lock,
         delete_versions: *delete_versions,
         ..common
     }

@@ -93,6 +93,9 @@ pub enum What {
         swept: Vec<BackupId>,
         aborted_uploads: usize,
         failures: Vec<String>,
+        /// Backups that were locked for longer; absent in records of versions that did not.
+        #[serde(skip_serializing_if = "Vec::is_empty", default)]
+        locked: Vec<BackupId>,
         /// The number of removals that an operator confirmed, where one was asked for.
         confirmed: Option<usize>,
     },

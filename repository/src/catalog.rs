@@ -3,28 +3,30 @@
 //! "Absent", "unreadable", "newer", "badly signed" and "unreachable" stay five outcomes. Only a [`SignedManifest`]
 //! is a backup; the others are listed with their reason and touched by nobody.
 
+mod folders;
+mod reading;
 mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::pin::pin;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use pgproof_policies::names::SourceName;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{BackupId, KeyPrefix, ManifestSha256, ObjectKey, RepositoryId};
+use crate::ids::{BackupId, KeyPrefix, ObjectKey, RepositoryId};
 use crate::layout;
-use crate::manifest::{MANIFEST_BYTES_MAX, ManifestError, SIGNATURE_BYTES_MAX, SignedManifest};
+use crate::manifest::{ManifestError, SignedManifest};
 use crate::records::RecordError;
-use crate::report::{Proof, Proofs, chain};
+use crate::report::{Proofs, chain};
 use crate::signature::TrustedSigners;
 use crate::store::{PutCondition, SharedStore, Store, StoreError};
+use reading::{Folder, Reader};
 
+pub use folders::{Before, Folders};
 pub use survey::{Brief, BriefStanding, survey};
 
-/// Manifests fetched at the same time: listing waits on round trips, not on bytes.
-const FETCHES_IN_FLIGHT: usize = 16;
 /// The repository marker holds three short fields.
 const MARKER_BYTES_MAX: u64 = 64 << 10;
 /// The version of the bucket's layout.
@@ -110,91 +112,83 @@ impl Entry {
     }
 }
 
+impl From<Folder<Standing>> for Entry {
+    fn from(folder: Folder<Standing>) -> Self {
+        let Folder { id, standing, held, proofs } = folder;
+        Self { id, standing, held, proofs }
+    }
+}
+
 /// Every backup of a source, oldest first.
 pub async fn list(
     store: &SharedStore,
     source: &SourceName,
     signers: &TrustedSigners,
 ) -> Result<Vec<Entry>, CatalogError> {
-    let found = folders(store, source, signers, |standing| standing).await?;
-    let entry =
-        |it: Folder<Standing>| Entry { id: it.id, standing: it.standing, held: it.held, proofs: it.proofs };
-    Ok(found.into_iter().map(entry).collect())
+    let found = every_folder(store, source, signers, |standing| standing).await?;
+    Ok(found.into_iter().map(Entry::from).collect())
 }
 
-/// A folder with what a reader keeps of its standing.
-struct Folder<T> {
-    id: BackupId,
-    standing: T,
-    held: bool,
-    proofs: Proofs,
+/// A part of a list, for somebody who looks at the newest.
+#[derive(Debug)]
+pub struct Page {
+    /// Oldest first.
+    pub entries: Vec<Entry>,
+    /// Whether there are others before these.
+    pub has_older: bool,
 }
 
-/// Every folder of a source, oldest first. Each is read by a task of its own, so that the checks of signatures are spread
-/// over the processors; what `keep` leaves of it is what stays in memory.
-async fn folders<T: Send + 'static>(
+/// The newest `limit` backups of a source, or of those before `before`, in about as many requests as they take alone.
+///
+/// Reports are weighed among those of the page. That one is at odds with others of its chain shows to who reads all of
+/// them: prune does, and `pgproof-verifier report check`.
+pub async fn page(
+    store: &SharedStore,
+    source: &SourceName,
+    signers: &TrustedSigners,
+    before: Option<&Before>,
+    limit: usize,
+) -> Result<Page, CatalogError> {
+    let folders = Folders::open(store, source).await?;
+    let newest_first = folders.newest_first(before.cloned()).take(limit.saturating_add(1));
+    let mut ids: Vec<BackupId> = newest_first.try_collect().await?;
+    let has_older = ids.len() > limit;
+    ids.truncate(limit);
+    ids.reverse();
+    let reports = match (ids.first(), ids.last()) {
+        (Some(oldest), Some(newest)) => chain::keys_of(store, source, oldest, newest).await,
+        _ => Ok(Vec::new()),
+    };
+    let reports = by_backup(reports.map_err(|source| CatalogError::Report { source })?);
+    let held = held(store, source).await?;
+    let reader = Reader::new(store, source, signers);
+    let read = reader.folders(ids, reports, &held, |standing| standing).await?;
+    Ok(Page { entries: read.into_iter().map(Entry::from).collect(), has_older })
+}
+
+/// Every folder of a source, oldest first; what `keep` leaves of each is what stays in memory.
+async fn every_folder<T: Send + 'static>(
     store: &SharedStore,
     source: &SourceName,
     signers: &TrustedSigners,
     keep: fn(Standing) -> T,
 ) -> Result<Vec<Folder<T>>, CatalogError> {
-    let ids = ids(store, source).await?;
-    let held: BTreeSet<_> = ids_below(store, &layout::holds(source)).await?.into_iter().collect();
-    let pruned = record_ids(store, &layout::tombstones(source)).await?;
-    let mut reports = report_keys(store, source).await?;
-    let context = Arc::new((store.clone(), source.clone(), signers.clone()));
-    let read = |id: BackupId| {
-        let (context, is_pruned) = (Arc::clone(&context), pruned.contains(&id));
-        let reports = reports.remove(&id).unwrap_or_default();
-        tokio::spawn(async move {
-            let (store, source, signers) = &*context;
-            let standing = match standing(store, source, &id, signers).await? {
-                Standing::Incomplete if is_pruned => Standing::Pruned,
-                found => found,
-            };
-            let manifest = match &standing {
-                Standing::Whole(signed) => Some(signed.sha256()),
-                _ => None,
-            };
-            let verdicts = match manifest {
-                Some(_) => verdicts(store, &reports, signers).await?,
-                None => Verdicts::default(),
-            };
-            Ok::<_, CatalogError>(Read { id, standing: keep(standing), manifest, verdicts })
-        })
-    };
-    let found = stream::iter(ids).map(read).buffered(FETCHES_IN_FLIGHT);
-    let found: Vec<Read<T>> =
-        found.map(|read| read.expect("reading a folder does not panic")).try_collect().await?;
-    Ok(weighed(found, &held))
+    let ids = ids_below(store, &layout::backups(source)).await?;
+    let held = held(store, source).await?;
+    let reports = chain::keys(store, source).await.map_err(|source| CatalogError::Report { source })?;
+    Reader::new(store, source, signers).folders(ids, by_backup(reports), &held, keep).await
 }
 
-/// A folder before it is known which of its reports fit their chain.
-struct Read<T> {
-    id: BackupId,
-    standing: T,
-    /// Of a whole backup.
-    manifest: Option<ManifestSha256>,
-    verdicts: Verdicts,
+async fn held(store: &SharedStore, source: &SourceName) -> Result<BTreeSet<BackupId>, CatalogError> {
+    Ok(ids_below(store, &layout::holds(source)).await?.into_iter().collect())
 }
 
-/// Lets the reports count, but for those that are at odds with their chain.
-fn weighed<T>(found: Vec<Read<T>>, held: &BTreeSet<BackupId>) -> Vec<Folder<T>> {
-    let links: Vec<_> =
-        found.iter().flat_map(|read| &read.verdicts.signed).map(|(link, _)| link.clone()).collect();
-    let breaks = chain::breaks_of(&links);
-    let discredited: BTreeSet<u64> = breaks.iter().filter_map(chain::Break::discredits).collect();
-    let weigh = |Read { id, standing, manifest, verdicts }: Read<T>| {
-        let mut proofs = Proofs { without_weight: verdicts.without_weight, ..Proofs::default() };
-        for (link, proof) in &verdicts.signed {
-            match manifest {
-                Some(manifest) if !discredited.contains(&link.number) => proofs.weigh(proof, &id, manifest),
-                _ => proofs.without_weight += 1,
-            }
-        }
-        Folder { held: held.contains(&id), id, standing, proofs }
-    };
-    found.into_iter().map(weigh).collect()
+fn by_backup(reports: Vec<(BackupId, ObjectKey)>) -> BTreeMap<BackupId, Vec<ObjectKey>> {
+    let mut keys: BTreeMap<BackupId, Vec<ObjectKey>> = BTreeMap::new();
+    for (id, key) in reports {
+        keys.entry(id).or_default().push(key);
+    }
+    keys
 }
 
 /// The newest folder that has a manifest, whatever that is worth. Reads only as many as it must: ids sort by the second
@@ -204,28 +198,25 @@ pub async fn newest(
     source: &SourceName,
     signers: &TrustedSigners,
 ) -> Result<Option<(BackupId, Standing)>, CatalogError> {
-    let ids = ids(store, source).await?;
+    let folders = Folders::open(store, source).await?;
+    let mut ids = pin!(folders.newest_first(None));
+    let reader = Reader::new(store, source, signers);
     let finished_at = |standing: &Standing| match standing {
         Standing::Whole(signed) => Some(signed.get().finished_at),
         _ => None,
     };
     let mut newest: Option<(BackupId, Standing)> = None;
-    for id in ids.into_iter().rev() {
+    while let Some(id) = ids.try_next().await? {
         if newest.as_ref().is_some_and(|(known, _)| known.started_at() != id.started_at()) {
             break;
         }
-        match standing(store, source, &id, signers).await? {
+        match reader.standing(&id).await? {
             Standing::Incomplete | Standing::Pruned => {}
             found if newest.as_ref().is_some_and(|(_, known)| finished_at(known) > finished_at(&found)) => {}
             found => newest = Some((id, found)),
         }
     }
     Ok(newest)
-}
-
-/// The names of a source's folders, whatever they are worth, oldest first.
-pub async fn ids(store: &SharedStore, source: &SourceName) -> Result<Vec<BackupId>, CatalogError> {
-    ids_below(store, &layout::backups(source)).await
 }
 
 /// One backup, whose absence is an error.
@@ -235,7 +226,7 @@ pub async fn find(
     id: &BackupId,
     signers: &TrustedSigners,
 ) -> Result<SignedManifest, CatalogError> {
-    match standing(store, source, id, signers).await? {
+    match Reader::new(store, source, signers).standing(id).await? {
         Standing::Whole(manifest) => Ok(*manifest),
         Standing::Quarantined(source) => Err(CatalogError::Manifest { id: id.clone(), source }),
         Standing::Unsigned => Err(CatalogError::Unsigned { id: id.clone() }),
@@ -273,42 +264,6 @@ pub fn choose(entries: &[Entry], at: Timestamp) -> Option<Choice<'_>> {
     Some(Choice { backup, later, unusable })
 }
 
-async fn standing(
-    store: &SharedStore,
-    source: &SourceName,
-    id: &BackupId,
-    signers: &TrustedSigners,
-) -> Result<Standing, CatalogError> {
-    let manifest = match store.get(&layout::manifest(source, id), MANIFEST_BYTES_MAX).await {
-        Ok((bytes, _)) => bytes,
-        Err(StoreError::NotFound { .. }) => return Ok(Standing::Incomplete),
-        Err(source @ StoreError::Damaged { .. }) => {
-            return Ok(Standing::Quarantined(ManifestError::Damaged { source }));
-        }
-        Err(source) => return Err(CatalogError::Store { source }),
-    };
-    let signature = match store.get(&layout::manifest_signature(source, id), SIGNATURE_BYTES_MAX).await {
-        Ok((bytes, _)) => bytes,
-        Err(StoreError::NotFound { .. }) => return Ok(Standing::Unsigned),
-        Err(source @ StoreError::Damaged { .. }) => {
-            return Ok(Standing::Quarantined(ManifestError::Damaged { source }));
-        }
-        Err(source) => return Err(CatalogError::Store { source }),
-    };
-    let checked = SignedManifest::check(&manifest, &String::from_utf8_lossy(&signature), signers);
-    Ok(match checked {
-        // A manifest moved or replayed under another name is signed, and still not this backup.
-        Ok(signed) if signed.get().id == *id && signed.get().source == *source => {
-            Standing::Whole(Box::new(signed))
-        }
-        Ok(signed) => Standing::Quarantined(ManifestError::Elsewhere {
-            source_name: signed.get().source.to_string(),
-            id: signed.get().id.to_string(),
-        }),
-        Err(error) => Standing::Quarantined(error),
-    })
-}
-
 async fn ids_below(store: &SharedStore, prefix: &KeyPrefix) -> Result<Vec<BackupId>, CatalogError> {
     let folders = store.list_folders(prefix).await.map_err(|source| CatalogError::Store { source })?;
     let (mut ids, mut foreign) = (Vec::new(), 0);
@@ -323,50 +278,6 @@ async fn ids_below(store: &SharedStore, prefix: &KeyPrefix) -> Result<Vec<Backup
     }
     ids.sort();
     Ok(ids)
-}
-
-async fn record_ids(store: &SharedStore, prefix: &KeyPrefix) -> Result<BTreeSet<BackupId>, CatalogError> {
-    let objects: Vec<_> =
-        store.list(prefix, None).try_collect().await.map_err(|source| CatalogError::Store { source })?;
-    let ids = objects
-        .iter()
-        .filter_map(|meta| meta.key.as_str().strip_prefix(prefix.as_str())?.strip_suffix(".json"));
-    Ok(ids.filter_map(|id| id.parse().ok()).collect())
-}
-
-async fn report_keys(
-    store: &SharedStore,
-    source: &SourceName,
-) -> Result<BTreeMap<BackupId, Vec<ObjectKey>>, CatalogError> {
-    let found = chain::keys(store, source).await.map_err(|source| CatalogError::Report { source })?;
-    let mut keys: BTreeMap<BackupId, Vec<ObjectKey>> = BTreeMap::new();
-    for (id, key) in found {
-        keys.entry(id).or_default().push(key);
-    }
-    Ok(keys)
-}
-
-/// What the reports of one backup say, before it is known which of them fit their chain.
-#[derive(Debug, Default)]
-struct Verdicts {
-    signed: Vec<(chain::Link, Proof)>,
-    without_weight: usize,
-}
-
-async fn verdicts(
-    store: &SharedStore,
-    keys: &[ObjectKey],
-    signers: &TrustedSigners,
-) -> Result<Verdicts, CatalogError> {
-    let mut verdicts = Verdicts::default();
-    for key in keys {
-        let found = chain::fetch(store, key.clone(), signers).await;
-        match found.map_err(|source| CatalogError::Report { source })?.signed() {
-            Some(report) => verdicts.signed.push((report.link(), Proof::of(report.get()))),
-            None => verdicts.without_weight += 1,
-        }
-    }
-    Ok(verdicts)
 }
 
 #[derive(Debug, thiserror::Error)]

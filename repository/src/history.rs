@@ -2,12 +2,14 @@
 //!
 //! Only what is signed counts. Listings find the names, and few objects are read, however many there are.
 
+use std::pin::pin;
+
 use futures::TryStreamExt;
 use jiff::Timestamp;
 use pgproof_policies::backups::{Attempt, Known};
 use pgproof_policies::names::SourceName;
 
-use crate::catalog::{self, CatalogError};
+use crate::catalog::{self, CatalogError, Folders};
 use crate::ids::{BackupId, ObjectKey};
 use crate::layout;
 use crate::records::{self, Run, RunOutcome};
@@ -49,8 +51,9 @@ async fn newest_whole(
     signers: &TrustedSigners,
     now: Timestamp,
 ) -> Result<Vec<Timestamp>, CatalogError> {
-    let mut found = Vec::new();
-    for id in catalog::ids(store, source).await?.into_iter().rev() {
+    let folders = Folders::open(store, source).await?;
+    let (mut ids, mut found) = (pin!(folders.newest_first(None)), Vec::new());
+    while let Some(id) = ids.try_next().await? {
         match catalog::find(store, source, &id, signers).await {
             Ok(_) => found.push(id.started_at()),
             Err(error @ CatalogError::Store { .. }) => return Err(error),

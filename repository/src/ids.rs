@@ -1,5 +1,6 @@
 //! Names that cross seams: backups, objects, digests. Each is checked once, where it enters.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -92,6 +93,13 @@ pub struct ObjectKey(String);
 
 impl ObjectKey {
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Keys sort as their text, so that a listing can begin between two of them.
+impl Borrow<str> for ObjectKey {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

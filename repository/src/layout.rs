@@ -15,7 +15,8 @@ pub const CONFIGURATION: &str = "configuration.json.zst.age";
 pub const INVENTORY: &str = "inventory.json.zst.age";
 pub const INDEX: &str = "index.jsonl.zst.age";
 
-const LOCKABLE: [&str; 6] = ["backups", "runs", "verifications", "custody", "pruned", "audit"];
+/// Folders of records.
+const RECORDS: [&str; 5] = ["runs", "verifications", "custody", "pruned", "audit"];
 
 /// The name of the `stream`-th archive of a backup; 000 is the main one.
 pub fn archive_name(stream: u32) -> String {
@@ -27,11 +28,27 @@ pub fn repository_marker() -> ObjectKey {
     key("repository.json".to_owned())
 }
 
-/// Whether an object is written once and stays for years, so that it may be locked: backups, and the records of acts. Not
-/// leases, pins and holds, which change or are given back.
-pub fn is_lockable(key: &ObjectKey) -> bool {
-    let folder = key.as_str().split('/').nth(1);
-    folder.is_some_and(|folder| LOCKABLE.contains(&folder))
+/// What a store that can lock is to lock: what is written once and stays for years. Not leases, pins and holds, which change
+/// or are given back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lockable {
+    /// An object of a backup.
+    Backup { source: SourceName, id: BackupId },
+    /// The record of an act.
+    Record,
+}
+
+impl Lockable {
+    pub fn of(key: &ObjectKey) -> Option<Self> {
+        let mut segments = key.as_str().split('/');
+        let (source, folder) = (segments.next()?, segments.next()?);
+        match folder {
+            "backups" => {
+                Some(Self::Backup { source: source.parse().ok()?, id: segments.next()?.parse().ok()? })
+            }
+            _ => RECORDS.contains(&folder).then_some(Self::Record),
+        }
+    }
 }
 
 /// All that belongs to a source.
@@ -118,6 +135,11 @@ pub fn tombstones(source: &SourceName) -> KeyPrefix {
     prefix(format!("{source}/pruned/"))
 }
 
+/// What sorts before the tombstone of this backup and of later ones.
+pub fn tombstones_from(source: &SourceName, id: &BackupId) -> ObjectKey {
+    key(format!("{source}/pruned/{id}"))
+}
+
 /// A tombstone: the decision to remove a backup, written before anything of it is deleted.
 pub fn tombstone(source: &SourceName, id: &BackupId) -> ObjectKey {
     key(format!("{source}/pruned/{id}.json"))
@@ -125,6 +147,17 @@ pub fn tombstone(source: &SourceName, id: &BackupId) -> ObjectKey {
 
 pub fn verifications(source: &SourceName) -> KeyPrefix {
     prefix(format!("{source}/verifications/"))
+}
+
+/// What sorts before the reports of this backup and of later ones.
+pub fn verifications_from(source: &SourceName, id: &BackupId) -> ObjectKey {
+    key(format!("{source}/verifications/{id}"))
+}
+
+/// What sorts after the reports of this backup, and before those of later ones.
+pub fn verifications_after(source: &SourceName, id: &BackupId) -> ObjectKey {
+    // The character that follows the slash.
+    key(format!("{source}/verifications/{id}0"))
 }
 
 /// A drill's report.

@@ -3,6 +3,7 @@
 //!
 //! moto checks neither secrets nor checksums, so nothing here is evidence for those.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -11,13 +12,16 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use jiff::{SignedDuration, Timestamp};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp, ToSpan};
+use pgproof_policies::locks::{Due, Locks};
 use pgproof_policies::names::SourceName;
-use pgproof_policies::policy::{LockMode, ObjectLock};
+use pgproof_policies::policy::{LockMode, Policy};
+use pgproof_policies::retention::{self, Class};
 use pgproof_repository::ids::{BackupId, ObjectKey};
 use pgproof_repository::lease::Lease;
 use pgproof_repository::pins::Pin;
-use pgproof_repository::prune::Pruner;
+use pgproof_repository::prune::{Extension, LockPlan, Locked, Pruner};
 use pgproof_repository::signature::{SigningKey, TrustedSigners, generate};
 use pgproof_repository::store::s3::{S3Settings, S3Store};
 use pgproof_repository::store::{Lock, PutCondition, SharedStore, Store, conformance};
@@ -102,9 +106,9 @@ async fn locked_backups_are_put_off_and_go_when_their_time_is_over() {
     let source: SourceName = "app".parse().unwrap();
     let key = SigningKey::parse(&generate("a test").0, Path::new("a test")).unwrap();
     let signers = TrustedSigners::parse(&format!("host {}\n", key.public_line())).unwrap();
-    let lock = ObjectLock { mode: LockMode::Compliance, retain: RETAIN };
+    let locks = Some(Locks::fixed(LockMode::Compliance, RETAIN));
     let settings =
-        |delete_versions| S3Settings { object_lock: Some(lock), delete_versions, ..server.settings(LOCKED) };
+        |delete_versions| S3Settings { locks: locks.clone(), delete_versions, ..server.settings(LOCKED) };
     let stores = [connected(settings(false)).await, connected(settings(true)).await];
     for (store, hour) in stores.iter().zip(["02", "03"]) {
         let id: BackupId = format!("20261124T{hour}0000Z-aaaaaa").parse().unwrap();
@@ -149,6 +153,56 @@ async fn locked_backups_are_put_off_and_go_when_their_time_is_over() {
     assert!(!left.contains("20261124T030000Z"), "{left}");
 }
 
+/// At its upload a backup gets the daily rule's lock; once its month is over, prune makes that the monthly one's, for every
+/// object, and once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn locks_by_class_are_made_longer_when_the_month_is_known() {
+    const POLICY: &str = "[repository]\nlocation = \"s3://locked/team/pgproof\"\n\
+        object_lock = { mode = \"compliance\", retain = \"by class\", otherwise = \"2d\" }\n[keys]\n\
+        recipients = [\"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\"]\n\
+        single_recipient_waiver = \"a test\"\n[sources.app]\nkind = \"postgres\"\n\
+        connection = \"postgresql:///app\"\nretention = { daily = 60, monthly = 12 }\n";
+    let policy = Policy::parse(POLICY, "pgproof.toml").unwrap();
+    let locks = Locks::of(&policy).unwrap();
+    let server = Moto::start();
+    server.request("PUT", &format!("/{LOCKED}"), "x-amz-bucket-object-lock-enabled: true\r\n", "");
+    let settings = S3Settings { locks: Some(locks.clone()), ..server.settings(LOCKED) };
+    let store = connected(settings).await;
+    let source: SourceName = "app".parse().unwrap();
+    let key = SigningKey::parse(&generate("a test").0, Path::new("a test")).unwrap();
+    let signers = TrustedSigners::parse(&format!("host {}\n", key.public_line())).unwrap();
+    // The month of 40 days ago is over, whatever day it is.
+    let now = Timestamp::now();
+    let ago = |days: i64| BackupId::new(now - SignedDuration::from_hours(24 * days), &mut rand::rng());
+    let ids = [ago(40), ago(0)];
+    let midnight = |at: Timestamp| at.to_zoned(TimeZone::UTC).start_of_day().unwrap();
+    for id in &ids {
+        put_backup(&store, &source, id, &key).await;
+        let until = midnight(id.started_at()).checked_add(60.days()).unwrap().timestamp();
+        for fixed in [layout::manifest(&source, id), layout::manifest_signature(&source, id)] {
+            assert_eq!(store.lock(&fixed).await.unwrap(), Some(Lock::Until(until)), "{fixed}");
+        }
+    }
+    let briefs = catalog::survey(&store, &source, &signers).await.unwrap();
+    let rules = &policy.sources[&source].retention;
+    let candidates = prune::candidates(&briefs, &BTreeMap::new(), now);
+    let plan = retention::plan(&candidates, rules, &TimeZone::UTC, now);
+    let lock_plan = LockPlan::of(&store, &source, &plan, &locks, now).await.unwrap();
+    let month = midnight(ids[0].started_at()).first_of_month().unwrap().checked_add(12.months()).unwrap();
+    let due = Due { until: month.timestamp(), class: Some(Class::Monthly) };
+    assert_eq!(lock_plan.extensions, [Extension { id: ids[0].clone(), due }]);
+    assert_eq!(lock_plan.found.len(), 2);
+
+    let pruner =
+        Pruner { store: &store, source: &source, signing_key: &key, signers: &signers, host: "here" };
+    let (extended, failures) = pruner.extend_locks(&lock_plan.extensions).await;
+    assert_eq!((extended.len(), failures.len()), (1, 0), "{failures:?}");
+    let locked = Locked::of(&store, &source, &ids[0]).await.unwrap();
+    assert_eq!(locked, Locked::By(Lock::Until(due.until)), "each of its objects, the archive too");
+    let again = LockPlan::of(&store, &source, &plan, &locks, now).await.unwrap();
+    assert_eq!(again.extensions, []);
+}
+
 /// A server that answers every request with the start of an upload, and keeps what it was asked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_lock_of_an_upload_in_parts_is_asked_for_at_its_start() {
@@ -176,7 +230,7 @@ async fn the_lock_of_an_upload_in_parts_is_asked_for_at_its_start() {
         endpoint: Some(format!("http://{address}")),
         region: Some("us-east-1".to_owned()),
         path_style: true,
-        object_lock: Some(ObjectLock { mode: LockMode::Governance, retain }),
+        locks: Some(Locks::fixed(LockMode::Governance, retain)),
         ..S3Settings::new(LOCKED, "team/pgproof")
     };
     let store = connected(settings).await;
@@ -204,7 +258,7 @@ async fn put_backup(store: &SharedStore, source: &SourceName, id: &BackupId, key
     let part = upload.put_part(1, Bytes::from_static(b"an archive")).await.unwrap();
     upload.complete(vec![part]).await.unwrap();
     let mut made = manifest::parse(include_bytes!("../fixtures/manifest.v1.json")).unwrap();
-    made.id = id.clone();
+    (made.id, made.snapshot.at) = (id.clone(), id.started_at());
     let bytes = made.to_bytes();
     let signature = key.sign(manifest::NAMESPACE, &bytes).unwrap();
     for (place, body) in [

@@ -1,17 +1,25 @@
-//! `pgproof list`: every backup with its standing.
+//! `pgproof list`: the newest backups with their standing, or all of them.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use pgproof_policies::moment;
 use pgproof_policies::names::SourceName;
-use pgproof_repository::catalog::{self, Entry, Standing};
+use pgproof_repository::catalog::{self, Before, Entry, Page, Standing};
+use pgproof_repository::ids::BackupId;
+use pgproof_repository::signature::TrustedSigners;
 use serde::Serialize;
 
-use super::{open, print_json, say};
+use super::{Opened, note, open, print_json, say};
 use crate::{cli, plain};
+
+/// Sources that are read at the same time.
+const SOURCES_IN_FLIGHT: usize = 4;
 
 /// One line of the list. The JSON form; fields are only added.
 #[derive(Debug, Serialize)]
@@ -43,16 +51,57 @@ pub(crate) async fn run(policy: &Path, args: cli::List, json: bool) -> anyhow::R
         Some(name) => vec![name],
         None => opened.loaded.policy.sources.keys().cloned().collect(),
     };
-    let mut lines = Vec::new();
-    for source in &sources {
-        let entries = catalog::list(&opened.store, source, &signers).await?;
-        lines.extend(entries.iter().map(|entry| line(source, entry)));
-    }
+    let before = args.before.as_deref().map(|text| before(text, &opened)).transpose()?;
+    let listed = Listed { before, limit: if args.all { None } else { Some(args.limit.get()) } };
+    let pages = stream::iter(sources).map(|source| listed.of(&opened, &signers, source));
+    let pages: Vec<(SourceName, Page)> = pages.buffered(SOURCES_IN_FLIGHT).try_collect().await?;
+    let of_source = |(source, page): &(SourceName, Page)| -> Vec<Line> {
+        page.entries.iter().map(|entry| line(source, entry)).collect()
+    };
+    let lines: Vec<Line> = pages.iter().flat_map(of_source).collect();
     match json {
         true => print_json(&lines)?,
-        false => say(&table(&lines, Timestamp::now()))?,
+        false => say(&table(&lines, listed.before.is_some(), Timestamp::now()))?,
+    }
+    for (source, page) in &pages {
+        if let Some(oldest) = page.entries.first().filter(|_| page.has_older) {
+            let next = format!("pgproof list {source} --before {}` lists them", oldest.id);
+            note(json, "older", &format!("there are others before these; `{next}, `--all` all"));
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How much is listed of each source.
+struct Listed {
+    before: Option<Before>,
+    /// `None` for all.
+    limit: Option<usize>,
+}
+
+impl Listed {
+    async fn of(
+        &self,
+        opened: &Opened,
+        signers: &TrustedSigners,
+        source: SourceName,
+    ) -> anyhow::Result<(SourceName, Page)> {
+        let store = &opened.store;
+        let page = match self.limit {
+            Some(limit) => catalog::page(store, &source, signers, self.before.as_ref(), limit).await?,
+            None => Page { entries: catalog::list(store, &source, signers).await?, has_older: false },
+        };
+        Ok((source, page))
+    }
+}
+
+/// An id, or a time as `restore --at` understands it.
+fn before(text: &str, opened: &Opened) -> anyhow::Result<Before> {
+    if let Ok(id) = text.parse::<BackupId>() {
+        return Ok(Before::id(&id));
+    }
+    let zone = opened.loaded.policy.zone.as_deref();
+    Ok(Before::time(moment::parse(text, zone, &TimeZone::system(), Timestamp::now())?))
 }
 
 fn line(source: &SourceName, entry: &Entry) -> Line {
@@ -85,9 +134,9 @@ fn line(source: &SourceName, entry: &Entry) -> Line {
     }
 }
 
-fn table(lines: &[Line], now: Timestamp) -> String {
+fn table(lines: &[Line], is_bounded: bool, now: Timestamp) -> String {
     if lines.is_empty() {
-        return "no backups yet".to_owned();
+        return if is_bounded { "no backups before that" } else { "no backups yet" }.to_owned();
     }
     let mut table = Table::new();
     table.load_preset(NOTHING);

@@ -9,14 +9,16 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use pgproof_monitoring::alerts::{NotTold, Recollection, Teller};
 use pgproof_policies::alerts::{Alert, Kind};
+use pgproof_policies::locks::Locks;
 use pgproof_policies::names::SourceName;
 use pgproof_policies::retention::removal::{self, Objection};
 use pgproof_policies::retention::{self, Decision, Plan};
 use pgproof_repository::acts::What;
 use pgproof_repository::catalog::{self, Brief, BriefStanding};
 use pgproof_repository::lease::{Lease, host_name};
-use pgproof_repository::prune::{Outcome, Pruner, candidates};
+use pgproof_repository::prune::{Failure as NotDone, LockPlan, Outcome, Pruner, candidates};
 use pgproof_repository::signature::{SigningKey, TrustedSigners};
+use pgproof_repository::store::Lock;
 use pgproof_repository::{layout, pins};
 use serde_json::json;
 
@@ -42,9 +44,13 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
     let pinned = pins::all(&opened.store, &source.name, now).await?;
     let plan = retention::plan(&candidates(&briefs, &pinned, now), &source.retention, &zone, now);
     let allowed = removal::allowed(&plan, source.retention.remove_share_max, args.confirm_removal);
+    let locks = match Locks::of(&opened.loaded.policy) {
+        Some(locks) => LockPlan::of(&opened.store, &source.name, &plan, &locks, now).await?,
+        None => LockPlan::default(),
+    };
     if !args.yes {
-        print_plan(&plan, &briefs, json)?;
-        if !json && plan.expired().next().is_some() {
+        print_plan(&plan, &locks, &briefs, json)?;
+        if !json && (plan.expired().next().is_some() || !locks.extensions.is_empty()) {
             say(&told_next(&source.name, &plan, allowed))?;
         }
         return Ok(ExitCode::SUCCESS);
@@ -63,13 +69,15 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
         signers: &signers,
         host: &host,
     };
-    let outcome = pruner.carry_out(&expired, &briefs, now).await;
+    // What stays is made safe before anything goes.
+    let (locked, not_locked) = pruner.extend_locks(&locks.extensions).await;
+    let outcome = Outcome { locked, not_locked, ..pruner.carry_out(&expired, &briefs, now).await };
     if outcome.did_something() {
         let what = act(&outcome, args.confirm_removal);
         record::enter(&opened.store, &opened.loaded, &source.name, what).await;
     }
     lease.release().await.context("removed, but the lease could not be released")?;
-    print_outcome(&plan, &briefs, &outcome, json)?;
+    print_outcome(&plan, &locks, &briefs, &outcome, json)?;
     if opened.store.left_versions() {
         eprintln!(
             "note: the bucket keeps versions, so what was removed lies there still, behind delete markers; \
@@ -77,10 +85,15 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
         );
     }
     let not_told = tell(&opened, &source.name, &signing_key, &signers, &outcome).await;
-    match outcome.failures.len() {
-        0 if !not_told.is_empty() => super::all_told(not_told).map(|()| ExitCode::SUCCESS),
-        0 => Ok(ExitCode::SUCCESS),
-        count => {
+    match (outcome.failures.len(), outcome.not_locked.len()) {
+        (0, 0) if !not_told.is_empty() => super::all_told(not_told).map(|()| ExitCode::SUCCESS),
+        (0, 0) => Ok(ExitCode::SUCCESS),
+        (0, count) => {
+            let message = format!("{count} backup(s) could not be locked for as long as they are kept");
+            let hint = "the pruner needs s3:PutObjectRetention; then run prune again";
+            Err(Failure::new(Exit::Failed, message, hint).into())
+        }
+        (count, _) => {
             let message = format!("{count} backup(s) could not be removed wholly");
             Err(Failure::new(Exit::Failed, message, "run prune again; it goes on where this one stopped")
                 .into())
@@ -96,13 +109,16 @@ async fn tell(
     outcome: &Outcome,
 ) -> Vec<NotTold> {
     let Some(policy) = &opened.loaded.policy.alerts else { return Vec::new() };
-    let failures =
-        outcome.failures.iter().map(|failure| format!("{}: {}", failure.id, chain(&failure.error)));
-    let raised = (!outcome.failures.is_empty()).then(|| Alert {
+    let failures = failures(outcome);
+    let subject = match outcome.failures.is_empty() {
+        true => "backups could not be locked for as long as they are kept",
+        false => "backups that should be gone could not be removed",
+    };
+    let raised = (!failures.is_empty()).then(|| Alert {
         kind: Kind::PruneFailed,
         about: String::new(),
-        subject: "backups that should be gone could not be removed".to_owned(),
-        text: failures.collect::<Vec<_>>().join("\n"),
+        subject: subject.to_owned(),
+        text: failures.join("\n"),
     });
     let (store, own) = (&opened.store, &Recollection::default());
     let teller = Teller { policy, source, store, signing_key: Some(signing_key), signers, own };
@@ -136,15 +152,20 @@ fn refused(source: &SourceName, plan: &Plan, objection: Objection) -> Failure {
 }
 
 fn act(outcome: &Outcome, confirmed: Option<usize>) -> What {
-    let failures =
-        outcome.failures.iter().map(|failure| format!("{}: {}", failure.id, chain(&failure.error)));
     What::Prune {
         removed: outcome.removed.clone(),
         swept: outcome.swept.clone(),
         aborted_uploads: outcome.aborted_uploads,
-        failures: failures.collect(),
+        failures: failures(outcome),
+        locked: outcome.locked.iter().map(|it| it.id.clone()).collect(),
         confirmed,
     }
+}
+
+/// What was not removed, and then what was not locked.
+fn failures(outcome: &Outcome) -> Vec<String> {
+    let all = outcome.failures.iter().chain(&outcome.not_locked);
+    all.map(|NotDone { id, error }| format!("{id}: {}", chain(error))).collect()
 }
 
 fn refuse_skewed_clock(store: Option<Timestamp>, now: Timestamp) -> anyhow::Result<()> {
@@ -157,12 +178,13 @@ fn refuse_skewed_clock(store: Option<Timestamp>, now: Timestamp) -> anyhow::Resu
     Err(Failure::new(Exit::Failed, message, "set the clock right before anything is removed").into())
 }
 
-fn print_plan(plan: &Plan, briefs: &[Brief], json: bool) -> anyhow::Result<()> {
+fn print_plan(plan: &Plan, locks: &LockPlan, briefs: &[Brief], json: bool) -> anyhow::Result<()> {
     if json {
-        return print_json(&plan_document(plan));
+        return print_json(&plan_document(plan, locks));
     }
     for line in &plan.lines {
-        say(&format!("{}  {}  {}", line.id, plain::time(line.snapshot_at), decision(&line.decision)))?;
+        let (decision, lock) = (decision(&line.decision), locked(&line.id, locks));
+        say(&format!("{}  {}  {decision}{lock}", line.id, plain::time(line.snapshot_at)))?;
     }
     let rests = briefs
         .iter()
@@ -173,26 +195,43 @@ fn print_plan(plan: &Plan, briefs: &[Brief], json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_outcome(plan: &Plan, briefs: &[Brief], outcome: &Outcome, json: bool) -> anyhow::Result<()> {
+fn print_outcome(
+    plan: &Plan,
+    locks: &LockPlan,
+    briefs: &[Brief],
+    outcome: &Outcome,
+    json: bool,
+) -> anyhow::Result<()> {
     let put_off: Vec<_> =
         outcome.put_off.iter().map(|it| json!({ "id": it.id, "why": it.why.to_string() })).collect();
-    let failures: Vec<_> =
-        outcome.failures.iter().map(|f| json!({ "id": f.id, "error": chain(&f.error) })).collect();
+    let not_done = |all: &[NotDone]| -> Vec<serde_json::Value> {
+        all.iter().map(|f| json!({ "id": f.id, "error": chain(&f.error) })).collect()
+    };
+    let locked: Vec<_> =
+        outcome.locked.iter().map(|it| json!({ "id": it.id, "until": it.due.until })).collect();
     if json {
         return print_json(&json!({
-            "plan": plan_document(plan),
+            "plan": plan_document(plan, locks),
             "removed": outcome.removed,
             "swept": outcome.swept,
             "put_off": put_off,
             "aborted_uploads": outcome.aborted_uploads,
-            "failures": failures,
+            "locked": locked,
+            "failures": not_done(&outcome.failures),
+            "not_locked": not_done(&outcome.not_locked),
         }));
     }
-    print_plan(plan, briefs, false)?;
+    print_plan(plan, locks, briefs, false)?;
     let (removed, swept) = (outcome.removed.len(), outcome.swept.len());
     say(&format!("removed {removed}, swept {swept}, aborted {} upload(s)", outcome.aborted_uploads))?;
+    if !outcome.locked.is_empty() {
+        say(&format!("locked {} for longer", outcome.locked.len()))?;
+    }
     for it in &outcome.put_off {
         say(&format!("not yet: {}: {}", it.id, it.why))?;
+    }
+    for failure in &outcome.not_locked {
+        say(&format!("not locked: {}: {}", failure.id, chain(&failure.error)))?;
     }
     for failure in &outcome.failures {
         say(&format!("not removed: {}: {}", failure.id, chain(&failure.error)))?;
@@ -200,13 +239,17 @@ fn print_outcome(plan: &Plan, briefs: &[Brief], outcome: &Outcome, json: bool) -
     Ok(())
 }
 
-fn plan_document(plan: &Plan) -> serde_json::Value {
+fn plan_document(plan: &Plan, locks: &LockPlan) -> serde_json::Value {
     let line = |line: &retention::PlanLine| {
         let (keep, reasons) = match &line.decision {
             Decision::Keep(reasons) => (true, reasons.iter().map(ToString::to_string).collect()),
             Decision::Expire => (false, Vec::new()),
         };
-        json!({ "id": line.id, "snapshot_at": line.snapshot_at, "keep": keep, "reasons": reasons })
+        json!({
+            "id": line.id, "snapshot_at": line.snapshot_at, "keep": keep, "reasons": reasons,
+            "locked_until": locks.lock(&line.id).and_then(Lock::until),
+            "lock_until": locks.extension(&line.id).map(|it| it.due.until),
+        })
     };
     plan.lines.iter().map(line).collect()
 }
@@ -218,4 +261,14 @@ fn decision(decision: &Decision) -> String {
             format!("keep: {}", reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
         }
     }
+}
+
+/// What is known of a line's lock, and what becomes of it.
+fn locked(id: &str, locks: &LockPlan) -> String {
+    let known = locks.lock(id).map(|lock| format!("; {lock}")).unwrap_or_default();
+    let longer = locks.extension(id).map(|it| {
+        let class = it.due.class.map(|class| format!(", for {class}")).unwrap_or_default();
+        format!("; to be locked until {}{class}", plain::time(it.due.until))
+    });
+    format!("{known}{}", longer.unwrap_or_default())
 }

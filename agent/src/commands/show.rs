@@ -8,12 +8,15 @@ use jiff::Timestamp;
 use pgproof_files::archive::{self, Archive, ArchiveError};
 use pgproof_files::entry::Body;
 use pgproof_files::inventory as files;
+use pgproof_policies::locks::Locks;
 use pgproof_repository::inventory::Inventory;
 use pgproof_repository::keys::{Identities, TerminalPrompts};
 use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::manifest::v1::{Contents, Postgres, Previous};
+use pgproof_repository::prune::{Locked, PruneError};
 use pgproof_repository::{catalog, contents};
 
+use super::list::chain;
 use super::{Opened, open, print_json, say};
 use crate::{cli, plain};
 
@@ -28,8 +31,14 @@ pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::R
         }
         false => None,
     };
+    let locked = Locked::of(&opened.store, &args.source, &args.backup).await;
     if json {
+        let locked_until = match locked {
+            Ok(Locked::By(lock)) => lock.until(),
+            _ => None,
+        };
         let document = serde_json::json!({
+            "locked_until": locked_until,
             "manifest": signed.get(), "manifest_sha256": signed.sha256(),
             "signer": { "principal": signed.signer().principal, "fingerprint": signed.signer().fingerprint },
             "inventory": inventory.as_ref().map(Shown::document).transpose()?,
@@ -38,6 +47,9 @@ pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::R
         return Ok(ExitCode::SUCCESS);
     }
     print(&signed)?;
+    if let Some(told) = lock(locked, Locks::of(&opened.loaded.policy).is_some()) {
+        say(&format!("lock        {told}"))?;
+    }
     match inventory {
         Some(Shown::Tables(inventory)) => print_tables(&inventory)?,
         Some(Shown::Files { archive, .. }) => {
@@ -46,6 +58,17 @@ pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::R
         None => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How a backup is locked, where that is worth a line.
+fn lock(locked: Result<Locked, PruneError>, is_asked_for: bool) -> Option<String> {
+    match locked {
+        Ok(Locked::By(lock)) => Some(lock.to_string()),
+        Ok(Locked::InPart { locked, objects }) => Some(format!("of {locked} of its {objects} objects alone")),
+        Ok(Locked::No) => is_asked_for.then(|| "none, or these credentials may not see it".to_owned()),
+        // Who may read the backup may not be allowed to list its folder.
+        Err(error) => is_asked_for.then(|| format!("not known: {}", chain(&error))),
+    }
 }
 
 /// What is in a backup, by name.

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use super::{
-    Location, LockMode, ObjectLock, Repository, Sse, UPLOAD_PARTS_MAX,
+    ClassSpans, Location, LockMode, ObjectLock, Repository, Retain, Sse, UPLOAD_PARTS_MAX,
     raw::{Field, Report, Table},
     values::{self, Endpoint},
 };
+use crate::retention::Class;
 
 /// Keys that say nothing about a directory.
 const S3_KEYS: [&str; 11] = [
@@ -63,7 +64,7 @@ struct S3Fields {
     sse: Option<Sse>,
     profile: Option<String>,
     max_parts: u32,
-    object_lock: Option<ObjectLock>,
+    object_lock: Option<Box<ObjectLock>>,
     delete_versions: bool,
     allow_plain_http_reason: Option<String>,
 }
@@ -86,7 +87,10 @@ impl S3Fields {
             sse: sse(table, report),
             profile: table.text("profile", report).map(|field| field.value),
             max_parts: table.number("max_parts", 1..=UPLOAD_PARTS_MAX, report).unwrap_or(UPLOAD_PARTS_MAX),
-            object_lock: table.table("object_lock", report).and_then(|table| object_lock(table, report)),
+            object_lock: table
+                .table("object_lock", report)
+                .and_then(|table| object_lock(table, report))
+                .map(Box::new),
             delete_versions: table.flag("delete_versions", report).is_some_and(|field| field.value),
             allow_plain_http_reason: reason,
         }
@@ -148,7 +152,8 @@ fn storage_class(name: &str) -> Option<String> {
 
 fn object_lock(mut table: Table<'_>, report: &mut Report<'_>) -> Option<ObjectLock> {
     const MODE: &str = "must be \"governance\" or \"compliance\"";
-    for (key, constraint) in [("mode", MODE), ("retain", values::DURATION)] {
+    const RETAIN: &str = "must be a duration such as \"35d\", or \"by class\"";
+    for (key, constraint) in [("mode", MODE), ("retain", RETAIN)] {
         if !table.has(key) {
             table.missing(key, constraint, report);
         }
@@ -158,9 +163,36 @@ fn object_lock(mut table: Table<'_>, report: &mut Report<'_>) -> Option<ObjectLo
         "compliance" => Some(LockMode::Compliance),
         _ => None,
     });
-    let retain = table.duration("retain", report);
+    // `None` for "by class".
+    let retain = table.converted("retain", RETAIN, report, |text| match text {
+        "by class" => Some(None),
+        duration => values::duration(duration).map(Some),
+    });
+    let otherwise = table.duration("otherwise", report);
+    let spans = Class::ALL
+        .into_iter()
+        .fold(ClassSpans::default(), |spans, class| spans.with(class, table.duration(class.name(), report)));
+    let retain = retain?.value;
+    match retain {
+        Some(_) => {
+            let by_class = Class::ALL.map(Class::name);
+            for key in by_class.into_iter().chain(["otherwise"]).filter(|key| table.has(key)) {
+                table.refuse(key, "has a meaning with `retain = \"by class\"` only", None, report);
+            }
+        }
+        None if !table.has("otherwise") => {
+            let constraint =
+                "must say how long records are locked, and backups that no rule with a length keeps";
+            table.missing("otherwise", constraint, report);
+        }
+        None => {}
+    }
     table.finish(report);
-    Some(ObjectLock { mode: mode?.value, retain: retain? })
+    let retain = match retain {
+        Some(span) => Retain::For(span),
+        None => Retain::ByClass { otherwise: otherwise?, spans },
+    };
+    Some(ObjectLock { mode: mode?.value, retain })
 }
 
 fn sse(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<Sse> {

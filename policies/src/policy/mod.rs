@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 use jiff::{SignedDuration, tz::TimeZone};
 use toml::de::DeTable;
 
-use crate::{names::SourceName, retention::Retention};
+use crate::{
+    names::SourceName,
+    retention::{Class, Retention},
+};
 
 mod alarms;
 mod alerts;
@@ -126,7 +129,7 @@ pub enum Location {
         /// Profile of the shared credentials file.
         profile: Option<String>,
         max_parts: u32,
-        object_lock: Option<ObjectLock>,
+        object_lock: Option<Box<ObjectLock>>,
         /// In a bucket that keeps versions, prune removes all of them and leaves no delete marker.
         delete_versions: bool,
     },
@@ -139,9 +142,34 @@ pub enum Location {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObjectLock {
     pub mode: LockMode,
-    /// From when an object is put. The longest rule of retention is no measure: every nightly backup would be locked for
-    /// as long as the few that stay for years.
-    pub retain: SignedDuration,
+    pub retain: Retain,
+}
+
+/// For how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retain {
+    /// From when an object is put.
+    For(SignedDuration),
+    /// A backup for as long as retention is sure to keep it, `spans` in place of what follows from its rules; what no rule
+    /// with a length keeps, and the records of acts, for `otherwise`.
+    ByClass { otherwise: SignedDuration, spans: ClassSpans },
+}
+
+/// Lengths of locks by class, counted from the snapshot, where the policy sets its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassSpans([Option<SignedDuration>; Class::ALL.len()]);
+
+impl ClassSpans {
+    pub fn of(&self, class: Class) -> Option<SignedDuration> {
+        self.0[class as usize]
+    }
+
+    /// The same with this length.
+    #[must_use]
+    pub fn with(mut self, class: Class, span: Option<SignedDuration>) -> Self {
+        self.0[class as usize] = span;
+        self
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

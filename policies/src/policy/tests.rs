@@ -39,12 +39,27 @@ fn objects_are_locked_for_a_time_that_the_policy_says() {
     let Location::S3 { object_lock, delete_versions, .. } = parsed(&with(lock)).repository.location else {
         panic!()
     };
-    let retain = SignedDuration::from_hours(35 * 24);
-    assert_eq!(object_lock, Some(ObjectLock { mode: LockMode::Compliance, retain }));
+    let retain = Retain::For(SignedDuration::from_hours(35 * 24));
+    assert_eq!(object_lock.as_deref(), Some(&ObjectLock { mode: LockMode::Compliance, retain }));
     assert!(delete_versions);
     let endless = problems(&with("object_lock = { mode = \"forever\" }"));
     assert!(endless.contains("repository.object_lock.mode: must be \"governance\""), "{endless}");
     assert!(endless.contains("repository.object_lock.retain"), "{endless}");
+    let by_class = |further: &str| {
+        with(&format!("object_lock = {{ mode = \"governance\", retain = \"by class\"{further} }}"))
+    };
+    let set = parsed(&by_class(", otherwise = \"35d\", yearly = \"90d\"")).repository.location;
+    let Location::S3 { object_lock: Some(set), .. } = set else { panic!() };
+    let spans = ClassSpans::default().with(Class::Yearly, Some(SignedDuration::from_hours(90 * 24)));
+    assert_eq!(set.retain, Retain::ByClass { otherwise: SignedDuration::from_hours(35 * 24), spans });
+    let silent = problems(&by_class(""));
+    assert!(silent.contains("object_lock.otherwise: must say how long records are locked"), "{silent}");
+    let fixed =
+        "object_lock = { mode = \"governance\", retain = \"35d\", daily = \"3d\", otherwise = \"1d\" }";
+    let mixed = problems(&with(fixed));
+    for key in ["daily", "otherwise"] {
+        assert!(mixed.contains(&format!("object_lock.{key}: has a meaning with `retain = ")), "{mixed}");
+    }
     let in_directory =
         problems(&DIRECTORY.replacen("[repository]\n", "[repository]\ndelete_versions = true\n", 1));
     assert!(in_directory.contains("for an s3:// location only"), "{in_directory}");

@@ -14,6 +14,7 @@
 //!
 //! Whether a plan may be carried out without being asked is a decision of its own: [`removal`].
 
+mod classes;
 pub mod removal;
 mod slots;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use std::fmt;
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
+pub use classes::Class;
 use removal::ShareMax;
 use slots::Slots;
 

@@ -2,14 +2,14 @@
 
 use jiff::{SignedDuration, Timestamp, Zoned, tz::TimeZone};
 
-use super::{Reason, Retention};
+use super::{Class, Reason, Retention};
 
 /// Hands out reasons to backups that are offered newest first.
 pub(super) struct Slots<'a> {
     zone: &'a TimeZone,
     keep_all: bool,
     last: Counter,
-    calendars: Vec<Calendar>,
+    calendars: [Calendar; Class::ALL.len()],
     within: Option<(SignedDuration, Timestamp)>,
 }
 
@@ -23,20 +23,13 @@ struct Calendar {
     limit: u32,
     taken: u32,
     latest: Option<String>,
-    period: fn(&Zoned) -> String,
-    reason: fn(String) -> Reason,
+    class: Class,
 }
 
 impl<'a> Slots<'a> {
     pub(super) fn new(retention: &Retention, zone: &'a TimeZone, now: Timestamp) -> Self {
-        let calendar = |limit, period, reason| Calendar { limit, taken: 0, latest: None, period, reason };
-        let calendars = vec![
-            calendar(retention.hourly, hour, Reason::Hourly),
-            calendar(retention.daily, day, Reason::Daily),
-            calendar(retention.weekly, week, Reason::Weekly),
-            calendar(retention.monthly, month, Reason::Monthly),
-            calendar(retention.yearly, year, Reason::Yearly),
-        ];
+        let calendar = |class| Calendar { limit: retention.count(class), taken: 0, latest: None, class };
+        let calendars = Class::ALL.map(calendar);
         let within = retention.within.map(|span| (span, now.checked_sub(span).unwrap_or(Timestamp::MIN)));
         Self {
             zone,
@@ -72,34 +65,12 @@ impl Calendar {
         if self.taken >= self.limit {
             return None;
         }
-        let period = (self.period)(local);
+        let period = self.class.period(local);
         if self.latest.as_ref() == Some(&period) {
             return None;
         }
         self.taken += 1;
         self.latest = Some(period.clone());
-        Some((self.reason)(period))
+        Some(self.class.reason(period))
     }
-}
-
-/// With the offset, so that the two hours of the night the clocks go back are two periods.
-fn hour(local: &Zoned) -> String {
-    local.strftime("%Y-%m-%dT%H%:z").to_string()
-}
-
-fn day(local: &Zoned) -> String {
-    local.strftime("%Y-%m-%d").to_string()
-}
-
-/// ISO 8601: the days around New Year belong to the week that holds their Thursday.
-fn week(local: &Zoned) -> String {
-    local.strftime("%G-W%V").to_string()
-}
-
-fn month(local: &Zoned) -> String {
-    local.strftime("%Y-%m").to_string()
-}
-
-fn year(local: &Zoned) -> String {
-    local.strftime("%Y").to_string()
 }

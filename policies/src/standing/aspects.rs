@@ -31,7 +31,7 @@ impl Question<'_> {
             (0, _) => (State::Unknown, "every good backup is dated ahead of this clock".to_owned()),
             (count, _) => (
                 State::Critical,
-                format!("no good backup among the newest; {count} older folders were not looked at"),
+                format!("no good backup among the newest; {count} older folders or more were not looked at"),
             ),
         };
         Finding { state, thresholds: limits, since: self.facts.first_seen, ..Finding::ok(aspect, told) }

@@ -33,7 +33,7 @@ pub struct Facts {
     pub first_seen: Option<Timestamp>,
     /// Folders newer than the newest good backup that look like backups and do not count.
     pub passed_over: Vec<PassedOver>,
-    /// Folders that were not looked at before the search for a good backup was given up.
+    /// Folders that were not looked at before the search for a good backup was given up, as far as their number is known.
     pub not_looked_at: usize,
     pub runs: Vec<Run>,
     pub drills: Vec<Drill>,

@@ -173,10 +173,14 @@ fn told(what: &What) -> (Kind, Option<&BackupId>, String) {
             };
             (Kind::Restore, Some(backup), outcome)
         }
-        What::Prune { removed, swept, aborted_uploads, failures, confirmed } => {
+        What::Prune { removed, swept, aborted_uploads, failures, locked, confirmed } => {
             let confirmed = confirmed.map(|number| format!(", {number} confirmed")).unwrap_or_default();
+            let locked = match locked.len() {
+                0 => String::new(),
+                count => format!(", locked {count} for longer"),
+            };
             let outcome = format!(
-                "removed {}{confirmed}, swept {}, aborted {aborted_uploads} upload(s), {} failure(s)",
+                "removed {}{confirmed}, swept {}, aborted {aborted_uploads} upload(s){locked}, {} failure(s)",
                 removed.len(),
                 swept.len(),
                 failures.len()

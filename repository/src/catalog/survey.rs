@@ -1,12 +1,13 @@
 //! What retention needs of every backup, and no more: of a hundred thousand manifests none stays in memory.
 //!
 //! Every manifest is read and its signature checked, since one that only looks like a backup must neither take a place
-//! nor be removed. That is work for all processors, so each folder is judged by a task of its own.
+//! nor be removed. That is work for all processors, and cheapest for many signatures at once: see
+//! [`crate::signature::check_all`].
 
 use jiff::Timestamp;
 use pgproof_policies::names::SourceName;
 
-use super::{CatalogError, Entry, Standing, folders};
+use super::{CatalogError, Entry, Standing, every_folder};
 use crate::ids::BackupId;
 use crate::manifest::ManifestError;
 use crate::manifest::v1::{Manifest, Previous};
@@ -51,7 +52,7 @@ pub async fn survey(
     source: &SourceName,
     signers: &TrustedSigners,
 ) -> Result<Vec<Brief>, CatalogError> {
-    let found = folders(store, source, signers, |standing| brief(&standing)).await?;
+    let found = every_folder(store, source, signers, |standing| brief(&standing)).await?;
     Ok(found
         .into_iter()
         .map(|it| Brief { id: it.id, standing: it.standing, held: it.held, proofs: it.proofs })

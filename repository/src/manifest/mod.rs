@@ -5,10 +5,13 @@
 
 pub mod v1;
 
+use std::borrow::Cow;
+
+use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::ids::ManifestSha256;
-use crate::signature::{SignatureError, Signer, TrustedSigners};
+use crate::signature::{self, Claim, SignatureError, Signer, TrustedSigners};
 use crate::store::StoreError;
 use crate::versioned::{self, Refused};
 
@@ -18,6 +21,19 @@ pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;
 pub const SIGNATURE_BYTES_MAX: u64 = 64 << 10;
 /// The SSHSIG namespace of manifests.
 pub const NAMESPACE: &str = "pgproof-manifest";
+
+/// A manifest and its signature as they lie in the store, not checked yet.
+#[derive(Debug, Clone)]
+pub struct Files {
+    pub manifest: Bytes,
+    pub signature: Bytes,
+}
+
+impl Files {
+    fn signature(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.signature)
+    }
+}
 
 /// A manifest whose signature was checked against the trusted signers.
 #[derive(Debug, Clone)]
@@ -30,11 +46,29 @@ pub struct SignedManifest {
 impl SignedManifest {
     /// Checks the signature over `bytes`, then reads them.
     pub fn check(bytes: &[u8], signature: &str, signers: &TrustedSigners) -> Result<Self, ManifestError> {
-        let manifest = parse(bytes)?;
-        let signer = signers
-            .verify(NAMESPACE, bytes, signature, manifest.finished_at)
-            .map_err(|source| ManifestError::BadlySigned { source })?;
+        let (manifest, claim) = claimed(bytes, signature, signers)?;
+        let signer = claim.check().map_err(|source| ManifestError::BadlySigned { source })?;
         Ok(Self { manifest, sha256: ManifestSha256::of(bytes), signer })
+    }
+
+    /// The same of many at once, with an answer for each in their order.
+    pub fn check_all(files: &[Files], signers: &TrustedSigners) -> Vec<Result<Self, ManifestError>> {
+        let (mut claims, mut read) = (Vec::with_capacity(files.len()), Vec::with_capacity(files.len()));
+        for files in files {
+            let claimed = claimed(&files.manifest, &files.signature(), signers);
+            read.push(claimed.map(|(manifest, claim)| {
+                claims.push(claim);
+                (manifest, ManifestSha256::of(&files.manifest))
+            }));
+        }
+        let mut signers = signature::check_all(claims).into_iter();
+        let checked = read.into_iter().map(|read| {
+            let (manifest, sha256) = read?;
+            let signer = signers.next().expect("a claim for each manifest that was read");
+            let signer = signer.map_err(|source| ManifestError::BadlySigned { source })?;
+            Ok(Self { manifest, sha256, signer })
+        });
+        checked.collect()
     }
 
     pub fn get(&self) -> &v1::Manifest {
@@ -55,8 +89,25 @@ impl SignedManifest {
     }
 }
 
+/// What is signed, and by whom it says to be.
+fn claimed(
+    bytes: &[u8],
+    signature: &str,
+    signers: &TrustedSigners,
+) -> Result<(v1::Manifest, Claim), ManifestError> {
+    let manifest = parse(bytes)?;
+    let claim = signers.claim(NAMESPACE, bytes, signature, manifest.finished_at);
+    Ok((manifest, claim.map_err(|source| ManifestError::BadlySigned { source })?))
+}
+
 /// Reads a manifest of any version this program knows, without saying who made it.
 pub fn parse(bytes: &[u8]) -> Result<v1::Manifest, ManifestError> {
+    // Nearly all are what they seem, and are gone through once; whatever is not says first in which version it is.
+    let whole = serde_json::from_slice::<v1::Manifest>(bytes).ok();
+    let of_this_version = |it: &v1::Manifest| it.format == v1::FORMAT && it.version == v1::VERSION;
+    if let Some(manifest) = whole.filter(of_this_version) {
+        return Ok(manifest);
+    }
     versioned::parse(bytes, v1::FORMAT, v1::VERSION).map_err(|refused| match refused {
         Refused::Unreadable { source } => ManifestError::Unreadable { source },
         Refused::OtherFormat { format } => ManifestError::NotAManifest { format },

@@ -6,6 +6,7 @@
 //! vanished is no litter but the rest of a backup, and is left alone and named.
 
 mod candidates;
+mod locks;
 
 use std::collections::BTreeSet;
 
@@ -22,6 +23,7 @@ use crate::signature::{SigningKey, TrustedSigners};
 use crate::store::{Lock, SharedStore, Store, StoreError};
 
 pub use candidates::candidates;
+pub use locks::{Extension, LockPlan, Locked};
 
 /// Litter younger than this may belong to a run that goes on: longer than any dump should take.
 pub const LITTER_GRACE: SignedDuration = SignedDuration::from_hours(24);
@@ -34,8 +36,12 @@ pub struct Outcome {
     /// What the plan lets go and cannot go yet; the next prune looks again.
     pub put_off: Vec<PutOff>,
     pub aborted_uploads: usize,
+    /// Kept backups that were locked for longer.
+    pub locked: Vec<Extension>,
     /// Objects that are still there although they should not be.
     pub failures: Vec<Failure>,
+    /// Kept backups that should be locked for longer and are not.
+    pub not_locked: Vec<Failure>,
 }
 
 #[derive(Debug)]
@@ -68,7 +74,9 @@ impl Outcome {
         !self.removed.is_empty()
             || !self.swept.is_empty()
             || self.aborted_uploads > 0
+            || !self.locked.is_empty()
             || !self.failures.is_empty()
+            || !self.not_locked.is_empty()
     }
 }
 
@@ -334,6 +342,11 @@ pub enum PruneError {
     Vanished,
     #[error("store refused")]
     Store {
+        #[source]
+        source: StoreError,
+    },
+    #[error("its lock cannot be made longer")]
+    Lock {
         #[source]
         source: StoreError,
     },

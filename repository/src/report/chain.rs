@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::future::ready;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use pgproof_policies::names::SourceName;
 
 use super::v1::{self, Previous, Report};
-use crate::ids::{BackupId, ObjectKey, ReportSha256};
+use crate::ids::{BackupId, KeyPrefix, ObjectKey, ReportSha256};
 use crate::layout;
 use crate::signature::{SignatureError, Signer, TrustedSigners, namespace};
 use crate::store::{SharedStore, StoreError};
@@ -106,12 +107,29 @@ pub async fn keys(
 ) -> Result<Vec<(BackupId, ObjectKey)>, StoreError> {
     let prefix = layout::verifications(source);
     let objects: Vec<_> = store.list(&prefix, None).try_collect().await?;
-    let report = |key: ObjectKey| {
-        let path = key.as_str().strip_prefix(prefix.as_str()).filter(|path| path.ends_with(".json"))?;
-        let id = path.split('/').next()?.parse().ok()?;
-        Some((id, key))
-    };
-    Ok(objects.into_iter().filter_map(|meta| report(meta.key)).collect())
+    Ok(objects.into_iter().filter_map(|meta| about(&prefix, meta.key)).collect())
+}
+
+/// The same of these backups and those between them, in as few requests as such reports take.
+pub async fn keys_of(
+    store: &SharedStore,
+    source: &SourceName,
+    oldest: &BackupId,
+    newest: &BackupId,
+) -> Result<Vec<(BackupId, ObjectKey)>, StoreError> {
+    let prefix = layout::verifications(source);
+    let end = layout::verifications_after(source, newest);
+    let listed = store.list(&prefix, Some(&layout::verifications_from(source, oldest)));
+    let listed = listed.try_take_while(|meta| ready(Ok(meta.key < end)));
+    let objects: Vec<_> = listed.try_collect().await?;
+    Ok(objects.into_iter().filter_map(|meta| about(&prefix, meta.key)).collect())
+}
+
+/// A report's key with the backup that it is about; `None` for a signature.
+fn about(prefix: &KeyPrefix, key: ObjectKey) -> Option<(BackupId, ObjectKey)> {
+    let path = key.as_str().strip_prefix(prefix.as_str()).filter(|path| path.ends_with(".json"))?;
+    let id = path.split('/').next()?.parse().ok()?;
+    Some((id, key))
 }
 
 /// One report. Only that the store does not answer is an error: everything else is a finding.

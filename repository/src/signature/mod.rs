@@ -3,6 +3,7 @@
 //! age does not say who encrypted, so everything that leads to a restore or a deletion carries a signature that stock
 //! `ssh-keygen -Y verify` checks too. A namespace keeps a signature of one kind from passing as another.
 
+mod claim;
 mod signing;
 mod trusted;
 
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
+pub use claim::{Claim, check_all};
 pub use signing::{SigningKey, generate};
 pub use trusted::{TrustError, TrustedSigners};
 

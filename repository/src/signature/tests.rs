@@ -120,6 +120,40 @@ fn each_refusal_has_its_own_name() {
     assert!(matches!(verify(&line, manifest, MESSAGE, &long), SignatureError::TooLong { .. }));
 }
 
+/// What is checked together is judged as it would be alone, wherever the false ones stand.
+#[test]
+fn many_signatures_are_judged_like_each() {
+    let keys: Vec<Keys> = (0..3).map(|_| keys()).collect();
+    let lines = [
+        keys[0].public.clone(),
+        format!("namespaces=\"pgproof-report\" {}", keys[1].public),
+        format!("valid-before=\"20260101Z\" {}", keys[2].public),
+    ];
+    let signers = trusted(&lines.map(|line| format!("host {line}\n")).concat());
+    let message = |number: usize| format!("{number}").into_bytes();
+    let signed: Vec<_> = (0..60)
+        .map(|number| {
+            let key = &keys[if number % 20 == 7 { number / 20 } else { 0 }].key;
+            let of = if number % 15 == 4 { number + 1 } else { number };
+            (message(number), key.sign(namespace::MANIFEST, &message(of)).unwrap())
+        })
+        .collect();
+    for (first, count) in [(0, 4), (0, 60), (40, 20), (5, 1), (4, 1), (0, 0)] {
+        let some = &signed[first..first + count];
+        let claims = some
+            .iter()
+            .map(|(bytes, signature)| signers.claim(namespace::MANIFEST, bytes, signature, now()).unwrap());
+        let together: Vec<_> = check_all(claims.collect()).into_iter().map(|it| format!("{it:?}")).collect();
+        let alone = some.iter().map(|(bytes, signature)| {
+            format!("{:?}", signers.verify(namespace::MANIFEST, bytes, signature, now()))
+        });
+        assert_eq!(together, alone.collect::<Vec<_>>());
+        let refused = together.iter().filter(|it| it.starts_with("Err")).count();
+        let expected = (first..first + count).filter(|n| n % 15 == 4 || [27, 47].contains(n)).count();
+        assert_eq!(refused, expected, "{together:?}");
+    }
+}
+
 #[test]
 fn no_changed_character_of_a_signature_is_accepted() {
     let Keys { key, public, .. } = keys();

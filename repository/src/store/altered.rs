@@ -12,7 +12,8 @@ use jiff::Timestamp;
 
 use super::part_plan::PartLimits;
 use super::{
-    ObjectMeta, OutOfRange, PendingUpload, PutCondition, SharedStore, Store, StoreError, Upload, Version,
+    FolderPage, ObjectMeta, OutOfRange, PendingUpload, PutCondition, SharedStore, Store, StoreError, Upload,
+    Version,
 };
 use crate::ids::{KeyPrefix, ObjectKey};
 
@@ -167,6 +168,15 @@ impl Store for AlteredStore {
 
     async fn list_folders(&self, prefix: &KeyPrefix) -> Result<Vec<String>, StoreError> {
         self.inner.list_folders(prefix).await
+    }
+
+    async fn folders_from(
+        &self,
+        prefix: &KeyPrefix,
+        from: Option<&str>,
+        at_most: usize,
+    ) -> Result<FolderPage, StoreError> {
+        self.inner.folders_from(prefix, from, at_most).await
     }
 
     async fn delete(&self, _: &ObjectKey) -> Result<(), StoreError> {

@@ -191,6 +191,16 @@ pub async fn folders_are_those_with_objects(store: &dyn Store) -> Result<(), Bro
     check.that(below("folders/").await? == ["a", "a.b", "b"], "the names are wrong")?;
     check.that(below("folders/b/").await? == ["c"], "the names one level down are wrong")?;
     check.that(below("folders/a/").await?.is_empty(), "objects are taken for folders")?;
+    let from = async |from: Option<&'static str>, at_most| {
+        let page = check.ok(store.folders_from(&prefix("folders/"), from, at_most).await)?;
+        Ok::<_, Broken>((page.names, page.more))
+    };
+    // `.` sorts before the slash that ends a folder's name.
+    check.that(from(None, 2).await? == (owned(["a.b", "a"]), true), "the first names are wrong")?;
+    check.that(from(None, 9).await? == (owned(["a.b", "a", "b"]), false), "an end is not seen as one")?;
+    check.that(from(Some("a.c"), 9).await? == (owned(["a", "b"]), false), "a beginning is not heeded")?;
+    check.that(from(Some("a0"), 9).await? == (owned(["b"]), false), "what is past a folder is wrong")?;
+    check.that(from(Some("c"), 9).await? == (Vec::new(), false), "something follows the last name")?;
     let top = check.ok(store.list_folders(&KeyPrefix::everything()).await)?;
     check.that(top.contains(&"folders".to_owned()), "the top level misses a folder")?;
     check.that(!top.iter().any(|name| name.starts_with('.')), "a hidden folder is shown")
@@ -316,6 +326,10 @@ fn prefix(text: &str) -> KeyPrefix {
 /// Bytes in which a shifted or swapped piece shows.
 fn pattern(bytes: usize) -> Bytes {
     (0..bytes).map(|i| (i % 251) as u8 ^ (i >> 8) as u8).collect()
+}
+
+fn owned<const N: usize>(names: [&str; N]) -> Vec<String> {
+    names.map(str::to_owned).to_vec()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Counts what passes through to a store: requests and bytes, by operation.
+//! Counts what passes through to a store: requests and bytes, by operation. A listing counts as the requests that it takes
+//! on S3.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,9 +14,13 @@ use jiff::Timestamp;
 use super::operation::Operation;
 use super::part_plan::PartLimits;
 use super::{
-    Lock, ObjectMeta, Part, PendingUpload, PutCondition, SharedStore, Store, StoreError, Upload, Version,
+    FolderPage, Lock, ObjectMeta, Part, PendingUpload, PutCondition, SharedStore, Store, StoreError, Upload,
+    Version,
 };
 use crate::ids::{KeyPrefix, ObjectKey};
+
+/// Names in one answer of S3.
+const NAMES_PER_REQUEST: usize = 1000;
 
 /// A store that counts. The counts outlive it in [`CountingStore::counters`].
 #[derive(Debug, Clone)]
@@ -139,12 +144,32 @@ impl Store for CountingStore {
         start_after: Option<&ObjectKey>,
     ) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
         self.counters.request(Operation::List);
-        self.inner.list(prefix, start_after)
+        let counters = self.counters();
+        let listed = self.inner.list(prefix, start_after).enumerate();
+        let counted = listed.map(move |(number, listed)| {
+            if number > 0 && number % NAMES_PER_REQUEST == 0 {
+                counters.request(Operation::List);
+            }
+            listed
+        });
+        counted.boxed()
     }
 
     async fn list_folders(&self, prefix: &KeyPrefix) -> Result<Vec<String>, StoreError> {
+        let names = self.inner.list_folders(prefix).await;
+        let more = names.as_ref().map_or(0, |names| names.len() / NAMES_PER_REQUEST) as u64;
+        self.counters.add(Operation::ListFolders, 1 + more, 0);
+        names
+    }
+
+    async fn folders_from(
+        &self,
+        prefix: &KeyPrefix,
+        from: Option<&str>,
+        at_most: usize,
+    ) -> Result<FolderPage, StoreError> {
         self.counters.request(Operation::ListFolders);
-        self.inner.list_folders(prefix).await
+        self.inner.folders_from(prefix, from, at_most).await
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
@@ -155,6 +180,11 @@ impl Store for CountingStore {
     async fn lock(&self, key: &ObjectKey) -> Result<Option<Lock>, StoreError> {
         self.counters.request(Operation::Lock);
         self.inner.lock(key).await
+    }
+
+    async fn extend_lock(&self, key: &ObjectKey, until: Timestamp) -> Result<(), StoreError> {
+        self.counters.request(Operation::ExtendLock);
+        self.inner.extend_lock(key, until).await
     }
 
     fn left_versions(&self) -> bool {

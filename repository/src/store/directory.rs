@@ -22,7 +22,9 @@ use jiff::Timestamp;
 use self::files::{Root, io_error};
 use super::operation::Operation;
 use super::part_plan::PartLimits;
-use super::{ObjectMeta, OutOfRange, PendingUpload, PutCondition, Store, StoreError, Upload, Version};
+use super::{
+    FolderPage, ObjectMeta, OutOfRange, PendingUpload, PutCondition, Store, StoreError, Upload, Version,
+};
 use crate::ids::{KeyPrefix, ObjectKey};
 
 /// One read of a streamed body.
@@ -174,6 +176,16 @@ impl Store for DirectoryStore {
     async fn list_folders(&self, prefix: &KeyPrefix) -> Result<Vec<String>, StoreError> {
         let prefix = prefix.clone();
         self.on_root(move |root| root.folders(&prefix)).await
+    }
+
+    async fn folders_from(
+        &self,
+        prefix: &KeyPrefix,
+        from: Option<&str>,
+        at_most: usize,
+    ) -> Result<FolderPage, StoreError> {
+        let (prefix, from) = (prefix.clone(), from.unwrap_or_default().to_owned());
+        self.on_root(move |root| root.folders_from(&prefix, &from, at_most)).await
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {

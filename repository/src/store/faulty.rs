@@ -15,7 +15,8 @@ use rand::{Rng, SeedableRng};
 use super::operation::Operation;
 use super::part_plan::PartLimits;
 use super::{
-    Lock, ObjectMeta, Part, PendingUpload, PutCondition, SharedStore, Store, StoreError, Upload, Version,
+    FolderPage, Lock, ObjectMeta, Part, PendingUpload, PutCondition, SharedStore, Store, StoreError, Upload,
+    Version,
 };
 use crate::ids::{KeyPrefix, ObjectKey};
 
@@ -270,12 +271,26 @@ impl Store for FaultyStore {
         self.faults.plain(Operation::ListFolders, prefix, self.inner.list_folders(prefix)).await
     }
 
+    async fn folders_from(
+        &self,
+        prefix: &KeyPrefix,
+        from: Option<&str>,
+        at_most: usize,
+    ) -> Result<FolderPage, StoreError> {
+        let asked = self.inner.folders_from(prefix, from, at_most);
+        self.faults.plain(Operation::ListFolders, prefix, asked).await
+    }
+
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.faults.plain(Operation::Delete, key, self.inner.delete(key)).await
     }
 
     async fn lock(&self, key: &ObjectKey) -> Result<Option<Lock>, StoreError> {
         self.faults.plain(Operation::Lock, key, self.inner.lock(key)).await
+    }
+
+    async fn extend_lock(&self, key: &ObjectKey, until: Timestamp) -> Result<(), StoreError> {
+        self.faults.plain(Operation::ExtendLock, key, self.inner.extend_lock(key, until)).await
     }
 
     fn left_versions(&self) -> bool {

@@ -1,7 +1,7 @@
 //! A store in memory: for tests, and as the plainest reading of what [`Store`] promises.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
@@ -12,13 +12,19 @@ use jiff::Timestamp;
 
 use super::operation::Operation;
 use super::part_plan::PartLimits;
-use super::{ObjectMeta, OutOfRange, Part, PendingUpload, PutCondition, Store, StoreError, Upload, Version};
+use super::{
+    FolderPage, Lock, ObjectMeta, OutOfRange, Part, PendingUpload, PutCondition, Store, StoreError, Upload,
+    Version,
+};
 use crate::ids::{KeyPrefix, ObjectKey};
 
 /// Pieces of [`Store::get_stream`]: small, so that tests meet more than one.
 const STREAM_PIECE_BYTES: usize = 64 * 1024;
 /// Small parts let tests of many parts stay small; a real store's limits are larger.
 const TEST_PART_BYTES_MIN: u64 = 1024;
+
+/// Sorts after every character that a key may have.
+const LAST_IN_KEYS: char = '\u{7f}';
 
 /// Objects in memory, gone with the value. Clones share the objects.
 #[derive(Debug, Clone)]
@@ -30,6 +36,8 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct State {
     objects: BTreeMap<ObjectKey, Object>,
+    /// Until when objects cannot be removed.
+    locks: BTreeMap<ObjectKey, Timestamp>,
     uploads: BTreeMap<String, Parts>,
     /// What completed uploads were made of, for a completion that is repeated after a lost answer.
     completed: BTreeMap<String, (Vec<Part>, ObjectMeta)>,
@@ -194,8 +202,57 @@ impl Store for MemoryStore {
         Ok(names.into_iter().collect())
     }
 
+    async fn folders_from(
+        &self,
+        prefix: &KeyPrefix,
+        from: Option<&str>,
+        at_most: usize,
+    ) -> Result<FolderPage, StoreError> {
+        let state = self.lock();
+        let mut page = FolderPage::default();
+        let mut start = format!("{}{}", prefix.as_str(), from.unwrap_or_default());
+        loop {
+            let mut after =
+                state.objects.range::<str, _>((Bound::Excluded(start.as_str()), Bound::Unbounded));
+            let below = after.next().and_then(|(key, _)| key.as_str().strip_prefix(prefix.as_str()));
+            let Some(below) = below else { return Ok(page) };
+            start = match below.split_once('/') {
+                Some(_) if page.names.len() == at_most => {
+                    page.more = true;
+                    return Ok(page);
+                }
+                Some((name, _)) => {
+                    page.names.push(name.to_owned());
+                    // Past all that is in the folder.
+                    format!("{}{name}/{LAST_IN_KEYS}", prefix.as_str())
+                }
+                None => format!("{}{below}", prefix.as_str()),
+            };
+        }
+    }
+
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
-        self.lock().objects.remove(key);
+        let mut state = self.lock();
+        if state.locks.get(key).is_some_and(|until| *until > Timestamp::now()) {
+            let (operation, key) = (Operation::Delete.name(), key.to_string());
+            return Err(StoreError::Denied { operation, key, source: "it is locked".into() });
+        }
+        state.objects.remove(key);
+        state.locks.remove(key);
+        Ok(())
+    }
+
+    async fn lock(&self, key: &ObjectKey) -> Result<Option<Lock>, StoreError> {
+        let state = self.lock();
+        state.object(key)?;
+        Ok(state.locks.get(key).copied().map(Lock::Until))
+    }
+
+    async fn extend_lock(&self, key: &ObjectKey, until: Timestamp) -> Result<(), StoreError> {
+        let mut state = self.lock();
+        state.object(key)?;
+        let lock = state.locks.entry(key.clone()).or_insert(until);
+        *lock = until.max(*lock);
         Ok(())
     }
 

@@ -67,6 +67,15 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The names of the "folders" directly below `prefix` (no trailing `/`), in order.
     async fn list_folders(&self, prefix: &KeyPrefix) -> Result<Vec<String>, StoreError>;
 
+    /// Up to `at_most` of these names (1,000 at the most) in one request, of those folders whose name with its `/` sorts after
+    /// `from`, in that order.
+    async fn folders_from(
+        &self,
+        prefix: &KeyPrefix,
+        from: Option<&str>,
+        at_most: usize,
+    ) -> Result<FolderPage, StoreError>;
+
     /// Removes an object; one that is not there counts as removed.
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError>;
 
@@ -81,6 +90,11 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// What keeps an object from being removed, if anything. [`StoreError::Unsupported`] where there are no locks.
     async fn lock(&self, _key: &ObjectKey) -> Result<Option<Lock>, StoreError> {
+        Err(StoreError::Unsupported { operation: "lock objects" })
+    }
+
+    /// Locks an object until then. One that is locked for longer is [`StoreError::Denied`] or stays so: no lock gets shorter.
+    async fn extend_lock(&self, _key: &ObjectKey, _until: Timestamp) -> Result<(), StoreError> {
         Err(StoreError::Unsupported { operation: "lock objects" })
     }
 
@@ -126,6 +140,16 @@ pub enum Lock {
     LegalHold,
 }
 
+impl Lock {
+    /// `None` where no time ends it.
+    pub fn until(self) -> Option<Timestamp> {
+        match self {
+            Self::Until(at) => Some(at),
+            Self::LegalHold => None,
+        }
+    }
+}
+
 impl fmt::Display for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -146,6 +170,14 @@ pub struct ObjectMeta {
     pub version: Version,
     /// The store's own time of writing. For display and for grace periods of orphans only; never decides what a backup is.
     pub modified_at: Timestamp,
+}
+
+/// Names of folders, as far as one request tells them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FolderPage {
+    pub names: Vec<String>,
+    /// Whether others may come after these.
+    pub more: bool,
 }
 
 /// One uploaded part, as the server confirmed it.

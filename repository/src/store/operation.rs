@@ -20,6 +20,7 @@ pub enum Operation {
     ListUploads,
     Clock,
     Lock,
+    ExtendLock,
     Versions,
 }
 
@@ -42,6 +43,7 @@ impl Operation {
             Self::ListUploads => "list of uploads",
             Self::Clock => "clock",
             Self::Lock => "look at a lock",
+            Self::ExtendLock => "extension of a lock",
             Self::Versions => "look at versions",
         }
     }

@@ -19,8 +19,8 @@ use tokio::time::Instant;
 use super::operation::Operation;
 use super::part_plan::PartLimits;
 use super::{
-    Lock, ObjectMeta, Part, PendingUpload, PutCondition, SharedStore, Source, Store, StoreError, Upload,
-    Version,
+    FolderPage, Lock, ObjectMeta, Part, PendingUpload, PutCondition, SharedStore, Source, Store, StoreError,
+    Upload, Version,
 };
 use crate::ids::{KeyPrefix, ObjectKey};
 
@@ -302,12 +302,26 @@ impl Store for RetryStore {
         self.retries.again(Operation::ListFolders, prefix, || self.inner.list_folders(prefix)).await
     }
 
+    async fn folders_from(
+        &self,
+        prefix: &KeyPrefix,
+        from: Option<&str>,
+        at_most: usize,
+    ) -> Result<FolderPage, StoreError> {
+        let ask = || self.inner.folders_from(prefix, from, at_most);
+        self.retries.again(Operation::ListFolders, prefix, ask).await
+    }
+
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.retries.again(Operation::Delete, key, || self.inner.delete(key)).await
     }
 
     async fn lock(&self, key: &ObjectKey) -> Result<Option<Lock>, StoreError> {
         self.retries.again(Operation::Lock, key, || self.inner.lock(key)).await
+    }
+
+    async fn extend_lock(&self, key: &ObjectKey, until: Timestamp) -> Result<(), StoreError> {
+        self.retries.again(Operation::ExtendLock, key, || self.inner.extend_lock(key, until)).await
     }
 
     fn left_versions(&self) -> bool {

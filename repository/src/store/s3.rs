@@ -27,13 +27,15 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
-use pgproof_policies::policy::ObjectLock;
+use pgproof_policies::locks::Locks;
 use secrecy::{ExposeSecret, SecretString};
 
 use self::errors::{Call, is_precondition};
 use super::operation::Operation;
 use super::part_plan::PartLimits;
-use super::{Lock, ObjectMeta, OutOfRange, PendingUpload, PutCondition, Store, StoreError, Upload, Version};
+use super::{
+    FolderPage, Lock, ObjectMeta, OutOfRange, PendingUpload, PutCondition, Store, StoreError, Upload, Version,
+};
 use crate::ids::{KeyPrefix, ObjectKey};
 
 /// A body that sends nothing for this long has stalled.
@@ -58,8 +60,8 @@ pub struct S3Settings {
     /// A named profile of the AWS files; nothing else is then asked for credentials.
     pub profile: Option<String>,
     pub max_parts: u32,
-    /// For objects that are written once ([`crate::layout::is_lockable`]). The bucket must have been made for it.
-    pub object_lock: Option<ObjectLock>,
+    /// For objects that are written once ([`crate::layout::Lockable`]). The bucket must have been made for it.
+    pub locks: Option<Locks>,
     /// Deletes remove every version of an object.
     pub delete_versions: bool,
     pub connect_timeout: Duration,
@@ -80,7 +82,7 @@ impl S3Settings {
             sse: None,
             profile: None,
             max_parts: PartLimits::S3.parts_max,
-            object_lock: None,
+            locks: None,
             delete_versions: false,
             connect_timeout: CONNECT,
             read_timeout: READ_IDLE,
@@ -113,7 +115,7 @@ struct Shared {
     storage_class: Option<StorageClass>,
     sse: Option<ServerSideEncryption>,
     sse_key: Option<String>,
-    object_lock: Option<ObjectLock>,
+    locks: Option<Locks>,
     delete_versions: bool,
     /// A delete was answered with a delete marker.
     left_marker: AtomicBool,
@@ -153,7 +155,7 @@ impl S3Store {
             storage_class: settings.storage_class.as_deref().map(StorageClass::from),
             sse,
             sse_key,
-            object_lock: settings.object_lock,
+            locks: settings.locks,
             delete_versions: settings.delete_versions,
             left_marker: AtomicBool::new(false),
             limits: PartLimits::S3.with_max_parts(settings.max_parts),
@@ -275,14 +277,15 @@ impl Store for S3Store {
     ) -> Result<Version, StoreError> {
         let s = &self.shared;
         let call = s.call(Operation::Put, key);
+        let lock = s.lock_for(key);
         let request = s.once.put_object().bucket(&s.bucket).key(s.full(key));
         let request = request
             .checksum_algorithm(ChecksumAlgorithm::Crc32C)
             .set_storage_class(s.storage_class.clone())
             .set_server_side_encryption(s.sse.clone())
             .set_ssekms_key_id(s.sse_key.clone())
-            .set_object_lock_mode(s.lock_mode(key))
-            .set_object_lock_retain_until_date(s.lock_until(key))
+            .set_object_lock_mode(lock.as_ref().map(|lock| lock.mode.clone()))
+            .set_object_lock_retain_until_date(lock.map(|lock| lock.until))
             .content_length(body.len().try_into().map_err(|e| call.refused(e))?);
         let request = match &condition {
             PutCondition::IfAbsent => request.if_none_match("*"),
@@ -384,6 +387,28 @@ impl Store for S3Store {
         Ok(names)
     }
 
+    async fn folders_from(
+        &self,
+        prefix: &KeyPrefix,
+        from: Option<&str>,
+        at_most: usize,
+    ) -> Result<FolderPage, StoreError> {
+        let s = &self.shared;
+        let full = s.full(prefix);
+        let request = s.client.list_objects_v2().bucket(&s.bucket).prefix(&full).delimiter("/");
+        let request = request.set_start_after(from.map(|from| format!("{full}{from}")));
+        let page = request.max_keys(i32::try_from(at_most).unwrap_or(i32::MAX)).send().await;
+        let page = page.map_err(|e| s.call(Operation::ListFolders, prefix).failed(e))?;
+        let folders = page.common_prefixes().iter();
+        let names = folders.filter_map(|folder| folder.prefix()?.strip_prefix(&full)?.strip_suffix('/'));
+        // Some stores show the folder of `from` itself again.
+        let names = names.filter(|name| from.is_none_or(|from| format!("{name}/").as_str() > from));
+        Ok(FolderPage {
+            names: names.filter(|name| !name.is_empty()).map(ToOwned::to_owned).collect(),
+            more: page.is_truncated().unwrap_or(false),
+        })
+    }
+
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let s = &self.shared;
         match s.delete_versions {
@@ -394,6 +419,10 @@ impl Store for S3Store {
 
     async fn lock(&self, key: &ObjectKey) -> Result<Option<Lock>, StoreError> {
         self.shared.lock(key).await
+    }
+
+    async fn extend_lock(&self, key: &ObjectKey, until: Timestamp) -> Result<(), StoreError> {
+        self.shared.extend_lock(key, until).await
     }
 
     fn left_versions(&self) -> bool {

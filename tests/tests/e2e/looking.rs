@@ -10,6 +10,41 @@ use crate::bad_days::is_told;
 const NOTHING_FOUND: i32 = 3;
 
 #[test]
+fn list_shows_the_newest_and_says_how_to_see_more() {
+    let sandbox = Sandbox::small();
+    for _ in 0..3 {
+        sandbox.run_well(&["backup", SOURCE]);
+    }
+    let ids = listed(&sandbox, &["--all"]);
+    assert_eq!(ids.len(), 3);
+    assert_eq!(listed(&sandbox, &[]), ids);
+    let two = sandbox.run_well(&["list", "--limit", "2"]);
+    assert!(two.text().contains(&ids[1]) && two.text().contains(&ids[2]), "{}", two.text());
+    assert!(!two.text().contains(&ids[0]), "{}", two.text());
+    let next = format!("pgproof list {SOURCE} --before {}", ids[1]);
+    assert!(two.stderr.contains(&next), "{}", two.stderr);
+    assert_eq!(listed(&sandbox, &["--before", &ids[1]]), ids[..1]);
+    assert_eq!(listed(&sandbox, &["--before", "now"]).len(), 3);
+    let none = sandbox.run_well(&["list", "--before", "2020-01-01 00:00 UTC"]);
+    assert!(none.text().contains("no backups before that"), "{}", none.text());
+    let noted = sandbox.run_well(&["list", "--limit", "1", "--json"]);
+    assert!(noted.stderr.contains("\"about\":\"older\""), "{}", noted.stderr);
+    for wrong in [["--limit", "0"], ["--before", "yesterdy"]] {
+        let refused = sandbox.run(&[&["list"][..], &wrong].concat());
+        assert_ne!(refused.code, Some(0), "{wrong:?}");
+        assert!(refused.stderr.contains("error: "), "{}", refused.stderr);
+    }
+}
+
+/// The ids that a list shows, in its order.
+fn listed(sandbox: &Sandbox, arguments: &[&str]) -> Vec<String> {
+    let list = sandbox.run_well(&[&["list", SOURCE, "--json"], arguments].concat()).json();
+    let ids =
+        list.as_array().expect("a list").iter().map(|line| line["id"].as_str().expect("an id").to_owned());
+    ids.collect()
+}
+
+#[test]
 fn list_and_show_tell_what_an_operator_asks() {
     let sandbox = Sandbox::small();
     sandbox.run_well(&["backup", SOURCE, "--tag", "release=7", "--reason", "before the upgrade"]);

@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, OFlags};
 
 use crate::ids::{KeyPrefix, ObjectKey};
 use crate::store::operation::Operation;
-use crate::store::{ObjectMeta, StoreError, Version};
+use crate::store::{FolderPage, ObjectMeta, StoreError, Version};
 
 /// What is not yet an object lies here.
 const HIDDEN: &str = ".tmp";
@@ -194,16 +194,35 @@ impl Root {
 
     /// The folders directly below `prefix` that hold an object somewhere.
     pub(super) fn folders(&self, prefix: &KeyPrefix) -> Result<Vec<String>, StoreError> {
-        let named = || -> io::Result<Vec<String>> {
-            let mut names = Vec::new();
-            for (name, is_folder) in self.entries(prefix.as_str())? {
-                let empty = || self.walk_folder(&format!("{}{name}", prefix.as_str()), "", &mut |_| false);
-                if is_folder && !empty()? {
-                    names.push(name.trim_end_matches('/').to_owned());
+        let mut names = self.folders_from(prefix, "", usize::MAX)?.names;
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// The first of these whose name with its `/` sorts after `from`, in that order.
+    pub(super) fn folders_from(
+        &self,
+        prefix: &KeyPrefix,
+        from: &str,
+        at_most: usize,
+    ) -> Result<FolderPage, StoreError> {
+        let named = || -> io::Result<FolderPage> {
+            let mut page = FolderPage::default();
+            let entries = self.entries(prefix.as_str())?;
+            for (name, _) in
+                entries.into_iter().filter(|(name, is_folder)| *is_folder && name.as_str() > from)
+            {
+                let path = format!("{}{name}", prefix.as_str());
+                if self.walk_folder(&path, "", &mut |_| false)? {
+                    continue;
                 }
+                if page.names.len() == at_most {
+                    page.more = true;
+                    break;
+                }
+                page.names.push(name.trim_end_matches('/').to_owned());
             }
-            names.sort_unstable();
-            Ok(names)
+            Ok(page)
         };
         named().map_err(|e| io_error(e, Operation::ListFolders, prefix))
     }

@@ -7,13 +7,16 @@ use std::sync::atomic::Ordering;
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::DateTime;
-use aws_sdk_s3::types::{ObjectLockLegalHoldStatus, ObjectLockMode};
+use aws_sdk_s3::types::{
+    ObjectLockLegalHoldStatus, ObjectLockMode, ObjectLockRetention, ObjectLockRetentionMode,
+};
 use jiff::Timestamp;
+use pgproof_policies::locks::Locks;
 use pgproof_policies::policy::LockMode;
 
 use super::{Shared, timestamp};
 use crate::ids::ObjectKey;
-use crate::layout;
+use crate::layout::Lockable;
 use crate::store::operation::Operation;
 use crate::store::{Lock, StoreError};
 
@@ -23,25 +26,38 @@ struct Marked {
     version: String,
 }
 
+/// What a put asks the store for.
+pub(super) struct AskedLock {
+    pub(super) mode: ObjectLockMode,
+    pub(super) until: DateTime,
+}
+
 impl Shared {
-    pub(super) fn lock_mode(&self, key: &ObjectKey) -> Option<ObjectLockMode> {
-        let lock = self.object_lock.filter(|_| layout::is_lockable(key))?;
-        Some(match lock.mode {
-            LockMode::Governance => ObjectLockMode::Governance,
-            LockMode::Compliance => ObjectLockMode::Compliance,
-        })
+    /// How an object is to be locked that is put now.
+    pub(super) fn lock_for(&self, key: &ObjectKey) -> Option<AskedLock> {
+        let locks = self.locks.as_ref()?;
+        let now = Timestamp::now();
+        let until = match Lockable::of(key)? {
+            Lockable::Backup { source, id } => locks.of_backup(&source, id.started_at(), now),
+            Lockable::Record => locks.of_record(now),
+        };
+        Some(AskedLock { mode: mode(locks), until: date(until?) })
     }
 
-    /// Counted from now, when the object is put.
-    pub(super) fn lock_until(&self, key: &ObjectKey) -> Option<DateTime> {
-        let lock = self.object_lock.filter(|_| layout::is_lockable(key))?;
-        let until = Timestamp::now().checked_add(lock.retain).unwrap_or(Timestamp::MAX);
-        Some(DateTime::from_secs(until.as_second()))
+    pub(super) async fn extend_lock(&self, key: &ObjectKey, until: Timestamp) -> Result<(), StoreError> {
+        let Some(locks) = &self.locks else {
+            return Err(StoreError::Unsupported { operation: "lock objects" });
+        };
+        let mode = ObjectLockRetentionMode::from(mode(locks).as_str());
+        let retention = ObjectLockRetention::builder().mode(mode).retain_until_date(date(until)).build();
+        let request = self.client.put_object_retention().bucket(&self.bucket).key(self.full(key));
+        let sent = request.retention(retention).send().await;
+        sent.map(drop).map_err(|e| self.call(Operation::ExtendLock, key).failed(e))
     }
 
     /// Some stores take a request for a lock and do not act on it.
     pub(super) fn warn_of_ignored_lock(&self, key: &ObjectKey, head: &HeadObjectOutput) {
-        if self.lock_mode(key).is_some() && head.object_lock_retain_until_date().is_none() {
+        if self.lock_for(key).is_some() && head.object_lock_retain_until_date().is_none() {
             tracing::warn!(
                 %key,
                 "a lock was asked for and the store shows none: either it ignores locks, or these credentials may not \
@@ -110,4 +126,15 @@ impl Shared {
             );
         }
     }
+}
+
+fn mode(locks: &Locks) -> ObjectLockMode {
+    match locks.mode() {
+        LockMode::Governance => ObjectLockMode::Governance,
+        LockMode::Compliance => ObjectLockMode::Compliance,
+    }
+}
+
+fn date(until: Timestamp) -> DateTime {
+    DateTime::from_secs(until.as_second())
 }

@@ -27,14 +27,15 @@ pub(super) struct S3Upload {
 impl S3Upload {
     pub(super) async fn start(shared: Arc<Shared>, key: &ObjectKey) -> Result<Self, StoreError> {
         let call = shared.call(Operation::StartUpload, key);
+        let lock = shared.lock_for(key);
         let request = shared.client.create_multipart_upload().bucket(&shared.bucket).key(shared.full(key));
         let request = request
             .checksum_algorithm(ChecksumAlgorithm::Crc32C)
             .set_storage_class(shared.storage_class.clone())
             .set_server_side_encryption(shared.sse.clone())
             .set_ssekms_key_id(shared.sse_key.clone())
-            .set_object_lock_mode(shared.lock_mode(key))
-            .set_object_lock_retain_until_date(shared.lock_until(key));
+            .set_object_lock_mode(lock.as_ref().map(|lock| lock.mode.clone()))
+            .set_object_lock_retain_until_date(lock.map(|lock| lock.until));
         let started = request.send().await.map_err(|e| call.failed(e))?;
         let id = started.upload_id().filter(|id| !id.is_empty()).map(ToOwned::to_owned);
         let id = id.ok_or_else(|| call.refused("the store gave no upload id"))?;
