@@ -204,13 +204,23 @@ pub async fn newest(
     source: &SourceName,
     signers: &TrustedSigners,
 ) -> Result<Option<(BackupId, Standing)>, CatalogError> {
+    newest_until(store, source, signers, Timestamp::MAX).await
+}
+
+/// The same of those that were not begun after `until`.
+pub async fn newest_until(
+    store: &SharedStore,
+    source: &SourceName,
+    signers: &TrustedSigners,
+    until: Timestamp,
+) -> Result<Option<(BackupId, Standing)>, CatalogError> {
     let ids = ids(store, source).await?;
     let finished_at = |standing: &Standing| match standing {
         Standing::Whole(signed) => Some(signed.get().finished_at),
         _ => None,
     };
     let mut newest: Option<(BackupId, Standing)> = None;
-    for id in ids.into_iter().rev() {
+    for id in ids.into_iter().rev().filter(|id| id.started_at() <= until) {
         if newest.as_ref().is_some_and(|(known, _)| known.started_at() != id.started_at()) {
             break;
         }

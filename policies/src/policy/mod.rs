@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use jiff::{SignedDuration, tz::TimeZone};
 use toml::de::DeTable;
 
-use crate::{names::SourceName, retention::Retention};
+use crate::{increments::Incremental, names::SourceName, retention::Retention};
 
 mod alarms;
 mod alerts;
@@ -219,6 +219,8 @@ pub struct FilesSource {
     pub one_file_system: bool,
     /// A backup without a single file is accepted.
     pub allow_empty: bool,
+    /// Backups leave out what an earlier one holds; `None` where each is full.
+    pub incremental: Option<Incremental>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

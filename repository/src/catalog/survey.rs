@@ -34,6 +34,8 @@ pub enum BriefStanding {
         server: Option<String>,
         /// The backup before it, where its manifest names one.
         previous: Option<BackupId>,
+        /// The backups that hold bytes of it.
+        needs: Vec<BackupId>,
     },
     Newer,
     /// Quarantined for any other reason.
@@ -75,6 +77,16 @@ impl Brief {
     }
 }
 
+impl BriefStanding {
+    /// The backups that hold bytes of a whole one.
+    pub fn needs(&self) -> &[BackupId] {
+        match self {
+            Self::Whole { needs, .. } => needs,
+            _ => &[],
+        }
+    }
+}
+
 fn brief(standing: &Standing) -> BriefStanding {
     match standing {
         Standing::Whole(signed) => {
@@ -83,7 +95,8 @@ fn brief(standing: &Standing) -> BriefStanding {
                 Previous::None | Previous::Unknown { .. } => None,
             };
             let (snapshot_at, server) = (signed.snapshot_at(), server(signed.get()));
-            BriefStanding::Whole { snapshot_at, server, previous }
+            let needs = signed.get().bases().iter().map(|base| base.id.clone()).collect();
+            BriefStanding::Whole { snapshot_at, server, previous, needs }
         }
         Standing::Quarantined(ManifestError::Newer { .. }) => BriefStanding::Newer,
         Standing::Quarantined(error) => BriefStanding::Unusable { why: told(error) },
