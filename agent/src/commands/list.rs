@@ -8,6 +8,7 @@ use comfy_table::{CellAlignment, Table};
 use jiff::Timestamp;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::catalog::{self, Entry, Standing};
+use pgproof_repository::manifest::v1::{Chain, Contents, Manifest};
 use serde::Serialize;
 
 use super::{open, print_json, say};
@@ -29,6 +30,9 @@ struct Line {
     signer: Option<String>,
     tags: std::collections::BTreeMap<String, String>,
     reason: Option<String>,
+    /// Of a backup of files: `full` or `incremental`.
+    increment: Option<&'static str>,
+    chain: Option<Chain>,
     held: bool,
     /// When a drill last proved it.
     proved_at: Option<Timestamp>,
@@ -79,9 +83,19 @@ fn line(source: &SourceName, entry: &Entry) -> Line {
         signer: entry.whole().map(|signed| signed.signer().principal.clone()),
         tags: manifest.map(|m| m.tags.clone()).unwrap_or_default(),
         reason: manifest.and_then(|m| m.reason.clone()),
+        increment: manifest.and_then(increment),
+        chain: manifest.and_then(|m| m.chain().cloned()),
         held: entry.held,
         proved_at: entry.proofs.proved_at,
         failed_at: entry.proofs.failed_at,
+    }
+}
+
+fn increment(manifest: &Manifest) -> Option<&'static str> {
+    match (&manifest.contents, manifest.chain()) {
+        (Contents::Files(_), Some(_)) => Some("incremental"),
+        (Contents::Files(_), None) => Some("full"),
+        _ => None,
     }
 }
 
@@ -141,6 +155,12 @@ fn notes(line: &Line) -> String {
         notes.push("A DRILL FOUND IT BAD".to_owned());
     } else if let Some(at) = line.proved_at {
         notes.push(format!("proved {}", plain::time(at)));
+    }
+    match &line.chain {
+        Some(Chain { depth, parent, full, .. }) => {
+            notes.push(format!("incremental {depth} since {full}, after {parent}"));
+        }
+        None => notes.extend(line.increment.map(str::to_owned)),
     }
     notes.extend(line.reason.clone());
     notes.extend(line.tags.iter().map(|(key, value)| format!("{key}={value}")));

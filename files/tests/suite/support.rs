@@ -45,7 +45,7 @@ pub(crate) fn back_up(source: &FilesSource, watch: &dyn Watch) -> Result<Sealed,
     let ((data, data_parts), (index, index_parts)) = (keys.sealer(), keys.sealer());
     let runtime = Runtime::new().unwrap();
     let (data_bytes, index_bytes) = (runtime.spawn(collect(data_parts)), runtime.spawn(collect(index_parts)));
-    let Backed { data, index, index_starts, totals } = backup::run(source, data, index, watch)?;
+    let Backed { data, index, index_starts, totals, .. } = backup::run(source, data, index, None, watch)?;
     let (data_bytes, index_bytes) =
         runtime.block_on(async { (data_bytes.await.unwrap(), index_bytes.await.unwrap()) });
     let inventory = Inventory {
@@ -120,7 +120,7 @@ impl Keys {
         let (data, index) = (open("data", data), open("index", index));
         let mut tar = Vec::new();
         std::io::Read::read_to_end(&mut data.stream().unwrap(), &mut tar).unwrap();
-        let archive = Archive::new(data, index, &inventory).unwrap();
+        let archive = Archive::new(data, index, inventory.clone()).unwrap();
         counters.reset();
         Sealed { archive, inventory, counters, index_bytes, tar, _runtime: runtime }
     }
