@@ -217,9 +217,8 @@ fn holds(
     let is_before =
         |item: &Result<(usize, Entry), _>| item.as_ref().is_ok_and(|(_, entry)| entry.path < *path);
     while entries.next_if(is_before).is_some() {}
-    let is_there = |item: &Result<(usize, Entry), _>| {
-        !item.as_ref().is_ok_and(|(_, entry)| entry.path != *path)
-    };
+    let is_there =
+        |item: &Result<(usize, Entry), _>| !item.as_ref().is_ok_and(|(_, entry)| entry.path != *path);
     let Some((_, entry)) = entries.next_if(is_there).transpose()? else { return Ok(false) };
     Ok(entry.content().is_some_and(|held| *held == Content { base: 0, ..content.clone() }))
 }

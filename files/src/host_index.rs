@@ -48,7 +48,8 @@ impl Stamp {
 
 /// The first line, which says what the others are.
 pub(crate) fn head() -> Vec<u8> {
-    let mut line = serde_json::to_vec(&Head { format: FORMAT, version: VERSION }).expect("only texts and numbers");
+    let mut line =
+        serde_json::to_vec(&Head { format: FORMAT, version: VERSION }).expect("only texts and numbers");
     line.push(b'\n');
     line
 }
@@ -84,10 +85,12 @@ impl HostIndex {
     pub fn open(lines: Box<dyn Read + Send>, bases: u32) -> Result<Self, HostIndexError> {
         let mut index = Self { lines: BufReader::new(lines), bases, next: None, line: Vec::new() };
         index.read_line()?;
-        versioned::parse::<serde::de::IgnoredAny>(&index.line, FORMAT, VERSION).map_err(|refused| match refused {
-            Refused::Unreadable { source } => HostIndexError::Line { source },
-            Refused::OtherFormat { format } => HostIndexError::OtherFormat { format },
-            Refused::Newer { version } => HostIndexError::Newer { version },
+        versioned::parse::<serde::de::IgnoredAny>(&index.line, FORMAT, VERSION).map_err(|refused| {
+            match refused {
+                Refused::Unreadable { source } => HostIndexError::Line { source },
+                Refused::OtherFormat { format } => HostIndexError::OtherFormat { format },
+                Refused::Newer { version } => HostIndexError::Newer { version },
+            }
         })?;
         index.advance()?;
         Ok(index)
@@ -98,8 +101,10 @@ impl HostIndex {
         while self.next.as_ref().is_some_and(|(next, ..)| next < path) {
             self.advance()?;
         }
-        let is_there = self.next.as_ref().is_some_and(|(next, ..)| next == path);
-        Ok(is_there.then(|| self.next.take()).flatten().map(|(_, stamp, content)| (stamp, content)))
+        Ok(match &self.next {
+            Some((next, stamp, content)) if next == path => Some((*stamp, content.clone())),
+            _ => None,
+        })
     }
 
     /// Reads what is left: only at the end is it sure that all before was right.
@@ -236,9 +241,14 @@ mod tests {
             write_line(&path(name), &known, &content(base), &mut lines);
         }
         let mut index = index(&lines).unwrap();
-        for (name, expected) in
-            [("a", None), ("a/a", None), ("a/b", Some(0)), ("a-b", Some(3)), ("b", None), ("z\u{e9}%", Some(1))]
-        {
+        for (name, expected) in [
+            ("a", None),
+            ("a/a", None),
+            ("a/b", Some(0)),
+            ("a-b", Some(3)),
+            ("b", None),
+            ("z\u{e9}%", Some(1)),
+        ] {
             let found = index.find(&path(name)).unwrap();
             assert_eq!(found, expected.map(|base| (known, content(base))), "{name}");
         }
@@ -267,7 +277,10 @@ mod tests {
         let open = |bytes: &'static [u8]| HostIndex::open(Box::new(bytes), 0);
         let newer = open(b"{\"format\":\"pgproof-files-host-index\",\"version\":2}\n");
         assert!(matches!(newer, Err(HostIndexError::Newer { version: 2 })));
-        assert!(matches!(open(b"{\"format\":\"x\",\"version\":1}\n"), Err(HostIndexError::OtherFormat { .. })));
+        assert!(matches!(
+            open(b"{\"format\":\"x\",\"version\":1}\n"),
+            Err(HostIndexError::OtherFormat { .. })
+        ));
         assert!(matches!(open(b""), Err(HostIndexError::Line { .. })));
     }
 }

@@ -35,10 +35,16 @@ pub struct Chain {
 /// Why a chain goes no further. `Display` stands behind "full, because".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChainEnd {
-    Age { full_every: SignedDuration },
-    Length { chain_max: u32 },
+    Age {
+        full_every: SignedDuration,
+    },
+    Length {
+        chain_max: u32,
+    },
     /// The clock was set back since.
-    Future { full_at: Timestamp },
+    Future {
+        full_at: Timestamp,
+    },
 }
 
 impl Incremental {

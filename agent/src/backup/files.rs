@@ -175,9 +175,7 @@ impl Job {
         let (remembering, host_upload) = match way {
             Way::Alone => (None, None),
             Way::Full(secret, _) => self.start_host_index(started, secret, None)?,
-            Way::Following(secret, following) => {
-                self.start_host_index(started, secret, Some(following))?
-            }
+            Way::Following(secret, following) => self.start_host_index(started, secret, Some(following))?,
         };
         let (files, beat, stop) = (files.clone(), watchdog::Beat::default(), CancellationToken::new());
         let watch = Reading {

@@ -40,14 +40,27 @@ pub(super) enum FullBecause {
     First,
     ChainEnd(ChainEnd),
     /// The policy knew no incremental ones then, or another kind of source.
-    NothingKept { before: BackupId },
-    Recipients { before: BackupId },
+    NothingKept {
+        before: BackupId,
+    },
+    Recipients {
+        before: BackupId,
+    },
     /// Another host, or another signing key.
-    NotOurs { before: BackupId },
-    NotWhole { before: BackupId },
+    NotOurs {
+        before: BackupId,
+    },
+    NotWhole {
+        before: BackupId,
+    },
     /// A backup that the one before needs.
-    Lost { error: String },
-    Damaged { before: BackupId, error: String },
+    Lost {
+        error: String,
+    },
+    Damaged {
+        before: BackupId,
+        error: String,
+    },
 }
 
 type Found = Result<Following, FullBecause>;
@@ -172,7 +185,9 @@ impl fmt::Display for FullBecause {
             }
             Self::NotWhole { before } => write!(f, "{before} cannot be used"),
             Self::Lost { error } => f.write_str(error),
-            Self::Damaged { before, error } => write!(f, "what this host kept of {before} cannot be used: {error}"),
+            Self::Damaged { before, error } => {
+                write!(f, "what this host kept of {before} cannot be used: {error}")
+            }
         }
     }
 }

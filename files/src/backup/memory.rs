@@ -23,7 +23,11 @@ pub struct Memory {
 
 impl Memory {
     /// `walk_began` is when the first file is read, by this host's clock; without `earlier` every file is read.
-    pub fn new(walk_began: Moment, earlier: Option<HostIndex>, index: Sealer<()>) -> Result<Self, BackupError> {
+    pub fn new(
+        walk_began: Moment,
+        earlier: Option<HostIndex>,
+        index: Sealer<()>,
+    ) -> Result<Self, BackupError> {
         let mut index = Blocks::new(index);
         index.write(&host_index::head())?;
         Ok(Self { walk_began, earlier, numbers: BTreeMap::new(), index, line: Vec::new() })
@@ -33,7 +37,9 @@ impl Memory {
     pub(super) fn recall(&mut self, path: &StoredPath, stat: &Stat) -> Result<Option<Content>, BackupError> {
         let Some(earlier) = &mut self.earlier else { return Ok(None) };
         let found = earlier.find(path)?;
-        let Some((_, content)) = found.filter(|(stamp, _)| *stamp == Stamp::of(stat)) else { return Ok(None) };
+        let Some((_, content)) = found.filter(|(stamp, _)| *stamp == Stamp::of(stat)) else {
+            return Ok(None);
+        };
         // Only backups that hold bytes of this one get a number.
         let next = self.numbers.len() as u32 + 1;
         let base = *self.numbers.entry(content.base).or_insert(next);
@@ -41,7 +47,12 @@ impl Memory {
     }
 
     /// Notes a file whose content is sure, if its times will tell of the next change.
-    pub(super) fn keep(&mut self, path: &StoredPath, stat: &Stat, content: &Content) -> Result<(), BackupError> {
+    pub(super) fn keep(
+        &mut self,
+        path: &StoredPath,
+        stat: &Stat,
+        content: &Content,
+    ) -> Result<(), BackupError> {
         let stamp = Stamp::of(stat);
         if !stamp.is_settled(self.walk_began) {
             return Ok(());
@@ -57,7 +68,8 @@ impl Memory {
         if let Some(earlier) = self.earlier {
             earlier.finish()?;
         }
-        let mut bases: Vec<(u32, u32)> = self.numbers.into_iter().map(|(theirs, ours)| (ours, theirs)).collect();
+        let mut bases: Vec<(u32, u32)> =
+            self.numbers.into_iter().map(|(theirs, ours)| (ours, theirs)).collect();
         bases.sort_unstable();
         Ok((self.index.finish()?, bases.into_iter().map(|(_, theirs)| theirs).collect()))
     }

@@ -289,7 +289,8 @@ fn is_proved(backup: &Candidate) -> bool {
 fn keep_what_is_needed(newest_first: &[&Candidate], reasons: &mut [Vec<Reason>]) {
     let places: BTreeMap<&str, usize> =
         newest_first.iter().enumerate().map(|(place, backup)| (backup.id.as_str(), place)).collect();
-    let mut staying: Vec<usize> = (0..reasons.len()).rev().filter(|&place| !reasons[place].is_empty()).collect();
+    let mut staying: Vec<usize> =
+        (0..reasons.len()).rev().filter(|&place| !reasons[place].is_empty()).collect();
     while let Some(place) = staying.pop() {
         let backup = newest_first[place];
         for needed in backup.needs.iter().filter_map(|id| places.get(id.as_str()).copied()) {

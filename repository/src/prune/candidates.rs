@@ -21,7 +21,9 @@ pub fn candidates(briefs: &[Brief], pinned: &BTreeMap<BackupId, InUse>, now: Tim
             id: brief.id.to_string(),
             snapshot_at: brief.snapshot_at().unwrap_or_else(|| brief.id.started_at()),
             standing: match lost {
-                Some(lost) => retention::Standing::Unreadable { why: format!("it needs {lost}, which is gone") },
+                Some(lost) => {
+                    retention::Standing::Unreadable { why: format!("it needs {lost}, which is gone") }
+                }
                 None => standing(brief, now)?,
             },
             held: brief.held.then(|| "pgproof release gives it back".to_owned()),

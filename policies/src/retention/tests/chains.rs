@@ -20,8 +20,7 @@ fn chained() -> impl Strategy<Value = Vec<Candidate>> {
                 chain.clear();
             }
             let near = chain.iter().rev().take(REACH).enumerate();
-            backup.needs =
-                near.filter(|(bit, _)| needed >> bit & 1 == 1).map(|(_, id)| id.clone()).collect();
+            backup.needs = near.filter(|(bit, _)| needed >> bit & 1 == 1).map(|(_, id)| id.clone()).collect();
             chain.push(backup.id.clone());
         }
         backups
