@@ -29,8 +29,8 @@ pub async fn find(
     let mut found = Vec::new();
     for Base { id, manifest_sha256 } in bases {
         let signed = catalog::find(store, source, id, signers).await.map_err(|source| match source {
-            source @ CatalogError::Store { .. } => LineageError::Store { base: id.clone(), source },
-            source => LineageError::Unusable { base: id.clone(), of: of.clone(), source },
+            CatalogError::Store { .. } => LineageError::Store { base: id.clone(), source: Box::new(source) },
+            _ => LineageError::Unusable { base: id.clone(), of: of.clone(), source: Box::new(source) },
         })?;
         if signed.sha256() != *manifest_sha256 {
             return Err(LineageError::Replaced { base: id.clone(), of: of.clone() });
@@ -49,7 +49,7 @@ pub enum LineageError {
         base: BackupId,
         of: BackupId,
         #[source]
-        source: CatalogError,
+        source: Box<CatalogError>,
     },
     #[error("backup {base} is another than the one that holds bytes of backup {of}")]
     Replaced { base: BackupId, of: BackupId },
@@ -58,7 +58,7 @@ pub enum LineageError {
     Store {
         base: BackupId,
         #[source]
-        source: CatalogError,
+        source: Box<CatalogError>,
     },
 }
 

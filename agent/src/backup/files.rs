@@ -65,7 +65,7 @@ impl Job {
         // Whatever was written before this moment is in the backup.
         let at = Timestamp::now();
         let mut started = Started::new(self.store.clone(), self.source.name.clone(), begun.id.clone());
-        let (way, read) = self.read_files_somehow(files, &started, way, at).await?;
+        let (way, read) = self.read_files_or_all(files, &started, way, at).await?;
         let Read { backed, data: data_parts, index: index_parts, host_index: host_parts } = read;
         let data = object(layout::archive_name(0), v1::Role::Archive, &backed.data);
         let index = object(layout::INDEX.to_owned(), v1::Role::Index, &backed.index);
@@ -82,19 +82,13 @@ impl Job {
         let contents = contents(&way, &backed);
         self.refuse_lost_bases(begun, contents.chain.as_ref()).await?;
         self.stop_if_cancelled()?;
-        let mut warnings = backed.totals.warnings();
-        if let Way::Full(_, because) = &way
-            && because.is_odd()
-        {
-            warnings.push(format!("a full backup, because {because}"));
-        }
         let described = Described {
             snapshot: v1::Snapshot { at, lsn: None, in_recovery: false },
             pg_dump: None,
             restore: by_hand(begun.id, contents.chain.as_ref()),
             contents: v1::Contents::Files(contents),
             previous,
-            warnings,
+            warnings: warnings(&way, &backed),
         };
         self.commit(begun, started, described).await
     }
@@ -109,7 +103,7 @@ impl Job {
     }
 
     /// Reads what changed, or all of it where what was known of the backup before turns out to be of no use.
-    async fn read_files_somehow(
+    async fn read_files_or_all(
         &self,
         files: &FilesSource,
         started: &Started,
@@ -328,6 +322,14 @@ fn contents(way: &Way, backed: &Backed) -> v1::Files {
         Way::Following(_, following) => (Some(chain(following, backed)), None),
     };
     v1::Files { tree: tree(&backed.totals), chain, full_because }
+}
+
+fn warnings(way: &Way, backed: &Backed) -> Vec<String> {
+    let of_way = match way {
+        Way::Full(_, because) if because.is_odd() => Some(format!("a full backup, because {because}")),
+        _ => None,
+    };
+    backed.totals.warnings().into_iter().chain(of_way).collect()
 }
 
 fn chain(following: &Following, backed: &Backed) -> v1::Chain {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use pgproof_repository::sealed::{SealedSummary, Sealer};
+use pgproof_repository::sealed::Sealer;
 use rustix::fs::Stat;
 
-use super::{BackupError, INDEX_FRAME_BYTES};
+use super::{BackupError, INDEX_FRAME_BYTES, Remembered};
 use crate::blocks::Blocks;
 use crate::entry::{Content, Moment};
 use crate::host_index::{self, HostIndex, Stamp};
@@ -63,15 +63,15 @@ impl Memory {
         Ok(self.index.cut_if_longer(INDEX_FRAME_BYTES)?)
     }
 
-    /// The sealed index, and the earlier backup's numbers in the order of this one's.
-    pub(super) fn finish(self) -> Result<(SealedSummary<()>, Vec<u32>), BackupError> {
+    pub(super) fn finish(self) -> Result<Remembered, BackupError> {
         if let Some(earlier) = self.earlier {
             earlier.finish()?;
         }
         let mut bases: Vec<(u32, u32)> =
             self.numbers.into_iter().map(|(theirs, ours)| (ours, theirs)).collect();
         bases.sort_unstable();
-        Ok((self.index.finish()?, bases.into_iter().map(|(_, theirs)| theirs).collect()))
+        let bases = bases.into_iter().map(|(_, theirs)| theirs).collect();
+        Ok(Remembered { host_index: self.index.finish()?, bases })
     }
 }
 

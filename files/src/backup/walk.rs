@@ -12,7 +12,7 @@ use rustix::fs::{self, CWD, FileType, OFlags, Stat};
 use rustix::io::{self, Errno};
 use sha2::{Digest, Sha256};
 
-use super::{Backed, BackupError, INDEX_FRAME_BYTES, Memory, Own, Remembered, Root};
+use super::{Backed, BackupError, INDEX_FRAME_BYTES, Memory, Own, Root};
 use crate::blocks::Blocks;
 use crate::entry::{Body, Content, Entry, Extent, LINE_BYTES_MAX, Meta, Note};
 use crate::inventory::Totals;
@@ -129,10 +129,7 @@ impl<'a> Walk<'a> {
     pub(super) fn finish(mut self) -> Result<Backed, BackupError> {
         self.data.write(&pax::END)?;
         // An index that was not what it should be is found out before anything counts as whole.
-        let remembered = match self.memory.map(Memory::finish).transpose()? {
-            Some((host_index, bases)) => Some(Remembered { host_index, bases }),
-            None => None,
-        };
+        let remembered = self.memory.map(Memory::finish).transpose()?;
         let (data, index) = (self.data.finish()?, self.index.finish()?);
         let Self { index_starts, totals, own, .. } = self;
         Ok(Backed { data, index, index_starts, totals, own, remembered })

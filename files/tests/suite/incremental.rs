@@ -22,6 +22,8 @@ use rustix::fs::XattrFlags;
 use sha2::{Digest, Sha256};
 
 type Looks = BTreeMap<Vec<u8>, String>;
+/// What happens, and the files that are read for it.
+type Step<'a> = (&'a str, &'a dyn Fn(), &'a [&'a str]);
 
 /// A backup restores what the tree looked like, and nothing else.
 fn assert_restores(sealed: &Sealed, root: &Path, expected: &Looks) {
@@ -59,7 +61,7 @@ fn whatever_becomes_of_a_tree_each_backup_of_it_is_right() {
     let tree = tempfile::tempdir().unwrap();
     make_tree(tree.path());
     let at = |name: &str| tree.path().join(name);
-    let steps: [(&str, &dyn Fn(), &[&str]); 10] = [
+    let steps: [Step<'_>; 10] = [
         ("nothing", &|| {}, &[]),
         ("contents", &|| fs::write(at("uploads/2026/007.txt"), "another").unwrap(), &["007.txt"]),
         (

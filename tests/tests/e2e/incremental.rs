@@ -21,6 +21,8 @@ struct Days {
     folder: tempfile::TempDir,
     /// What the folder was when it was backed up.
     kept: tempfile::TempDir,
+    /// How long a day is, by the clocks of faketime.
+    day: (i64, &'static str),
 }
 
 impl Days {
@@ -36,7 +38,12 @@ impl Days {
             folder.path().display().to_string()
         );
         let sandbox = Sandbox::small_in(kind).with_policy_lines(&policy);
-        Self { sandbox, folder, kept: tempfile::tempdir().expect("a folder") }
+        let day = match kind {
+            RepositoryKind::Directory => (1, "d"),
+            // An S3 server refuses requests that are a quarter of an hour away from its own clock.
+            RepositoryKind::S3 => (3, "m"),
+        };
+        Self { sandbox, folder, kept: tempfile::tempdir().expect("a folder"), day }
     }
 
     fn weekly(kind: RepositoryKind) -> Self {
@@ -50,7 +57,11 @@ impl Days {
 
     /// Runs a program so many days from now. Files of today are old by then.
     fn on_day(&self, day: i64, program: &Command) -> Outcome {
-        clock::offset(program, &format!("{day:+}d")).output().expect("faketime is installed").into()
+        let (length, unit) = self.day;
+        clock::offset(program, &format!("{:+}{unit}", day * length))
+            .output()
+            .expect("faketime is installed")
+            .into()
     }
 
     fn run_on_day(&self, day: i64, arguments: &[&str]) -> Outcome {
@@ -367,7 +378,8 @@ fn sixty_days_are_pruned_to_seven_and_each_of_them_comes_back() {
             fs::File::options().create(true).truncate(false).write(true).open(name(day * 7)).expect("a file");
         changed.write_all_at(format!("day {day}").as_bytes(), 0).expect("a write");
         if day % 3 == 0 {
-            fs::rename(name(day), days.file(&format!("moved {}", day % 9))).expect("a rename");
+            // Unless it was moved or removed before.
+            let _ = fs::rename(name(day), days.file(&format!("moved {}", day % 9)));
         }
         if day % 5 == 0 {
             fs::write(name(day * 3), format!("written on day {day}")).expect("a file");
