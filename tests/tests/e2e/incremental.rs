@@ -3,15 +3,20 @@
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use pgproof_tests::postgres_server::succeed;
+use pgproof_tests::s3_proxy::{Fault, Rule};
 use pgproof_tests::sandbox::{Outcome, RepositoryKind, Sandbox};
 use pgproof_tests::{binaries, clock, trees};
 use serde_json::Value;
 
 /// The source of files beside the sandbox's database.
 const UPLOADS: &str = "uploads";
+/// How long anything here may take before the test gives up.
+const PATIENCE: Duration = Duration::from_secs(60);
+const FAILED: i32 = 1;
 const INTEGRITY: i32 = 4;
 const INCOMPLETE: i32 = 7;
 
@@ -301,6 +306,29 @@ fn a_parent_that_was_removed_behind_its_back_is_named_and_ends_the_chain() {
         refused.stderr
     );
     assert!(!target.exists());
+}
+
+#[test]
+fn a_base_that_is_removed_while_it_is_relied_on_makes_no_backup() {
+    let days = Days::weekly(RepositoryKind::S3);
+    let full = id(&days.back_up(1));
+    let sandbox = &days.sandbox;
+    sandbox.proxy.add(Rule::new(Fault::Hold).method("PUT").containing("data.000"));
+    let mut command = clock::offset(&sandbox.command(&["backup", UPLOADS]), "+6m");
+    let backup = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("pgproof");
+    let is_stuck = sandbox.proxy.wait_until(PATIENCE, |seen| seen.iter().any(|seen| seen.faulty));
+    assert!(is_stuck, "nothing is uploaded: {:#?}", sandbox.proxy.seen());
+    fs::remove_dir_all(days.object_of(&full, "")).expect("own folder");
+    sandbox.proxy.release();
+    let failed: Outcome = backup.wait_with_output().expect("its end").into();
+    assert_eq!(failed.code, Some(FAILED), "{}", failed.stderr);
+    let said = &failed.stderr;
+    assert!(
+        said.contains(&format!("backup {full} holds bytes of backup")) && said.contains("hint:"),
+        "{said}"
+    );
+    assert!(days.good_ids(2).is_empty());
+    assert_eq!(because(&days.back_up(3)), "there is no earlier one");
 }
 
 #[test]
