@@ -17,6 +17,7 @@ use pgproof_repository::access::AccessError;
 use pgproof_repository::catalog::CatalogError;
 use pgproof_repository::keys::KeyError;
 use pgproof_repository::lease::LeaseError;
+use pgproof_repository::lineage::LineageError;
 use pgproof_repository::manifest::ManifestError;
 use pgproof_repository::restore_point::NoRestorePoint;
 use pgproof_repository::sealed::{ReadError, UnsealError};
@@ -161,6 +162,9 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     {
         return Some(Exit::Usage);
     }
+    if let Some(LineageError::Unusable { .. } | LineageError::Replaced { .. }) = cause.downcast_ref() {
+        return Some(Exit::Integrity);
+    }
     if cause.is::<ManifestError>()
         || matches!(cause.downcast_ref::<StoreError>(), Some(StoreError::Damaged { .. }))
     {
@@ -212,6 +216,7 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         MomentError,
         AccessError,
         StoreError,
+        LineageError,
         ManifestError,
         KeyError,
         UnsealError,

@@ -52,7 +52,7 @@ pub(crate) fn contents(contents: &Contents) -> String {
             format!("{} tables, {} rows", dumped.archive.table_count, dumped.archive.row_count)
         }
         Contents::Config(config) => format!("{} files, {} variables", config.files, config.variables),
-        Contents::Files(Files { tree }) => format!(
+        Contents::Files(Files { tree, .. }) => format!(
             "{} files in {} folders, {} links, {}",
             tree.files,
             tree.folders,
@@ -60,6 +60,23 @@ pub(crate) fn contents(contents: &Contents) -> String {
             bytes(tree.content_bytes)
         ),
         Contents::Unknown => "not known".to_owned(),
+    }
+}
+
+/// Whether a backup is complete by itself, where there are others; `None` where there are not.
+pub(crate) fn increment(contents: &Contents) -> Option<String> {
+    let Contents::Files(Files { chain, full_because, .. }) = contents else { return None };
+    match (chain, full_because) {
+        (Some(chain), _) => Some(format!(
+            "incremental, number {} since {}, compared with {}: {} files, {}, are new",
+            chain.depth,
+            chain.full,
+            chain.parent,
+            chain.own_files,
+            bytes(chain.own_bytes)
+        )),
+        (None, Some(because)) => Some(format!("full, because {because}")),
+        (None, None) => None,
     }
 }
 

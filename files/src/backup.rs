@@ -3,7 +3,11 @@
 //! The tar stays well formed whatever happens to the files meanwhile: a size once announced is filled, with zeros if
 //! need be, and the entry's note says so. What cannot be stored is a note, too; only a path of the policy that is not
 //! there, or a tree without anything in it, fails the backup.
+//!
+//! With a [`Memory`] of an earlier backup, a file that has not changed since is opened, so that one that cannot be read any
+//! more is a loss, and not read: its entry says which backup holds its bytes.
 
+mod memory;
 mod walk;
 
 use std::path::PathBuf;
@@ -12,12 +16,18 @@ use pgproof_policies::policy::FilesSource;
 use pgproof_repository::sealed::{SealError, SealedSummary, Sealer};
 use rustix::io::Errno;
 
+use crate::host_index::HostIndexError;
 use crate::inventory::Totals;
 use crate::path::{PathError, StoredPath};
 use crate::selection::{Filter, FilterError};
 use crate::watch::Watch;
 
 use self::walk::Walk;
+
+pub use self::memory::Memory;
+
+/// A frame of an index ends here at the first line's end.
+const INDEX_FRAME_BYTES: usize = 1 << 20;
 
 /// What was sealed.
 #[derive(Debug)]
@@ -27,18 +37,39 @@ pub struct Backed {
     /// The first path in each frame of the index.
     pub index_starts: Vec<StoredPath>,
     pub totals: Totals,
+    /// What was read and is stored here.
+    pub own: Own,
+    /// What was remembered, where something is.
+    pub remembered: Option<Remembered>,
 }
 
-/// Reads all of `source` into the two sealers.
+/// Of all files those whose bytes are in this backup.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Own {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// What the next backup is to know.
+#[derive(Debug)]
+pub struct Remembered {
+    pub host_index: SealedSummary<()>,
+    /// The backups that hold bytes of this one, numbered here from 1, by their numbers in the earlier one's index, where 0 is
+    /// that one itself.
+    pub bases: Vec<u32>,
+}
+
+/// Reads all of `source`, or with a memory what of it changed, into the two sealers.
 pub fn run(
     source: &FilesSource,
     data: Sealer<()>,
     index: Sealer<()>,
+    memory: Option<Memory>,
     watch: &dyn Watch,
 ) -> Result<Backed, BackupError> {
     let filter =
         Filter::new(&source.include, &source.exclude).map_err(|source| BackupError::Pattern { source })?;
-    let mut walk = Walk::new(&filter, source.one_file_system, data, index, watch);
+    let mut walk = Walk::new(&filter, source.one_file_system, data, index, memory, watch);
     for root in roots(&source.paths)? {
         walk.root(&root)?;
     }
@@ -106,6 +137,11 @@ pub enum BackupError {
         #[source]
         source: SealError,
     },
+    #[error("what is known of the backup before cannot be used")]
+    Memory {
+        #[from]
+        source: HostIndexError,
+    },
     #[error("stopped")]
     Cancelled,
 }
@@ -113,7 +149,7 @@ pub enum BackupError {
 impl BackupError {
     /// Whether it stays the same however often the backup is tried.
     pub fn is_standing(&self) -> bool {
-        !matches!(self, Self::Root { .. } | Self::Seal { .. } | Self::Cancelled)
+        !matches!(self, Self::Root { .. } | Self::Seal { .. } | Self::Memory { .. } | Self::Cancelled)
     }
 
     pub fn hint(&self) -> Option<&'static str> {

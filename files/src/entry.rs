@@ -59,7 +59,9 @@ pub enum Body {
 /// Where a file's bytes lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
-    /// In the tar stream.
+    /// The backup that holds them: 0 is this one, others have the numbers that its manifest gives them.
+    pub base: u32,
+    /// In that backup's tar stream.
     pub offset: u64,
     /// As `ls` shows it.
     pub size: u64,
@@ -158,7 +160,7 @@ impl Content {
     }
 
     /// Whether the extents lie behind each other and inside the file, so that sums of them cannot overflow either.
-    fn is_sound(&self) -> bool {
+    pub(crate) fn is_sound(&self) -> bool {
         let mut end = 0;
         self.offset.checked_add(self.size).is_some()
             && self.extents.iter().flatten().all(|Extent(offset, bytes)| {
@@ -222,6 +224,8 @@ struct Line {
     size: Option<u64>,
     #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
     offset: Option<u64>,
+    #[serde(rename = "b", default, skip_serializing_if = "Option::is_none")]
+    base: Option<u32>,
     #[serde(rename = "h", default, skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
     #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
@@ -270,6 +274,7 @@ impl From<&Entry> for Line {
             mtime: meta.mtime,
             size: content.map(|content| content.size),
             offset: content.map(|content| content.offset),
+            base: content.map(|content| content.base).filter(|base| *base > 0),
             sha256: content.map(|content| HEXLOWER.encode(&content.sha256)),
             extents: content.and_then(|content| content.extents.clone()),
             link,
@@ -287,6 +292,7 @@ impl Line {
         let content = || {
             let sha256 = HEXLOWER.decode(self.sha256.as_deref()?.as_bytes()).ok()?;
             let content = Content {
+                base: self.base.unwrap_or(0),
                 offset: self.offset?,
                 size: self.size?,
                 sha256: sha256.try_into().ok()?,
@@ -327,7 +333,7 @@ mod tests {
 
     fn content() -> Content {
         let extents = Some(vec![Extent(0, 10), Extent(50, 50)]);
-        Content { offset: 512, size: 100, sha256: [9; 32], extents }
+        Content { base: 3, offset: 512, size: 100, sha256: [9; 32], extents }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Backups of files: uploads, logs, whatever lies in folders beside a database.
 //!
 //! - [`backup`]: walks the policy's paths by directory handles and writes one tar stream into a sealed object, and one
-//!   line an entry into a second one, the index.
+//!   line an entry into a second one, the index. An incremental one leaves out what an earlier one holds.
+//! - [`host_index`]: by which the host, who cannot read the earlier one, knows what has not changed.
 //! - [`archive`]: the two objects opened again; the index is read, and contents are fetched by ranges.
 //! - [`restore`]: puts all or some of it into a folder, and never anywhere else.
 //!
@@ -12,6 +13,7 @@ pub mod archive;
 pub mod backup;
 mod blocks;
 pub mod entry;
+pub mod host_index;
 pub mod inventory;
 pub mod path;
 mod pax;

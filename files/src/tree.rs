@@ -80,6 +80,10 @@ pub(crate) fn mtime(stat: &Stat) -> Moment {
     Moment(stat.st_mtime as _, stat.st_mtime_nsec as _)
 }
 
+pub(crate) fn ctime(stat: &Stat) -> Moment {
+    Moment(stat.st_ctime as _, stat.st_ctime_nsec as _)
+}
+
 /// Device and inode.
 pub(crate) fn identity(stat: &Stat) -> (u64, u64) {
     (stat.st_dev as _, stat.st_ino as _)

@@ -13,6 +13,7 @@ use pgproof_repository::catalog::{self, Before, CatalogError, Folders};
 use pgproof_repository::ids::{BackupId, KeyPrefix, ManifestSha256, ObjectKey};
 use pgproof_repository::layout;
 use pgproof_repository::lease::{self, LeaseError};
+use pgproof_repository::manifest::v1::Contents;
 use pgproof_repository::manifest::{ManifestError, SignedManifest};
 use pgproof_repository::records::{self, RecordError, RunOutcome};
 use pgproof_repository::report::{self, chain};
@@ -229,6 +230,10 @@ impl Reader<'_> {
                     let why = "a drill found it bad".to_owned();
                     search.passed_over.push(PassedOver { id: id.to_string(), why });
                 }
+                Looked::Good(signed) if let Some(lost) = lost(&signed, folders) => {
+                    let why = format!("it needs {lost}, which is gone");
+                    search.passed_over.push(PassedOver { id: id.to_string(), why });
+                }
                 Looked::Good(signed) => {
                     let is_ahead = signed.snapshot_at().duration_since(now) > CLOCK_SKEW_MAX;
                     search.backups.push(backup(&signed));
@@ -356,6 +361,12 @@ impl Reader<'_> {
     }
 }
 
+/// A backup whose bytes an incremental one shares and that is not there.
+fn lost(signed: &SignedManifest, folders: &[BackupId]) -> Option<BackupId> {
+    let mut needed = signed.get().bases().iter().map(|base| &base.id);
+    needed.find(|id| folders.binary_search(id).is_err()).cloned()
+}
+
 /// A backup since which a later run found nothing changed shows what there was then.
 fn confirm(backups: &mut [Backup], runs: &[Run]) {
     for backup in backups {
@@ -398,6 +409,10 @@ fn backup(signed: &SignedManifest) -> Backup {
         started_at: manifest.started_at,
         finished_at: manifest.finished_at,
         stored_bytes: manifest.stored_bytes(),
+        whole_bytes: match &manifest.contents {
+            Contents::Files(files) => files.tree.content_bytes,
+            _ => manifest.stored_bytes(),
+        },
         host: manifest.host.clone(),
     }
 }

@@ -7,6 +7,7 @@
 //! - [`objective::shortfalls`]: what the policy promises and its schedules cannot keep.
 //! - [`objective::recovery_point`], [`forecast::recovery_time`]: what was found of the objectives, and what is to come.
 //! - [`backups::plan`]: whether a source is backed up now, why, and when to look again.
+//! - [`Incremental::end_of`](increments::Incremental::end_of): whether a backup of files is a full one, and why.
 //! - [`drills::plan`]: which backups are drilled next, each with its reason, and how much is proved.
 //! - [`standing::judge`]: how a source stands, by the age of what counts.
 //! - [`moment::parse`]: the instant an operator means by `--at`.
@@ -20,6 +21,7 @@ pub mod cadence;
 pub mod drills;
 pub mod forecast;
 pub mod locks;
+pub mod increments;
 pub mod moment;
 pub mod names;
 pub mod objective;

@@ -198,6 +198,16 @@ pub async fn newest(
     source: &SourceName,
     signers: &TrustedSigners,
 ) -> Result<Option<(BackupId, Standing)>, CatalogError> {
+    newest_until(store, source, signers, Timestamp::MAX).await
+}
+
+/// The same of those that were not begun after `until`.
+pub async fn newest_until(
+    store: &SharedStore,
+    source: &SourceName,
+    signers: &TrustedSigners,
+    until: Timestamp,
+) -> Result<Option<(BackupId, Standing)>, CatalogError> {
     let folders = Folders::open(store, source).await?;
     let mut ids = pin!(folders.newest_first(None));
     let reader = Reader::new(store, source, signers);
@@ -207,6 +217,9 @@ pub async fn newest(
     };
     let mut newest: Option<(BackupId, Standing)> = None;
     while let Some(id) = ids.try_next().await? {
+        if id.started_at() > until {
+            continue;
+        }
         if newest.as_ref().is_some_and(|(known, _)| known.started_at() != id.started_at()) {
             break;
         }

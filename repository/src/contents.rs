@@ -137,6 +137,7 @@ fn object_name(role: Role) -> &'static str {
         Role::Inventory => layout::INVENTORY,
         Role::Configuration => layout::CONFIGURATION,
         Role::Index => layout::INDEX,
+        Role::HostIndex => layout::HOST_INDEX,
     }
 }
 

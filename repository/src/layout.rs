@@ -14,6 +14,7 @@ pub const GLOBALS: &str = "globals.sql.zst.age";
 pub const CONFIGURATION: &str = "configuration.json.zst.age";
 pub const INVENTORY: &str = "inventory.json.zst.age";
 pub const INDEX: &str = "index.jsonl.zst.age";
+pub const HOST_INDEX: &str = "host-index.jsonl.zst.age";
 
 /// Folders of records.
 const RECORDS: [&str; 5] = ["runs", "verifications", "custody", "pruned", "audit"];

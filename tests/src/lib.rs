@@ -7,6 +7,7 @@
 mod background;
 pub mod binaries;
 pub mod browser;
+pub mod clock;
 pub mod comparison;
 pub mod daemon;
 pub mod hard_cases;
@@ -16,3 +17,4 @@ pub mod receiver;
 pub mod s3_proxy;
 pub mod s3_server;
 pub mod sandbox;
+pub mod trees;

@@ -1,26 +1,32 @@
-//! The backup of a source of files: one thread reads, the tar and its index are uploaded side by side.
+//! The backup of a source of files: one thread reads, the tar and its indexes are uploaded side by side.
 
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
-use pgproof_files::backup::{self, Backed, BackupError};
-use pgproof_files::entry::Note;
+use pgproof_files::backup::{self, Backed, BackupError, Memory};
+use pgproof_files::entry::{Moment, Note};
+use pgproof_files::host_index::{HostIndex, HostIndexError};
 use pgproof_files::inventory::{self, Frames, Inventory, Totals};
 use pgproof_files::path::StoredPath;
 use pgproof_files::{Filter, Watch};
 use pgproof_policies::policy::{FilesSource, Location};
+use pgproof_repository::host_secret::HostSecret;
+use pgproof_repository::ids::BackupId;
+use pgproof_repository::keys::Recipients;
 use pgproof_repository::layout;
 use pgproof_repository::lifecycle::{Committed, PartsUploaded, Started, upload_parts};
 use pgproof_repository::manifest::v1;
-use pgproof_repository::sealed::{SealError, SealedSummary, Sealer};
+use pgproof_repository::sealed::{SealError, SealedReader, SealedSummary, Sealer};
 use pgproof_repository::store::StoreError;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+use super::following::{Following, FullBecause};
 use super::{Begun, Described, Job, UPLOADS_IN_FLIGHT, interrupted, watchdog};
-use crate::failure::{Exit, Failure};
+use crate::failure::{self, Exit, Failure};
 use crate::progress::Progress;
 
 /// How long a reader that was told to stop may take. One that hangs in a dead network file system never does.
@@ -32,6 +38,22 @@ const INDEX_UPLOADS_IN_FLIGHT: usize = 1;
 
 type Upload = JoinHandle<Result<PartsUploaded, StoreError>>;
 
+/// How a backup hangs together with earlier ones.
+enum Way {
+    /// It does not, and the next one will not either.
+    Alone,
+    Full(HostSecret, FullBecause),
+    Following(HostSecret, Box<Following>),
+}
+
+/// Everything that was read, and lies in the store in parts.
+struct Read {
+    backed: Backed,
+    data: PartsUploaded,
+    index: PartsUploaded,
+    host_index: Option<PartsUploaded>,
+}
+
 impl Job {
     pub(super) async fn back_up_files(
         &self,
@@ -39,30 +61,78 @@ impl Job {
         begun: &Begun<'_>,
     ) -> anyhow::Result<Committed> {
         self.refuse_own_repository(files)?;
+        let way = self.way(files, begun).await?;
         // Whatever was written before this moment is in the backup.
         let at = Timestamp::now();
         let mut started = Started::new(self.store.clone(), self.source.name.clone(), begun.id.clone());
-        let (backed, data_parts, index_parts) = self.read_files(files, &started).await?;
+        let (way, read) = self.read_files_or_all(files, &started, way, at).await?;
+        let Read { backed, data: data_parts, index: index_parts, host_index: host_parts } = read;
         let data = object(layout::archive_name(0), v1::Role::Archive, &backed.data);
         let index = object(layout::INDEX.to_owned(), v1::Role::Index, &backed.index);
         let previous = self.previous().await;
         started.complete_upload(data_parts, data).await?;
         started.complete_upload(index_parts, index).await?;
+        if let Some((parts, remembered)) = host_parts.zip(backed.remembered.as_ref()) {
+            let role = v1::Role::HostIndex;
+            let host_index = object(layout::HOST_INDEX.to_owned(), role, &remembered.host_index);
+            started.complete_upload(parts, host_index).await?;
+        }
         let inventory = serde_json::to_vec(&inventory_of(&backed))?;
         self.put(&mut started, layout::INVENTORY, v1::Role::Inventory, &inventory).await?;
+        let contents = contents(&way, &backed);
+        self.refuse_lost_bases(begun, contents.chain.as_ref()).await?;
         self.stop_if_cancelled()?;
         let described = Described {
             snapshot: v1::Snapshot { at, lsn: None, in_recovery: false },
             pg_dump: None,
-            contents: v1::Contents::Files(v1::Files { tree: tree(&backed.totals) }),
+            restore: by_hand(begun.id, contents.chain.as_ref()),
+            contents: v1::Contents::Files(contents),
             previous,
-            warnings: backed.totals.warnings(),
-            restore: format!(
-                "age -d -i IDENTITY {} | zstd -d | tar -x --xattrs --xattrs-include='*'",
-                layout::archive_name(0)
-            ),
+            warnings: warnings(&way, &backed),
         };
         self.commit(begun, started, described).await
+    }
+
+    async fn way(&self, files: &FilesSource, begun: &Begun<'_>) -> anyhow::Result<Way> {
+        let Some(incremental) = &files.incremental else { return Ok(Way::Alone) };
+        let secret = HostSecret::of(&self.signing_key)?;
+        Ok(match self.following(incremental, &secret, begun).await? {
+            Ok(following) => Way::Following(secret, Box::new(following)),
+            Err(because) => Way::Full(secret, because),
+        })
+    }
+
+    /// Reads what changed, or all of it where what was known of the backup before turns out to be of no use.
+    async fn read_files_or_all(
+        &self,
+        files: &FilesSource,
+        started: &Started,
+        way: Way,
+        at: Timestamp,
+    ) -> anyhow::Result<(Way, Read)> {
+        match (self.read_files(files, started, &way, at).await, way) {
+            (Err(error), Way::Following(secret, following)) if is_of_memory(&error) => {
+                let before = following.sources[0].id.clone();
+                let because = FullBecause::Damaged { before, error: failure::message(&error) };
+                tracing::warn!("a full backup is made, because {because}");
+                let way = Way::Full(secret, because);
+                let read = self.read_files(files, started, &way, at).await?;
+                Ok((way, read))
+            }
+            (read, way) => Ok((way, read?)),
+        }
+    }
+
+    /// What this backup shares with earlier ones must still be there when it becomes one.
+    async fn refuse_lost_bases(&self, begun: &Begun<'_>, chain: Option<&v1::Chain>) -> anyhow::Result<()> {
+        let bases = chain.map_or(&[][..], |chain| &chain.bases);
+        match self.lost(begun.id, bases).await? {
+            None => Ok(()),
+            Some(error) => {
+                let hint = "find out who removed it; the next backup is a full one";
+                Err(Failure::new(Exit::Failed, error, hint).into())
+            }
+        }
     }
 
     /// A repository that backs itself up doubles every night.
@@ -78,15 +148,29 @@ impl Job {
         Err(Failure::new(Exit::Usage, message, hint).into())
     }
 
-    /// Reads all files; tar and index are in the store when it ends well, and nothing is when it does not.
+    /// Reads the files; what was read is in the store when it ends well, and nothing is when it does not.
     async fn read_files(
         &self,
         files: &FilesSource,
         started: &Started,
-    ) -> anyhow::Result<(Backed, PartsUploaded, PartsUploaded)> {
-        let (data, data_upload) =
-            self.start_upload(started, &layout::archive_name(0), self.workers(), UPLOADS_IN_FLIGHT)?;
-        let (index, index_upload) = self.start_upload(started, layout::INDEX, 1, INDEX_UPLOADS_IN_FLIGHT)?;
+        way: &Way,
+        at: Timestamp,
+    ) -> anyhow::Result<Read> {
+        let level = self.source.compression_level;
+        let (data, data_upload) = self.start_upload(
+            started,
+            &layout::archive_name(0),
+            Sealing { recipients: &self.recipients, level, workers: self.workers() },
+            UPLOADS_IN_FLIGHT,
+        )?;
+        let sealing = Sealing { recipients: &self.recipients, level, workers: 1 };
+        let (index, index_upload) =
+            self.start_upload(started, layout::INDEX, sealing, INDEX_UPLOADS_IN_FLIGHT)?;
+        let (remembering, host_upload) = match way {
+            Way::Alone => (None, None),
+            Way::Full(secret, _) => self.start_host_index(started, secret, None)?,
+            Way::Following(secret, following) => self.start_host_index(started, secret, Some(following))?,
+        };
         let (files, beat, stop) = (files.clone(), watchdog::Beat::default(), CancellationToken::new());
         let watch = Reading {
             beat: beat.clone(),
@@ -94,43 +178,69 @@ impl Job {
             stop: stop.clone(),
             named: AtomicUsize::new(0),
         };
-        let mut reading = tokio::task::spawn_blocking(move || backup::run(&files, data, index, &watch));
+        let walk_began = Moment(at.as_second(), at.subsec_nanosecond().unsigned_abs());
+        let mut reading = tokio::task::spawn_blocking(move || {
+            let memory = remembering.map(|remembering| remembering.memory(walk_began)).transpose()?;
+            backup::run(&files, data, index, memory, &watch)
+        });
+        let uploads: Vec<Upload> = [data_upload, index_upload].into_iter().chain(host_upload).collect();
         let read = tokio::select! {
             read = &mut reading => read?.map_err(anyhow::Error::from),
             stopped = self.stop_reading(&beat) => {
                 stop.cancel();
                 if tokio::time::timeout(STOP_WITHIN, reading).await.is_err() {
                     // Its uploads would wait for it for ever; the next run aborts what they leave.
-                    data_upload.abort();
-                    index_upload.abort();
+                    uploads.iter().for_each(JoinHandle::abort);
                 }
                 Err(stopped.into())
             }
         };
-        let (data, index) = (uploaded(data_upload.await), uploaded(index_upload.await));
+        let mut uploaded = Vec::new();
+        for upload in uploads {
+            uploaded.push(parts_of(upload.await));
+        }
         // Asked to stop, it completes nothing, even where everything is there to be completed.
         let read = read.and_then(|backed| self.stop_if_cancelled().map(|()| backed));
-        match (read, data, index) {
-            (Ok(backed), Ok(data), Ok(index)) => Ok((backed, data, index)),
-            (read, data, index) => {
-                let error = first_cause(read, [data, index]).await;
-                Err(error)
-            }
-        }
+        let backed = match read {
+            Ok(backed) if uploaded.iter().all(Result::is_ok) => backed,
+            read => return Err(first_cause(read, uploaded).await),
+        };
+        let mut parts = uploaded.into_iter().flatten();
+        let (Some(data), Some(index)) = (parts.next(), parts.next()) else {
+            unreachable!("both were begun above")
+        };
+        Ok(Read { backed, data, index, host_index: parts.next() })
+    }
+
+    /// The index that this host keeps for itself, and the one that it kept of the backup before.
+    fn start_host_index(
+        &self,
+        started: &Started,
+        secret: &HostSecret,
+        following: Option<&Following>,
+    ) -> anyhow::Result<(Option<Remembering>, Option<Upload>)> {
+        let (recipients, level) = (secret.recipients()?, self.source.compression_level);
+        let sealing = Sealing { recipients: &recipients, level, workers: 1 };
+        let (sealer, upload) =
+            self.start_upload(started, layout::HOST_INDEX, sealing, INDEX_UPLOADS_IN_FLIGHT)?;
+        let earlier = following.map(|following| {
+            let bases = following.sources.len() as u32 - 1;
+            (following.host_index.clone(), bases)
+        });
+        Ok((Some(Remembering { earlier, sealer }), Some(upload)))
     }
 
     fn start_upload(
         &self,
         started: &Started,
         name: &str,
-        workers: usize,
+        sealing: Sealing<'_>,
         in_flight: usize,
     ) -> Result<(Sealer<()>, Upload), SealError> {
         let plan = self.part_plan(None);
+        let Sealing { recipients, level, workers } = sealing;
         let (sealer, parts) =
-            Sealer::start(&self.recipients, self.source.compression_level, workers, move |number| {
-                plan.part_bytes(number)
-            })?;
+            Sealer::start(recipients, level, workers, move |number| plan.part_bytes(number))?;
         let upload = upload_parts(self.store.clone(), started.key(name), parts, in_flight);
         Ok((sealer, tokio::spawn(upload)))
     }
@@ -148,7 +258,7 @@ impl Job {
 /// aborted.
 async fn first_cause(
     read: anyhow::Result<Backed>,
-    uploads: [anyhow::Result<PartsUploaded>; 2],
+    uploads: Vec<anyhow::Result<PartsUploaded>>,
 ) -> anyhow::Error {
     let mut cause = None;
     for upload in uploads {
@@ -168,12 +278,17 @@ async fn first_cause(
     }
 }
 
+/// Whether what was kept of the backup before, and nothing else, was at fault.
+fn is_of_memory(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(BackupError::Memory { .. }))
+}
+
 /// Whether a reader only ended because nobody took what it read.
 fn is_echo(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(BackupError::Seal { .. }))
 }
 
-fn uploaded(joined: Result<Result<PartsUploaded, StoreError>, JoinError>) -> anyhow::Result<PartsUploaded> {
+fn parts_of(joined: Result<Result<PartsUploaded, StoreError>, JoinError>) -> anyhow::Result<PartsUploaded> {
     joined?.context("archive cannot be uploaded")
 }
 
@@ -200,6 +315,50 @@ fn inventory_of(backed: &Backed) -> Inventory {
     }
 }
 
+fn contents(way: &Way, backed: &Backed) -> v1::Files {
+    let (chain, full_because) = match way {
+        Way::Alone => (None, None),
+        Way::Full(_, because) => (None, Some(because.to_string())),
+        Way::Following(_, following) => (Some(chain(following, backed)), None),
+    };
+    v1::Files { tree: tree(&backed.totals), chain, full_because }
+}
+
+fn warnings(way: &Way, backed: &Backed) -> Vec<String> {
+    let of_way = match way {
+        Way::Full(_, because) if because.is_odd() => Some(format!("a full backup, because {because}")),
+        _ => None,
+    };
+    backed.totals.warnings().into_iter().chain(of_way).collect()
+}
+
+fn chain(following: &Following, backed: &Backed) -> v1::Chain {
+    let numbers = backed.remembered.iter().flat_map(|remembered| &remembered.bases);
+    v1::Chain {
+        full: following.full.clone(),
+        parent: following.sources[0].id.clone(),
+        depth: following.depth,
+        bases: numbers.map(|number| following.sources[*number as usize].clone()).collect(),
+        own_files: backed.own.files,
+        own_bytes: backed.own.bytes,
+    }
+}
+
+/// The line of stock tools. Files that were deleted since one of the earlier backups are there again after it.
+fn by_hand(id: &BackupId, chain: Option<&v1::Chain>) -> String {
+    const UNPACK: &str = "zstd -d | tar -x --xattrs --xattrs-include='*'";
+    let archive = layout::archive_name(0);
+    let mut ids: Vec<&BackupId> =
+        chain.into_iter().flat_map(|chain| &chain.bases).map(|base| &base.id).collect();
+    if ids.is_empty() {
+        return format!("age -d -i IDENTITY {archive} | {UNPACK}");
+    }
+    ids.sort();
+    ids.push(id);
+    let ids = ids.into_iter().map(BackupId::as_str).collect::<Vec<_>>().join(" ");
+    format!("for id in {ids}; do age -d -i IDENTITY ../$id/{archive} | {UNPACK} || break; done")
+}
+
 fn tree(totals: &Totals) -> v1::Tree {
     v1::Tree {
         files: totals.files,
@@ -208,6 +367,34 @@ fn tree(totals: &Totals) -> v1::Tree {
         hard_links: totals.hard_links,
         content_bytes: totals.bytes,
         losses: totals.losses(),
+    }
+}
+
+/// To whom an object is sealed, and how.
+struct Sealing<'a> {
+    recipients: &'a Recipients,
+    level: i32,
+    workers: usize,
+}
+
+/// What a reader takes to know the files of the backup before, and to let the next one know those of this one.
+struct Remembering {
+    /// With the number of backups that hold bytes of that one.
+    earlier: Option<(SealedReader, u32)>,
+    sealer: Sealer<()>,
+}
+
+impl Remembering {
+    fn memory(self, walk_began: Moment) -> Result<Memory, BackupError> {
+        let earlier = match self.earlier {
+            Some((reader, bases)) => {
+                let stream = reader.stream().map_err(io::Error::other);
+                let stream = stream.map_err(|source| HostIndexError::Read { source })?;
+                Some(HostIndex::open(Box::new(stream), bases)?)
+            }
+            None => None,
+        };
+        Memory::new(walk_began, earlier, self.sealer)
     }
 }
 

@@ -5,6 +5,7 @@ mod configuration;
 mod database;
 mod expected;
 mod files;
+mod following;
 mod hooks;
 mod stream;
 mod watchdog;

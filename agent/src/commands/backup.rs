@@ -94,6 +94,9 @@ fn print(made: &Made) -> anyhow::Result<()> {
     say(&format!("backed up {} as {} in {took}", manifest.source, manifest.id))?;
     say(&format!("  snapshot  {}", plain::time(manifest.snapshot.at)))?;
     say(&format!("  contents  {}", plain::contents(&manifest.contents)))?;
+    if let Some(increment) = plain::increment(&manifest.contents) {
+        say(&format!("  increment {increment}"))?;
+    }
     say(&format!("  stored    {} for {}", plain::bytes(manifest.stored_bytes()), plain::bytes(plain_bytes)))?;
     for warning in &manifest.warnings {
         say(&format!("  warning   {warning}"))?;

@@ -4,14 +4,15 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use pgproof_files::archive::{self, Archive, ArchiveError};
+use pgproof_files::archive::Archive;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::catalog::{self, Entry, Standing};
 use pgproof_repository::chain;
 use pgproof_repository::contents;
 use pgproof_repository::keys::{Identities, TerminalPrompts};
+use pgproof_repository::lineage;
 use pgproof_repository::manifest::SignedManifest;
-use pgproof_repository::manifest::v1::{Contents, Object};
+use pgproof_repository::manifest::v1::{Contents, Object, Role};
 use pgproof_repository::signature::TrustedSigners;
 use pgproof_repository::store::SharedStore;
 use serde::Serialize;
@@ -92,10 +93,11 @@ async fn check_source(
                 problems.push(format!("{}: {}: {problem}", signed.get().id, object.name));
             }
         }
-        if let (true, Some(identities), Contents::Files(_)) =
-            (depth.read_data, depth.identities, &signed.get().contents)
-        {
-            problems.extend(check_files(store, signed, identities).await);
+        match (depth.read_data, depth.identities, &signed.get().contents) {
+            (true, Some(identities), Contents::Files(_)) => {
+                problems.extend(check_files(store, signed, signers, identities).await);
+            }
+            _ => problems.extend(check_bases(store, signed, signers).await),
         }
     }
     match chain::breaks_among(store, &good, signers).await {
@@ -129,28 +131,42 @@ async fn check_object(
     if !depth.read_data {
         return Ok(());
     }
-    contents::read_through(store, &key, object, depth.identities).await.map_err(|error| error_chain(&error))
+    // What a host keeps for itself nobody else opens.
+    let identities = depth.identities.filter(|_| object.role != Role::HostIndex);
+    contents::read_through(store, &key, object, identities).await.map_err(|error| error_chain(&error))
+}
+
+/// Looks that what an incremental backup needs is there and well signed.
+async fn check_bases(
+    store: &SharedStore,
+    signed: &SignedManifest,
+    signers: &TrustedSigners,
+) -> Option<String> {
+    let found = lineage::bases_of(store, signed, signers).await;
+    found.err().map(|error| format!("{}: {}", signed.get().id, error_chain(&error)))
 }
 
 /// Compares every file with its hash in the index.
-async fn check_files(store: &SharedStore, signed: &SignedManifest, identities: &Identities) -> Vec<String> {
+async fn check_files(
+    store: &SharedStore,
+    signed: &SignedManifest,
+    signers: &TrustedSigners,
+    identities: &Identities,
+) -> Vec<String> {
     let id = signed.get().id.clone();
-    let failed = |error: &ArchiveError| vec![format!("{id}: {}", error_chain(error))];
-    let inventory = match archive::inventory(store, signed, identities).await {
-        Ok(inventory) => inventory,
-        Err(error) => return failed(&error),
+    let checked = match Archive::fetch(store, signed, signers, identities).await {
+        Ok(archive) => {
+            let check = move || archive.check(&pgproof_files::Unwatched);
+            tokio::task::spawn_blocking(check).await.expect("checking does not panic")
+        }
+        Err(error) => Err(error),
     };
-    let (store, runtime) = (store.clone(), tokio::runtime::Handle::current());
-    let (signed, identities) = (signed.clone(), identities.clone());
-    let check = move || {
-        Archive::open(&store, &runtime, &signed, &inventory, &identities)?.check(&pgproof_files::Unwatched)
-    };
-    match tokio::task::spawn_blocking(check).await.expect("checking does not panic") {
+    match checked {
         Ok(differing) => {
             let told = |path| format!("{id}: {path} does not have the hash that the index has");
             differing.iter().map(told).collect()
         }
-        Err(error) => failed(&error),
+        Err(error) => vec![format!("{id}: {}", error_chain(&error))],
     }
 }
 

@@ -12,6 +12,7 @@ use pgproof_policies::moment;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::catalog::{self, Before, Entry, Page, Standing};
 use pgproof_repository::ids::BackupId;
+use pgproof_repository::manifest::v1::{Chain, Contents, Manifest};
 use pgproof_repository::signature::TrustedSigners;
 use serde::Serialize;
 
@@ -37,6 +38,9 @@ struct Line {
     signer: Option<String>,
     tags: std::collections::BTreeMap<String, String>,
     reason: Option<String>,
+    /// Of a backup of files: `full` or `incremental`.
+    increment: Option<&'static str>,
+    chain: Option<Chain>,
     held: bool,
     /// When a drill last proved it.
     proved_at: Option<Timestamp>,
@@ -128,9 +132,19 @@ fn line(source: &SourceName, entry: &Entry) -> Line {
         signer: entry.whole().map(|signed| signed.signer().principal.clone()),
         tags: manifest.map(|m| m.tags.clone()).unwrap_or_default(),
         reason: manifest.and_then(|m| m.reason.clone()),
+        increment: manifest.and_then(increment),
+        chain: manifest.and_then(|m| m.chain().cloned()),
         held: entry.held,
         proved_at: entry.proofs.proved_at,
         failed_at: entry.proofs.failed_at,
+    }
+}
+
+fn increment(manifest: &Manifest) -> Option<&'static str> {
+    match (&manifest.contents, manifest.chain()) {
+        (Contents::Files(_), Some(_)) => Some("incremental"),
+        (Contents::Files(_), None) => Some("full"),
+        _ => None,
     }
 }
 
@@ -190,6 +204,12 @@ fn notes(line: &Line) -> String {
         notes.push("A DRILL FOUND IT BAD".to_owned());
     } else if let Some(at) = line.proved_at {
         notes.push(format!("proved {}", plain::time(at)));
+    }
+    match &line.chain {
+        Some(Chain { depth, parent, full, .. }) => {
+            notes.push(format!("incremental {depth} since {full}, after {parent}"));
+        }
+        None => notes.extend(line.increment.map(str::to_owned)),
     }
     notes.extend(line.reason.clone());
     notes.extend(line.tags.iter().map(|(key, value)| format!("{key}={value}")));

@@ -5,15 +5,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use pgproof_files::archive::{self, Archive, ArchiveError};
+use pgproof_files::archive::Archive;
 use pgproof_files::entry::Body;
-use pgproof_files::inventory as files;
 use pgproof_policies::locks::Locks;
 use pgproof_repository::inventory::Inventory;
 use pgproof_repository::keys::{Identities, TerminalPrompts};
 use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::manifest::v1::{Contents, Postgres, Previous};
 use pgproof_repository::prune::{Locked, PruneError};
+use pgproof_repository::signature::TrustedSigners;
 use pgproof_repository::{catalog, contents};
 
 use super::list::chain;
@@ -27,7 +27,7 @@ pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::R
     let inventory = match args.inventory {
         true => {
             let identities = opened.loaded.identities(Arc::new(TerminalPrompts))?;
-            Some(Shown::of(&opened, &signed, &identities).await?)
+            Some(Shown::of(&opened, &signed, &signers, &identities).await?)
         }
         false => None,
     };
@@ -52,7 +52,7 @@ pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::R
     }
     match inventory {
         Some(Shown::Tables(inventory)) => print_tables(&inventory)?,
-        Some(Shown::Files { archive, .. }) => {
+        Some(Shown::Files(archive)) => {
             tokio::task::spawn_blocking(move || print_files(&archive)).await??;
         }
         None => {}
@@ -74,29 +74,27 @@ fn lock(locked: Result<Locked, PruneError>, is_asked_for: bool) -> Option<String
 /// What is in a backup, by name.
 enum Shown {
     Tables(Box<Inventory>),
-    Files { inventory: Box<files::Inventory>, archive: Box<Archive> },
+    Files(Box<Archive>),
 }
 
 impl Shown {
-    async fn of(opened: &Opened, signed: &SignedManifest, identities: &Identities) -> anyhow::Result<Self> {
-        let store = opened.store.clone();
+    async fn of(
+        opened: &Opened,
+        signed: &SignedManifest,
+        signers: &TrustedSigners,
+        identities: &Identities,
+    ) -> anyhow::Result<Self> {
+        let store = &opened.store;
         if !matches!(signed.get().contents, Contents::Files(_)) {
-            return Ok(Self::Tables(Box::new(contents::inventory(&store, signed, identities).await?)));
+            return Ok(Self::Tables(Box::new(contents::inventory(store, signed, identities).await?)));
         }
-        let inventory = archive::inventory(&store, signed, identities).await?;
-        let runtime = tokio::runtime::Handle::current();
-        let (signed, identities) = (signed.clone(), identities.clone());
-        let open = move || {
-            let archive = Archive::open(&store, &runtime, &signed, &inventory, &identities)?;
-            Ok::<_, ArchiveError>(Self::Files { inventory: Box::new(inventory), archive: Box::new(archive) })
-        };
-        Ok(tokio::task::spawn_blocking(open).await??)
+        Ok(Self::Files(Box::new(Archive::fetch(store, signed, signers, identities).await?)))
     }
 
     fn document(&self) -> serde_json::Result<serde_json::Value> {
         match self {
             Self::Tables(inventory) => serde_json::to_value(inventory),
-            Self::Files { inventory, .. } => serde_json::to_value(inventory),
+            Self::Files(archive) => serde_json::to_value(archive.inventory()),
         }
     }
 }
@@ -145,6 +143,12 @@ fn print(signed: &SignedManifest) -> anyhow::Result<()> {
         Previous::Unknown { reason } => say(&format!("previous    unknown: {reason}"))?,
     }
     say(&format!("contents    {}", plain::contents(&manifest.contents)))?;
+    if let Some(increment) = plain::increment(&manifest.contents) {
+        say(&format!("increment   {increment}"))?;
+    }
+    for base in manifest.bases() {
+        say(&format!("needs       {}", base.id))?;
+    }
     if let Some(reason) = manifest.postgres().and_then(|dumped| dumped.archive.not_indexed_because.as_ref()) {
         say(&format!("not indexed {reason}"))?;
     }

@@ -12,7 +12,7 @@ use rustix::fs::{self, CWD, FileType, OFlags, Stat};
 use rustix::io::{self, Errno};
 use sha2::{Digest, Sha256};
 
-use super::{Backed, BackupError, Root};
+use super::{Backed, BackupError, INDEX_FRAME_BYTES, Memory, Own, Root};
 use crate::blocks::Blocks;
 use crate::entry::{Body, Content, Entry, Extent, LINE_BYTES_MAX, Meta, Note};
 use crate::inventory::Totals;
@@ -31,8 +31,6 @@ const READ_BYTES: usize = 256 << 10;
 const OWN_FRAMES_BYTES: u64 = 1 << 20;
 /// A frame of small files ends here at the first file's end.
 const SHARED_FRAME_BYTES: usize = 2 << 20;
-/// A frame of the index ends here at the first line's end.
-const INDEX_FRAME_BYTES: usize = 1 << 20;
 
 pub(super) struct Walk<'a> {
     filter: &'a Filter,
@@ -42,6 +40,8 @@ pub(super) struct Walk<'a> {
     index: Blocks,
     index_starts: Vec<StoredPath>,
     totals: Totals,
+    own: Own,
+    memory: Option<Memory>,
     /// Files of several names that were stored under one of them, and how many of the others are still to come.
     linked: HashMap<(u64, u64), Linked>,
     buffer: Vec<u8>,
@@ -51,6 +51,8 @@ pub(super) struct Walk<'a> {
 struct Linked {
     first: StoredPath,
     content: Content,
+    /// Whether it was read without anything in between.
+    is_sure: bool,
     to_come: u64,
 }
 
@@ -76,6 +78,7 @@ impl<'a> Walk<'a> {
         one_file_system: bool,
         data: Sealer<()>,
         index: Sealer<()>,
+        memory: Option<Memory>,
         watch: &'a dyn Watch,
     ) -> Self {
         Self {
@@ -86,6 +89,8 @@ impl<'a> Walk<'a> {
             index: Blocks::new(index),
             index_starts: Vec::new(),
             totals: Totals::default(),
+            own: Own::default(),
+            memory,
             linked: HashMap::new(),
             buffer: vec![0; READ_BYTES],
             line: Vec::new(),
@@ -123,8 +128,11 @@ impl<'a> Walk<'a> {
 
     pub(super) fn finish(mut self) -> Result<Backed, BackupError> {
         self.data.write(&pax::END)?;
+        // An index that was not what it should be is found out before anything counts as whole.
+        let remembered = self.memory.map(Memory::finish).transpose()?;
         let (data, index) = (self.data.finish()?, self.index.finish()?);
-        Ok(Backed { data, index, index_starts: self.index_starts, totals: self.totals })
+        let Self { index_starts, totals, own, .. } = self;
+        Ok(Backed { data, index, index_starts, totals, own, remembered })
     }
 
     fn walk(&mut self, top: Level, device: u64) -> Result<(), BackupError> {
@@ -259,31 +267,56 @@ impl<'a> Walk<'a> {
         let (xattrs, unread) = or_noted(tree::xattrs(&file));
         let meta = tree::meta(&stat, xattrs);
         if stat.st_nlink > 1
-            && let Some((to, content)) = self.known(tree::identity(&stat))
+            && let Some((to, content, is_sure)) = self.known(tree::identity(&stat))
         {
+            self.remember(&place.path, &stat, &content, is_sure)?;
             self.head(&place.path, &meta, HeadKind::HardLink { to: to.as_bytes() })?;
             let body = Body::HardLink { to, content };
             return self.record(&Entry { path: place.path.clone(), meta, body, note: unread });
         }
-        let (content, torn) = self.content(&place.path, &meta, &stat, file.as_fd())?;
+        let (content, torn) = match self.recall(&place.path, &stat)? {
+            Some(content) => (content, None),
+            None => self.content(&place.path, &meta, &stat, file.as_fd())?,
+        };
+        self.remember(&place.path, &stat, &content, torn.is_none())?;
         if stat.st_nlink > 1 {
             let (first, content) = (place.path.clone(), content.clone());
             let to_come = u64::from(stat.st_nlink as u32) - 1;
-            self.linked.insert(tree::identity(&stat), Linked { first, content, to_come });
+            let linked = Linked { first, content, is_sure: torn.is_none(), to_come };
+            self.linked.insert(tree::identity(&stat), linked);
         }
         let body = Body::File(content);
         self.record(&Entry { path: place.path.clone(), meta, body, note: torn.or(unread) })
     }
 
     /// A file that was stored under another name; forgotten with its last one.
-    fn known(&mut self, identity: (u64, u64)) -> Option<(StoredPath, Content)> {
+    fn known(&mut self, identity: (u64, u64)) -> Option<(StoredPath, Content, bool)> {
         let linked = self.linked.get_mut(&identity)?;
         linked.to_come -= 1;
-        let found = (linked.first.clone(), linked.content.clone());
+        let found = (linked.first.clone(), linked.content.clone(), linked.is_sure);
         if linked.to_come == 0 {
             self.linked.remove(&identity);
         }
         Some(found)
+    }
+
+    /// The content of a file that has not changed since an earlier backup, which holds its bytes.
+    fn recall(&mut self, path: &StoredPath, stat: &Stat) -> Result<Option<Content>, BackupError> {
+        self.memory.as_mut().map_or(Ok(None), |memory| memory.recall(path, stat))
+    }
+
+    /// What was torn while it was read is read again the next time.
+    fn remember(
+        &mut self,
+        path: &StoredPath,
+        stat: &Stat,
+        content: &Content,
+        is_sure: bool,
+    ) -> Result<(), BackupError> {
+        match &mut self.memory {
+            Some(memory) if is_sure => memory.keep(path, stat, content),
+            _ => Ok(()),
+        }
     }
 
     /// Writes a file's head and content. Whatever the file does meanwhile, as many bytes follow as the head announces.
@@ -296,7 +329,7 @@ impl<'a> Walk<'a> {
     ) -> Result<(Content, Option<Note>), BackupError> {
         let size = tree::size(before);
         let extents = sparse::extents(file, size, u64::try_from(before.st_blocks).unwrap_or(u64::MAX));
-        let mut content = Content { offset: 0, size, sha256: [0; 32], extents };
+        let mut content = Content { base: 0, offset: 0, size, sha256: [0; 32], extents };
         let stored = content.stored_bytes();
         if stored >= OWN_FRAMES_BYTES {
             self.data.cut_if_longer(0)?;
@@ -313,6 +346,8 @@ impl<'a> Walk<'a> {
             torn = torn.or(self.extent(file, extent, &mut hash)?);
         }
         content.sha256 = hash.finalize().into();
+        self.own.files += 1;
+        self.own.bytes += stored;
         self.data.write(pax::padding(stored))?;
         let enough = if stored >= OWN_FRAMES_BYTES { 0 } else { SHARED_FRAME_BYTES };
         self.data.cut_if_longer(enough)?;

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
-use crate::archive::{Archive, ArchiveError};
+use crate::archive::{Archive, ArchiveError, WantedFrames};
 use crate::entry::{Body, Entry, Note};
 use crate::inventory::Totals;
 use crate::path::StoredPath;
@@ -52,9 +52,9 @@ pub struct Plan {
     pub totals: Totals,
     /// Entries that are not what was there, by name; as many as are told.
     pub noted: Vec<(StoredPath, Note)>,
-    /// Frames of index and tar that are needed.
+    /// Frames of the index and of tars that are needed.
     index_frames: BTreeSet<usize>,
-    data_frames: BTreeSet<usize>,
+    data_frames: WantedFrames,
 }
 
 /// What was restored.
@@ -77,7 +77,7 @@ impl Restore {
             totals: Totals::default(),
             noted: Vec::new(),
             index_frames: BTreeSet::new(),
-            data_frames: BTreeSet::new(),
+            data_frames: WantedFrames::new(),
         };
         let mut missing: BTreeSet<&StoredPath> = self.paths.iter().collect();
         let mut all = Totals::default();
@@ -106,10 +106,11 @@ impl Restore {
                 plan.noted.push((entry.path.clone(), note));
             }
             if let Some(content) = self.content_needed(&entry) {
-                plan.data_frames.extend(archive.frames_of(content)?);
+                let frames = archive.frames_of(content)?;
+                plan.data_frames.entry(content.base).or_default().extend(frames);
             }
         }
-        if is_whole && all != *archive.totals() {
+        if is_whole && all != archive.inventory().totals {
             return Err(ArchiveError::Totals.into());
         }
         match missing.first() {
@@ -129,7 +130,7 @@ impl Restore {
     /// Carries the plan out.
     pub fn run(&self, archive: &Archive, plan: &Plan, watch: &dyn Watch) -> Result<Report, RestoreError> {
         let target = Target::open(&self.target, self.overwrite.is_none())?;
-        let contents = archive.contents(plan.data_frames.clone())?;
+        let contents = archive.contents(plan.data_frames.clone());
         let mut writer = Writer::new(self, target, contents, watch);
         for item in archive.entries_of(plan.index_frames.iter().copied())? {
             let (_, entry) = item?;

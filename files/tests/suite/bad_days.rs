@@ -18,14 +18,14 @@ use sha2::{Digest, Sha256};
 use crate::support::{back_up, below, forge, into, look, source};
 
 /// Does something once, when a file of this name comes next.
-struct When<'a> {
+pub(crate) struct When<'a> {
     name: &'a str,
     what: &'a dyn Fn(),
     is_done: Cell<bool>,
 }
 
 impl<'a> When<'a> {
-    fn at(name: &'a str, what: &'a dyn Fn()) -> Self {
+    pub(crate) fn at(name: &'a str, what: &'a dyn Fn()) -> Self {
         Self { name, what, is_done: Cell::new(false) }
     }
 }
@@ -46,7 +46,7 @@ impl Watch for When<'_> {
     }
 }
 
-fn tree_of(names: &[&str]) -> tempfile::TempDir {
+pub(crate) fn tree_of(names: &[&str]) -> tempfile::TempDir {
     let tree = tempfile::tempdir().unwrap();
     for name in names {
         let path = tree.path().join(name);
@@ -250,7 +250,8 @@ fn an_index_that_leads_out_of_the_target_is_refused_before_anything_is_written()
 /// What a hostile signer could write into an index, as far as the index's form allows it.
 fn hostile(outside: &Path) -> Vec<Entry> {
     let path = |text: &str| StoredPath::new(text.as_bytes().to_vec()).unwrap();
-    let content = || Content { offset: 0, size: 1, sha256: Sha256::digest(b"x").into(), extents: None };
+    let content =
+        || Content { base: 0, offset: 0, size: 1, sha256: Sha256::digest(b"x").into(), extents: None };
     let entry = |name: &str, body| Entry {
         path: path(name),
         meta: Meta { mode: 0o644, ..Meta::default() },
@@ -305,7 +306,7 @@ fn nothing_goes_through_a_link_out_of_the_target() {
 #[test]
 fn a_content_that_differs_from_its_hash_is_never_given_its_name() {
     let outer = tempfile::tempdir().unwrap();
-    let content = Content { offset: 0, size: 1, sha256: Sha256::digest(b"y").into(), extents: None };
+    let content = Content { base: 0, offset: 0, size: 1, sha256: Sha256::digest(b"y").into(), extents: None };
     let path = StoredPath::new(b"file".to_vec()).unwrap();
     let entry = Entry { path, meta: Meta::default(), body: Body::File(content), note: None };
     let (mut line, mut totals) = (Vec::new(), Totals::default());

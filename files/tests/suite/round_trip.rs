@@ -14,7 +14,7 @@ use pgproof_files::restore::{Overwrite, Restore};
 use proptest::prelude::*;
 
 /// Some of everything.
-fn make_tree(root: &Path) {
+pub(crate) fn make_tree(root: &Path) {
     fs::create_dir_all(root.join("uploads/2026/empty")).unwrap();
     fs::write(root.join("uploads/a.txt"), "first").unwrap();
     fs::write(root.join("uploads/none"), "").unwrap();
@@ -68,7 +68,7 @@ fn noise(length: usize) -> Vec<u8> {
     std::iter::repeat_with(next).take(length).collect()
 }
 
-fn stored(path: &Path) -> StoredPath {
+pub(crate) fn stored(path: &Path) -> StoredPath {
     StoredPath::below_root(path).unwrap().unwrap()
 }
 
@@ -89,7 +89,7 @@ fn a_restored_tree_is_the_one_that_was_backed_up() {
     assert_eq!(sealed.archive.check(&Unwatched).unwrap(), Vec::<String>::new());
 }
 
-fn similar(
+pub(crate) fn similar(
     found: &std::collections::BTreeMap<Vec<u8>, String>,
     expected: &std::collections::BTreeMap<Vec<u8>, String>,
 ) {

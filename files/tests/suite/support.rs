@@ -10,12 +10,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pgproof_files::Watch;
 use pgproof_files::archive::{Archive, ArchiveError};
-use pgproof_files::backup::{self, Backed, BackupError};
+use pgproof_files::backup::{self, Backed, BackupError, Memory, Own, Remembered};
+use pgproof_files::entry::Moment;
+use pgproof_files::host_index::HostIndex;
 use pgproof_files::inventory::{FORMAT, Frames, Inventory, VERSION};
 use pgproof_files::path::StoredPath;
 use pgproof_files::restore::{Report, Restore, RestoreError};
 use pgproof_policies::policy::FilesSource;
-use pgproof_repository::ids::ObjectKey;
+use pgproof_repository::ids::{BackupId, ObjectKey};
 use pgproof_repository::keys::{Identities, NoPrompts, Recipients, generate_identity};
 use pgproof_repository::sealed::{Expected, SealedReader, SealedSummary, Sealer};
 use pgproof_repository::store::counting::{Counters, CountingStore};
@@ -41,13 +43,38 @@ pub(crate) fn source(paths: &[&Path]) -> FilesSource {
 }
 
 pub(crate) fn back_up(source: &FilesSource, watch: &dyn Watch) -> Result<Sealed, BackupError> {
+    make(source, None, watch).map(|(sealed, _)| sealed)
+}
+
+/// What a backup leaves for the next one.
+struct Left {
+    host_index: Vec<u8>,
+    bases: Vec<u32>,
+    own: Own,
+}
+
+/// With the moment when a walk began, and what is known of an earlier backup, it is one of a chain.
+fn make(
+    source: &FilesSource,
+    memory: Option<(Moment, Option<HostIndex>)>,
+    watch: &dyn Watch,
+) -> Result<(Sealed, Option<Left>), BackupError> {
     let keys = Keys::new();
     let ((data, data_parts), (index, index_parts)) = (keys.sealer(), keys.sealer());
     let runtime = Runtime::new().unwrap();
     let (data_bytes, index_bytes) = (runtime.spawn(collect(data_parts)), runtime.spawn(collect(index_parts)));
-    let Backed { data, index, index_starts, totals } = backup::run(source, data, index, watch)?;
-    let (data_bytes, index_bytes) =
-        runtime.block_on(async { (data_bytes.await.unwrap(), index_bytes.await.unwrap()) });
+    let (host, host_parts) = keys.sealer();
+    let host_bytes = runtime.spawn(collect(host_parts));
+    let memory = memory.map(|(began, earlier)| Memory::new(began, earlier, host)).transpose()?;
+    let backed = backup::run(source, data, index, memory, watch)?;
+    let Backed { data, index, index_starts, totals, own, remembered } = backed;
+    let (data_bytes, index_bytes, host_bytes) = runtime.block_on(async {
+        (data_bytes.await.unwrap(), index_bytes.await.unwrap(), host_bytes.await.unwrap())
+    });
+    let left = remembered.map(|Remembered { host_index, bases }| {
+        let host_index = keys.plain(&runtime, &host_index, host_bytes);
+        Left { host_index, bases, own }
+    });
     let inventory = Inventory {
         format: FORMAT.to_owned(),
         version: VERSION,
@@ -56,7 +83,70 @@ pub(crate) fn back_up(source: &FilesSource, watch: &dyn Watch) -> Result<Sealed,
         index_starts,
         totals,
     };
-    Ok(keys.open(runtime, inventory, (data, data_bytes), (index, index_bytes)))
+    Ok((keys.open(runtime, inventory, (data, data_bytes), (index, index_bytes)), left))
+}
+
+/// A full backup, and others that follow it.
+pub(crate) struct Chain {
+    pub(crate) source: FilesSource,
+    pub(crate) members: Vec<Member>,
+}
+
+pub(crate) struct Member {
+    pub(crate) sealed: Sealed,
+    pub(crate) own: Own,
+    /// What the next backup is told of it.
+    pub(crate) host_index: Vec<u8>,
+    /// The places in the chain of those that hold bytes of it, as they are numbered.
+    pub(crate) bases: Vec<usize>,
+}
+
+impl Chain {
+    pub(crate) fn of(root: &Path) -> Self {
+        Self { source: source(&[root]), members: Vec::new() }
+    }
+
+    /// A backup for which whatever was written before now is long ago.
+    pub(crate) fn go_on(&mut self) -> &Member {
+        self.go_on_at(in_an_hour(), &pgproof_files::Unwatched).unwrap()
+    }
+
+    pub(crate) fn go_on_at(&mut self, began: Moment, watch: &dyn Watch) -> Result<&Member, BackupError> {
+        let parent = self.members.len().checked_sub(1);
+        let earlier = parent.map(|parent| {
+            let Member { host_index, bases, .. } = &self.members[parent];
+            HostIndex::open(Box::new(std::io::Cursor::new(host_index.clone())), bases.len() as u32)
+        });
+        let (sealed, left) = make(&self.source, Some((began, earlier.transpose()?)), watch)?;
+        let Left { host_index, bases, own } = left.unwrap();
+        let place = |number: &u32| match number.checked_sub(1) {
+            None => parent.unwrap(),
+            Some(number) => self.members[parent.unwrap()].bases[number as usize],
+        };
+        let bases: Vec<usize> = bases.iter().map(place).collect();
+        let opened = bases.iter().map(|place| (id(*place), self.members[*place].sealed.archive.clone()));
+        let sealed = sealed.with_bases(opened.collect());
+        self.members.push(Member { sealed, own, host_index, bases });
+        Ok(self.members.last().unwrap())
+    }
+}
+
+/// A backup with what is known of an earlier one, which is never kept.
+pub(crate) fn follow(source: &FilesSource, earlier: HostIndex) -> Result<(), BackupError> {
+    make(source, Some((in_an_hour(), Some(earlier))), &pgproof_files::Unwatched).map(drop)
+}
+
+fn id(place: usize) -> BackupId {
+    format!("20261124T02{:02}{:02}Z-aaaaaa", place / 60, place % 60).parse().unwrap()
+}
+
+pub(crate) fn now() -> Moment {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    Moment(now.as_secs() as i64, now.subsec_nanos())
+}
+
+pub(crate) fn in_an_hour() -> Moment {
+    Moment(now().0 + 3600, 0)
 }
 
 /// A backup whose index holds exactly these lines, whatever they say.
@@ -99,6 +189,17 @@ impl Keys {
         Sealer::start(&self.recipients, 3, 2, |_| PART_BYTES).unwrap()
     }
 
+    fn plain(&self, runtime: &Runtime, summary: &SealedSummary<()>, bytes: Bytes) -> Vec<u8> {
+        let store: SharedStore = Arc::new(MemoryStore::new());
+        let key: ObjectKey = "host".parse().unwrap();
+        runtime.block_on(store.put(&key, bytes, PutCondition::IfAbsent)).unwrap();
+        let expected = Expected { plaintext: summary.plaintext, ciphertext: summary.ciphertext };
+        let reader = SealedReader::open(store, runtime.handle().clone(), key, expected, &self.identities);
+        let mut plain = Vec::new();
+        std::io::Read::read_to_end(&mut reader.unwrap().stream().unwrap(), &mut plain).unwrap();
+        plain
+    }
+
     fn open(
         &self,
         runtime: Runtime,
@@ -120,7 +221,7 @@ impl Keys {
         let (data, index) = (open("data", data), open("index", index));
         let mut tar = Vec::new();
         std::io::Read::read_to_end(&mut data.stream().unwrap(), &mut tar).unwrap();
-        let archive = Archive::new(data, index, &inventory).unwrap();
+        let archive = Archive::new(data, index, inventory.clone()).unwrap();
         counters.reset();
         Sealed { archive, inventory, counters, index_bytes, tar, _runtime: runtime }
     }
@@ -135,6 +236,10 @@ async fn collect(mut parts: Receiver<Bytes>) -> Bytes {
 }
 
 impl Sealed {
+    pub(crate) fn with_bases(self, bases: Vec<(BackupId, Archive)>) -> Self {
+        Self { archive: self.archive.clone().with_bases(bases), ..self }
+    }
+
     /// Everything, into a folder that is empty.
     pub(crate) fn restore_to(&self, target: &Path) -> Report {
         self.restore(&into(target)).unwrap()

@@ -9,6 +9,7 @@ use jiff::{SignedDuration, tz::TimeZone};
 use toml::de::DeTable;
 
 use crate::{
+    increments::Incremental,
     names::SourceName,
     retention::{Class, Retention},
 };
@@ -247,6 +248,8 @@ pub struct FilesSource {
     pub one_file_system: bool,
     /// A backup without a single file is accepted.
     pub allow_empty: bool,
+    /// Backups leave out what an earlier one holds; `None` where each is full.
+    pub incremental: Option<Incremental>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

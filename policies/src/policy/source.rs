@@ -24,6 +24,7 @@ const RETENTION: &str = "must say how many backups are kept, such as `{ daily = 
                          `{ keep_all = true }`";
 const NO_VERIFICATION: &str =
     "must be left out: only databases are drilled, and `pgproof check --read-data` reads the others through";
+const NO_INCREMENTAL: &str = "must be left out: only backups of files are incremental";
 const CONNECTION_KEYS: [&str; 3] = ["connection", "service", "from_environment"];
 
 pub(super) fn read_all(
@@ -92,6 +93,14 @@ fn read(mut table: Table<'_>, client_dirs: &[PathBuf], report: &mut Report<'_>) 
     let kind = kind(&mut table, client_dirs, report);
     let schedule = table.schedule("schedule", report);
     let timing = timing::read(&mut table, schedule.as_deref(), report);
+    match &kind {
+        Some(Kind::Files(source)) => files::refuse_rhythm(source, schedule.as_deref(), &table, report),
+        Some(_) if table.has("incremental") => {
+            table.table("incremental", report);
+            table.refuse("incremental", NO_INCREMENTAL, None, report);
+        }
+        _ => {}
+    }
     let hooks = table.table("hooks", report).map(|table| hooks::read(table, report)).unwrap_or_default();
     let objectives = table.table("objectives", report).map(|table| objectives(table, report));
     let verification_is_there = table.has("verification");

@@ -112,6 +112,7 @@ fn source(about: &Template) -> String {
          # kind = \"files\"\n\
          # paths = [\"/srv/uploads\"]\n\
          # exclude = [\"*.tmp\"]\n\
+         # incremental = {{ full_every = \"7d\", chain_max = 14 }}   # between full ones only what changed\n\
          # schedule = \"30 2 * * *\"\n\
          # retention = {{ daily = 7 }}\n",
         about.source, about.source,

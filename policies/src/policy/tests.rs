@@ -574,6 +574,7 @@ fn a_source_of_files_says_what_is_taken() {
     let uploads = FilesSource {
         paths: vec!["/srv/uploads".into()],
         exclude: vec!["*.tmp".to_owned(), "/srv/uploads/cache".to_owned()],
+        incremental: Some(Incremental { full_every: SignedDuration::from_hours(7 * 24), chain_max: 14 }),
         ..FilesSource::default()
     };
     assert_eq!(source(&policy, "uploads").kind, Kind::Files(uploads));
@@ -607,6 +608,42 @@ fn what_a_source_of_files_cannot_be_is_said() {
         let found = found(lines);
         assert!(found.contains(problem), "{lines}: {found}");
     }
+}
+
+#[test]
+fn an_incremental_backup_that_could_never_be_is_refused() {
+    let head = FILES.split("[sources.uploads]").next().unwrap();
+    let found = |lines: &str| {
+        let source =
+            "kind = \"files\"\npaths = [\"/srv\"]\nretention = { daily = 7 }\nschedule = \"30 2 * * *\"";
+        Policy::parse(&format!("{head}[sources.uploads]\n{source}\n{lines}\n"), "p.toml")
+    };
+    for (given, problem) in [
+        ("{}", "incremental.full_every: must say how long"),
+        ("{ full_every = \"7d\" }", "incremental.chain_max: must say how many"),
+        (
+            "{ full_every = \"7d\", chain_max = 0 }",
+            "incremental.chain_max: must be a whole number from 1 to 100",
+        ),
+        (
+            "{ full_every = \"7d\", chain_max = 101 }",
+            "incremental.chain_max: must be a whole number from 1 to 100",
+        ),
+        ("{ full_every = \"weekly\", chain_max = 7 }", "incremental.full_every: must be a duration"),
+        ("{ full_every = \"7d\", chain_max = 7, chain_min = 1 }", "incremental.chain_min: is no known key"),
+        ("true", "incremental: must be a table"),
+        (
+            "{ full_every = \"1d\", chain_max = 7 }",
+            "uploads.incremental: must have a `full_every` longer than",
+        ),
+    ] {
+        let found = found(&format!("incremental = {given}")).unwrap_err().to_string();
+        assert!(found.contains(problem), "{given}: {found}");
+    }
+    assert!(found("incremental = { full_every = \"2d\", chain_max = 1 }").is_ok());
+    let given = "incremental = { full_every = \"7d\", chain_max = 7 }\nretention =";
+    let elsewhere = problems_with("retention =", given);
+    assert!(elsewhere.contains("sources.app.incremental: must be left out"), "{elsewhere}");
 }
 
 #[test]

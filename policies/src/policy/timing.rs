@@ -34,16 +34,16 @@ pub(super) fn read(table: &mut Table<'_>, schedule: Option<&str>, report: &mut R
             table.refuse(key, "must be left out where there is no `schedule`", None, report);
         }
     }
-    let gap =
-        schedule.and_then(|text| text.parse::<Schedule>().ok()).and_then(|schedule| shortest(&schedule));
-    if let Some(gap) = gap.filter(|gap| timing.jitter >= *gap) {
+    if let Some(gap) = schedule.and_then(shortest_gap).filter(|gap| timing.jitter >= *gap) {
         let constraint = format!("must be shorter than the shortest time between two runs, {gap:#}");
         table.refuse("jitter", &constraint, Some(format!("{:#}", timing.jitter)), report);
     }
     timing
 }
 
-fn shortest(schedule: &Schedule) -> Option<SignedDuration> {
+/// The shortest time between two runs of a schedule.
+pub(super) fn shortest_gap(schedule: &str) -> Option<SignedDuration> {
+    let schedule: Schedule = schedule.parse().ok()?;
     schedule.gaps(&TimeZone::UTC, SOME_NEW_YEAR).min()
 }
 

@@ -11,6 +11,8 @@
 //! 5. A backup dated after now fills no slot: a wrong clock, or a hostile one, displaces nothing.
 //! 6. With `gate_verified`, what is newer than the newest proof displaces nothing, and a proved backup gives way to
 //!    proved ones alone. A thousand backups that a stolen host signs, whatever they are dated, push out no proved one.
+//! 7. What a backup that stays needs to be restored stays, too, and takes no slot: an incremental backup never outlives the
+//!    ones whose bytes it shares.
 //!
 //! Whether a plan may be carried out without being asked is a decision of its own: [`removal`].
 
@@ -20,6 +22,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
@@ -74,6 +77,8 @@ pub struct Candidate {
     /// The server that it was dumped from: its major version and system identifier, as far as they are known. Backups of
     /// two servers differ in it, such as those before and after an upgrade.
     pub server: Option<String>,
+    /// The backups without which it cannot be restored.
+    pub needs: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,6 +147,8 @@ pub enum Reason {
     NewerFormat,
     /// Nothing good exists, so nothing goes.
     NoGoodBackup,
+    /// This one stays, and cannot be restored without it.
+    NeededBy(String),
 }
 
 /// Decides for every candidate of **one source** whether it stays.
@@ -182,6 +189,8 @@ pub fn plan(backups: &[Candidate], retention: &Retention, zone: &TimeZone, now: 
             reasons.push(Reason::KeepAll);
         }
     }
+
+    keep_what_is_needed(&ordered, &mut reasons);
 
     let lines = ordered.iter().zip(reasons).map(|(backup, reasons)| line(backup, reasons)).collect();
     Plan { lines }
@@ -278,6 +287,23 @@ fn is_proved(backup: &Candidate) -> bool {
     backup.standing == Standing::Good { proved: true }
 }
 
+/// Also what the needed ones need themselves: whatever is listed can be restored.
+fn keep_what_is_needed(newest_first: &[&Candidate], reasons: &mut [Vec<Reason>]) {
+    let places: BTreeMap<&str, usize> =
+        newest_first.iter().enumerate().map(|(place, backup)| (backup.id.as_str(), place)).collect();
+    let mut staying: Vec<usize> =
+        (0..reasons.len()).rev().filter(|&place| !reasons[place].is_empty()).collect();
+    while let Some(place) = staying.pop() {
+        let backup = newest_first[place];
+        for needed in backup.needs.iter().filter_map(|id| places.get(id.as_str()).copied()) {
+            if reasons[needed].is_empty() {
+                reasons[needed].push(Reason::NeededBy(backup.id.clone()));
+                staying.push(needed);
+            }
+        }
+    }
+}
+
 /// What the numbers keep if just the backups that count existed.
 fn fill_slots(
     newest_first: &[&Candidate],
@@ -344,6 +370,7 @@ impl fmt::Display for Reason {
             Self::Unreadable(why) => write!(f, "never delete what cannot be read: {why}"),
             Self::NewerFormat => f.write_str("never delete what a newer version wrote"),
             Self::NoGoodBackup => f.write_str("there is no good backup"),
+            Self::NeededBy(id) => write!(f, "needed by {id}"),
         }
     }
 }

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod chains;
 mod golden;
 mod laws;
 
@@ -33,6 +34,7 @@ fn backup(snapshot_at: &str, standing: Standing) -> Candidate {
         held: None,
         in_use: None,
         server: None,
+        needs: Vec::new(),
     }
 }
 

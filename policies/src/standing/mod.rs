@@ -54,6 +54,9 @@ pub struct Backup {
     pub finished_at: Timestamp,
     /// Bytes of its objects in the store.
     pub stored_bytes: u64,
+    /// What growth is told by: what it takes in the store, or of files, whose backups may leave out what an earlier one holds,
+    /// all their contents.
+    pub whole_bytes: u64,
     pub host: String,
 }
 
@@ -228,13 +231,13 @@ impl Facts {
         hosts
     }
 
-    /// How much more the newest backup takes than the one of `span` before it; `None` where none is so old.
+    /// How much more the newest backup holds than the one of `span` before it; `None` where none is so old.
     pub fn growth(&self, span: SignedDuration, now: Timestamp) -> Option<i64> {
         let newest = self.newest_backup(now)?;
         let then = newest.snapshot_at.checked_sub(span).ok()?;
         let before =
             self.backups.iter().filter(|it| it.snapshot_at <= then).max_by_key(|it| it.snapshot_at)?;
-        i64::try_from(i128::from(newest.stored_bytes) - i128::from(before.stored_bytes)).ok()
+        i64::try_from(i128::from(newest.whole_bytes) - i128::from(before.whole_bytes)).ok()
     }
 }
 

@@ -33,6 +33,7 @@ fn backup(id: &str, snapshot_at: Timestamp) -> Backup {
         started_at: snapshot_at,
         finished_at: snapshot_at,
         stored_bytes: 1_000,
+        whole_bytes: 1_000,
         host: "db1".to_owned(),
     }
 }
@@ -278,7 +279,7 @@ fn what_cannot_be_read_is_unknown_and_nothing_of_it_is_well() {
 #[test]
 fn growth_is_against_the_backup_of_that_time() {
     let mut facts = fresh();
-    facts.backups.push(Backup { stored_bytes: 400, ..backup("a", noon() - DAY * 8) });
+    facts.backups.push(Backup { whole_bytes: 400, ..backup("a", noon() - DAY * 8) });
     assert_eq!(facts.growth(DAY * 7, noon()), Some(600));
     assert_eq!(facts.growth(DAY * 30, noon()), None);
 }

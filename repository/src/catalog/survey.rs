@@ -35,6 +35,8 @@ pub enum BriefStanding {
         server: Option<String>,
         /// The backup before it, where its manifest names one.
         previous: Option<BackupId>,
+        /// The backups that hold bytes of it.
+        needs: Vec<BackupId>,
     },
     Newer,
     /// Quarantined for any other reason.
@@ -76,6 +78,16 @@ impl Brief {
     }
 }
 
+impl BriefStanding {
+    /// The backups that hold bytes of a whole one.
+    pub fn needs(&self) -> &[BackupId] {
+        match self {
+            Self::Whole { needs, .. } => needs,
+            _ => &[],
+        }
+    }
+}
+
 fn brief(standing: &Standing) -> BriefStanding {
     match standing {
         Standing::Whole(signed) => {
@@ -84,7 +96,8 @@ fn brief(standing: &Standing) -> BriefStanding {
                 Previous::None | Previous::Unknown { .. } => None,
             };
             let (snapshot_at, server) = (signed.snapshot_at(), server(signed.get()));
-            BriefStanding::Whole { snapshot_at, server, previous }
+            let needs = signed.get().bases().iter().map(|base| base.id.clone()).collect();
+            BriefStanding::Whole { snapshot_at, server, previous, needs }
         }
         Standing::Quarantined(ManifestError::Newer { .. }) => BriefStanding::Newer,
         Standing::Quarantined(error) => BriefStanding::Unusable { why: told(error) },

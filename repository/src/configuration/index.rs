@@ -8,23 +8,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{Read, Write};
 
-use data_encoding::{BASE64, HEXLOWER};
-use hmac::{Hmac, KeyInit, Mac};
-use secrecy::SecretString;
+use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
 
 use super::{Configuration, File};
+use crate::host_secret::HostSecret;
 use crate::signature::{SignatureError, SigningKey};
 
-/// The namespace of the signature from which the secret is made. It is never stored: an Ed25519 signature of one text is
-/// always the same (RFC 8032), so it need not be.
-const NAMESPACE: &str = "pgproof-host-secret";
-const SIGNED: &[u8] = b"what this host keeps of its own configuration";
 /// The passphrase holds 256 bits, so nothing is gained by making each try expensive.
 const WORK_FACTOR: u8 = 10;
-/// Bytes of each hash that are kept: two values of one name do not meet in 128 bits.
-const HASH_BYTES: usize = 16;
 /// Largest index that is opened: hundreds of thousands of items.
 const INDEX_BYTES_MAX: u64 = 64 << 20;
 
@@ -55,18 +47,18 @@ impl Index {
         let secret = secret(key)?;
         let mut items = BTreeMap::new();
         for file in &configuration.files {
-            items.insert(file.path.clone(), hash(&secret, &file.path, &in_file(file)));
+            items.insert(file.path.clone(), secret.hash(&file.path, &in_file(file)));
         }
         for variable in &configuration.variables {
             let name = variable.label();
-            items.insert(name.clone(), hash(&secret, &name, variable.value.as_bytes()));
+            items.insert(name.clone(), secret.hash(&name, variable.value.as_bytes()));
         }
         Ok(Self { items })
     }
 
     /// The index as the manifest has it.
     pub fn seal(&self, key: &SigningKey) -> Result<String, IndexError> {
-        let mut recipient = age::scrypt::Recipient::new(passphrase(key)?);
+        let mut recipient = age::scrypt::Recipient::new(secret(key)?.passphrase());
         recipient.set_work_factor(WORK_FACTOR);
         let plain = serde_json::to_vec(self).expect("an index has only string keys");
         let mut sealed = Vec::new();
@@ -83,7 +75,7 @@ impl Index {
     /// Opens an index that this host sealed. Another host's, or one from before the signing key was changed, it cannot.
     pub fn open(sealed: &str, key: &SigningKey) -> Result<Self, IndexError> {
         let bytes = BASE64.decode(sealed.as_bytes()).map_err(|_| IndexError::Damaged)?;
-        let mut identity = age::scrypt::Identity::new(passphrase(key)?);
+        let mut identity = age::scrypt::Identity::new(secret(key)?.passphrase());
         identity.set_max_work_factor(WORK_FACTOR);
         let decryptor = age::Decryptor::new(&bytes[..]).map_err(|_| IndexError::Damaged)?;
         let reader = decryptor.decrypt(std::iter::once(&identity as _)).map_err(|_| IndexError::NotOurs)?;
@@ -127,22 +119,8 @@ fn in_file(file: &File) -> Vec<u8> {
     bytes
 }
 
-fn hash(secret: &str, name: &str, value: &[u8]) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("a key may have any length");
-    mac.update(&(name.len() as u64).to_be_bytes());
-    mac.update(name.as_bytes());
-    mac.update(value);
-    HEXLOWER.encode(&mac.finalize().into_bytes()[..HASH_BYTES])
-}
-
-fn secret(key: &SigningKey) -> Result<String, IndexError> {
-    key.sign(NAMESPACE, SIGNED).map_err(|source| IndexError::Secret { source })
-}
-
-/// Another one than that which keys the hashes.
-fn passphrase(key: &SigningKey) -> Result<SecretString, IndexError> {
-    let secret = secret(key)?;
-    Ok(SecretString::from(hash(&secret, "passphrase", b"1") + &hash(&secret, "passphrase", b"2")))
+fn secret(key: &SigningKey) -> Result<HostSecret, IndexError> {
+    HostSecret::of(key).map_err(|source| IndexError::Secret { source })
 }
 
 #[derive(Debug, thiserror::Error)]

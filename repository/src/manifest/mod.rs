@@ -162,6 +162,7 @@ mod tests {
 
     const GOLDEN_V1: &[u8] = include_bytes!("../../fixtures/manifest.v1.json");
     const GOLDEN_FILES_V1: &[u8] = include_bytes!("../../fixtures/manifest.files.v1.json");
+    const GOLDEN_INCREMENTAL_V1: &[u8] = include_bytes!("../../fixtures/manifest.files.incremental.v1.json");
 
     #[test]
     fn version_1_reads_for_ever_and_writes_as_it_was() {
@@ -178,6 +179,19 @@ mod tests {
         assert!(manifest.object(v1::Role::Index).is_some());
         let written = manifest.to_bytes();
         assert_eq!(String::from_utf8(written).unwrap(), String::from_utf8(GOLDEN_FILES_V1.to_vec()).unwrap());
+    }
+
+    #[test]
+    fn an_incremental_one_reads_for_ever_and_writes_as_it_was() {
+        let manifest = parse(GOLDEN_INCREMENTAL_V1).unwrap();
+        assert_eq!((manifest.bases().len(), manifest.chain().unwrap().depth), (2, 2));
+        assert!(manifest.object(v1::Role::HostIndex).is_some());
+        let written = manifest.to_bytes();
+        assert_eq!(
+            String::from_utf8(written).unwrap(),
+            String::from_utf8(GOLDEN_INCREMENTAL_V1.to_vec()).unwrap()
+        );
+        assert!(parse(GOLDEN_FILES_V1).unwrap().bases().is_empty());
     }
 
     #[test]

@@ -75,6 +75,35 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Files {
     pub tree: Tree,
+    /// Of an incremental backup: what it follows, and where its other bytes lie.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub chain: Option<Chain>,
+    /// Of a full backup, where the policy knows incremental ones: why it is none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub full_because: Option<String>,
+}
+
+/// How an incremental backup hangs together with earlier ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chain {
+    /// The full backup that the chain began with.
+    pub full: BackupId,
+    /// The backup with which the files were compared.
+    pub parent: BackupId,
+    /// Incremental backups in a row behind the full one, this one counted.
+    pub depth: u32,
+    /// The backups that hold bytes of this one. The index numbers them from 1; 0 is this one.
+    pub bases: Vec<Base>,
+    /// Files whose bytes are here, and those bytes.
+    pub own_files: u64,
+    pub own_bytes: u64,
+}
+
+/// An earlier backup, and exactly that one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    pub id: BackupId,
+    pub manifest_sha256: ManifestSha256,
 }
 
 /// How much is in them, and nobody's name.
@@ -163,6 +192,8 @@ pub enum Role {
     Configuration,
     /// One line for each entry of an archive of files.
     Index,
+    /// What the host itself knows of those files, sealed to it alone: see [`crate::host_secret`].
+    HostIndex,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,6 +250,19 @@ impl Manifest {
             Contents::Postgres(postgres) => Some(postgres),
             Contents::Config(_) | Contents::Files(_) | Contents::Unknown => None,
         }
+    }
+
+    /// What only the backup of an incremental kind says.
+    pub fn chain(&self) -> Option<&Chain> {
+        match &self.contents {
+            Contents::Files(files) => files.chain.as_ref(),
+            Contents::Postgres(_) | Contents::Config(_) | Contents::Unknown => None,
+        }
+    }
+
+    /// The earlier backups without which this one cannot be restored.
+    pub fn bases(&self) -> &[Base] {
+        self.chain().map_or(&[], |chain| &chain.bases)
     }
 
     pub fn object(&self, role: Role) -> Option<&Object> {

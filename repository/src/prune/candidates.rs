@@ -1,6 +1,6 @@
 //! What retention is told of the backups that were found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use pgproof_policies::retention::{self, CLOCK_SKEW_MAX, Candidate};
@@ -12,17 +12,27 @@ use crate::pins::InUse;
 /// One candidate for each folder that has a manifest. The others are no backups: what is being removed already, and the
 /// litter of runs.
 pub fn candidates(briefs: &[Brief], pinned: &BTreeMap<BackupId, InUse>, now: Timestamp) -> Vec<Candidate> {
+    let whole: BTreeSet<&BackupId> =
+        briefs.iter().filter(|brief| brief.snapshot_at().is_some()).map(|brief| &brief.id).collect();
     let candidate = |brief: &Brief| {
+        let needs = brief.standing.needs();
+        let lost = needs.iter().find(|id| !whole.contains(id));
         Some(Candidate {
             id: brief.id.to_string(),
             snapshot_at: brief.snapshot_at().unwrap_or_else(|| brief.id.started_at()),
-            standing: standing(brief, now)?,
+            standing: match lost {
+                Some(lost) => {
+                    retention::Standing::Unreadable { why: format!("it needs {lost}, which is gone") }
+                }
+                None => standing(brief, now)?,
+            },
             held: brief.held.then(|| "pgproof release gives it back".to_owned()),
             in_use: pinned.get(&brief.id).map(ToString::to_string),
             server: match &brief.standing {
                 BriefStanding::Whole { server, .. } => server.clone(),
                 _ => None,
             },
+            needs: needs.iter().map(ToString::to_string).collect(),
         })
     };
     briefs.iter().filter_map(candidate).collect()

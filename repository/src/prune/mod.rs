@@ -3,12 +3,13 @@
 //! Order of deletion: manifest, signature, then the rest, so that a backup half removed is never listed. A delete
 //! that failed is reported, and since the tombstone stands the next prune goes on with it. Litter of runs that died
 //! (objects without manifest, uploads never completed) is swept after a grace; a folder whose manifest was there once and
-//! vanished is no litter but the rest of a backup, and is left alone and named.
+//! vanished is no litter but the rest of a backup, and is left alone and named. Incremental backups go before those that
+//! they need, which stay while one of them does.
 
 mod candidates;
 mod locks;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
@@ -57,6 +58,8 @@ pub enum Delay {
     InUse(InUse),
     /// The store itself keeps it.
     Locked(Lock),
+    /// This one is still there, and cannot be restored without it.
+    NeededBy(BackupId),
 }
 
 impl std::fmt::Display for Delay {
@@ -64,6 +67,7 @@ impl std::fmt::Display for Delay {
         match self {
             Self::InUse(by) => write!(f, "in use by {by}"),
             Self::Locked(lock) => lock.fmt(f),
+            Self::NeededBy(id) => write!(f, "needed by {id}"),
         }
     }
 }
@@ -102,8 +106,16 @@ impl Pruner<'_> {
     /// Holds and pins are looked up again just before each tombstone: one may be newer than the plan.
     pub async fn carry_out(&self, expired: &[&Brief], briefs: &[Brief], now: Timestamp) -> Outcome {
         let mut outcome = Outcome::default();
-        for brief in expired {
-            match self.bury_and_remove(brief, now).await {
+        let mut needed = needed_by_others(expired, briefs);
+        for brief in needing_before_needed(expired) {
+            let removed = match needed.get(&brief.id) {
+                Some(by) => Ok(Some(Delay::NeededBy((*by).clone()))),
+                None => self.bury_and_remove(brief, now).await,
+            };
+            if !matches!(removed, Ok(None)) {
+                needed.extend(brief.standing.needs().iter().map(|id| (id, &brief.id)));
+            }
+            match removed {
                 Ok(None) => outcome.removed.push(brief.id.clone()),
                 Ok(Some(why)) => outcome.put_off.push(PutOff { id: brief.id.clone(), why }),
                 Err(error) => outcome.failures.push(Failure { id: brief.id.clone(), error }),
@@ -307,13 +319,47 @@ enum Swept {
     NotYet(Delay),
 }
 
-/// The backups that others name as the one before them: each was whole once.
+/// The backups that others name as the one before them, or need: each was whole once.
 fn followed(briefs: &[Brief]) -> BTreeSet<&BackupId> {
-    let previous = briefs.iter().filter_map(|brief| match &brief.standing {
-        BriefStanding::Whole { previous, .. } => previous.as_ref(),
-        _ => None,
+    let named = briefs.iter().flat_map(|brief| {
+        let previous = match &brief.standing {
+            BriefStanding::Whole { previous, .. } => previous.as_ref(),
+            _ => None,
+        };
+        previous.into_iter().chain(brief.standing.needs())
     });
-    previous.collect()
+    named.collect()
+}
+
+/// What is needed by a backup that does not expire, and by which; the plan lets none of these go.
+fn needed_by_others<'a>(expired: &[&'a Brief], briefs: &'a [Brief]) -> BTreeMap<&'a BackupId, &'a BackupId> {
+    let going: BTreeSet<&BackupId> = expired.iter().map(|brief| &brief.id).collect();
+    let staying = briefs.iter().filter(|brief| !going.contains(&brief.id));
+    staying.flat_map(|brief| brief.standing.needs().iter().map(|id| (id, &brief.id))).collect()
+}
+
+/// In the given order, but each behind those that need it: a prune that is cut short leaves nothing that lacks a part.
+fn needing_before_needed<'a>(expired: &[&'a Brief]) -> Vec<&'a Brief> {
+    let mut needing: BTreeMap<&BackupId, Vec<&'a Brief>> = BTreeMap::new();
+    for brief in expired {
+        for id in brief.standing.needs() {
+            needing.entry(id).or_default().push(brief);
+        }
+    }
+    let (mut ordered, mut seen) = (Vec::new(), BTreeSet::new());
+    for brief in expired {
+        let mut path = vec![(*brief, false)];
+        while let Some((brief, is_next)) = path.pop() {
+            if is_next {
+                ordered.push(brief);
+            } else if seen.insert(&brief.id) {
+                path.push((brief, true));
+                let before = needing.get(&brief.id).into_iter().flatten();
+                path.extend(before.map(|brief| (*brief, false)));
+            }
+        }
+    }
+    ordered
 }
 
 fn is_litter(id: &BackupId, now: Timestamp) -> bool {

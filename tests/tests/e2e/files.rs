@@ -10,6 +10,7 @@ use pgproof_tests::binaries;
 use pgproof_tests::postgres_server::succeed;
 use pgproof_tests::s3_proxy::{Fault, Rule};
 use pgproof_tests::sandbox::{RepositoryKind, SOURCE, Sandbox};
+use pgproof_tests::trees;
 
 /// The source of files beside the sandbox's database.
 const UPLOADS: &str = "uploads";
@@ -55,22 +56,7 @@ impl Files {
     }
 
     fn assert_restored(&self, target: &Path) {
-        let mut diff = Command::new("diff");
-        diff.args(["-r", "--no-dereference", "--exclude=*.tmp"])
-            .arg(self.folder.path())
-            .arg(self.below(target));
-        succeed(&mut diff);
-        // Modes, times to the nanosecond, owners, numbers of links and targets.
-        let listed = |folder: &Path| {
-            let format = "%P %y %m %U:%G %T@ %n %l %s\\0";
-            let mut find = Command::new("find");
-            let output = succeed(find.arg(folder).args(["-not", "-name", "*.tmp", "-printf", format]));
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            let mut lines: Vec<_> = text.split('\0').map(str::to_owned).collect();
-            lines.sort();
-            lines
-        };
-        assert_eq!(listed(&self.below(target)), listed(self.folder.path()));
+        trees::assert_same(self.folder.path(), &self.below(target));
     }
 
     fn good(&self) -> Vec<serde_json::Value> {

@@ -15,6 +15,7 @@ mod dump_failures;
 mod files;
 mod first_steps;
 mod groundwork;
+mod incremental;
 mod key_custody;
 mod killed;
 mod looking;

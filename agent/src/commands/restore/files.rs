@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use pgproof_files::Watch;
-use pgproof_files::archive::{self, Archive};
+use pgproof_files::archive::Archive;
 use pgproof_files::entry::Note;
 use pgproof_files::path::StoredPath;
 use pgproof_files::restore::{Overwrite, Plan, Report, Restore};
@@ -28,11 +28,9 @@ pub(super) async fn run(
 ) -> anyhow::Result<ExitCode> {
     let restore = order(&args)?;
     let identities = opened.loaded.identities(Arc::new(TerminalPrompts))?;
-    let inventory = archive::inventory(&opened.store, &signed, &identities).await?;
-    let (store, runtime) = (opened.store.clone(), tokio::runtime::Handle::current());
+    let signers = opened.loaded.trusted_signers()?;
     let id = signed.get().id.clone();
-    let open = move || Archive::open(&store, &runtime, &signed, &inventory, &identities);
-    let archive = tokio::task::spawn_blocking(open).await??;
+    let archive = Archive::fetch(&opened.store, &signed, &signers, &identities).await?;
     let (restore, archive, plan) = tokio::task::spawn_blocking(move || {
         let plan = restore.plan(&archive);
         plan.map(|plan| (restore, archive, plan))
@@ -40,6 +38,7 @@ pub(super) async fn run(
     .await??;
     let free = restore.free_bytes();
     tell(&restore, &plan, free, json);
+    tell_of_chain(&signed, json);
     if args.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
@@ -102,6 +101,14 @@ fn tell(restore: &Restore, plan: &Plan, free: Option<u64>, json: bool) {
     if untold > 0 {
         let all = format!("{untold} more; `pgproof show --inventory` lists all of them");
         note(json, "not as it was", &all);
+    }
+}
+
+fn tell_of_chain(signed: &SignedManifest, json: bool) {
+    let Some(chain) = signed.get().chain() else { return };
+    let ids: Vec<&str> = chain.bases.iter().map(|base| base.id.as_str()).collect();
+    if !ids.is_empty() {
+        note(json, "also from", &ids.join(", "));
     }
 }
 

@@ -137,6 +137,7 @@ fn a_flood_of_newer_fakes_pushes_nothing_out() {
             held: None,
             in_use: None,
             server: None,
+            needs: Vec::new(),
         };
         (0..1000).map(fake).collect::<Vec<_>>()
     };

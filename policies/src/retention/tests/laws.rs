@@ -20,7 +20,7 @@ fn standing() -> impl Strategy<Value = Standing> {
 }
 
 /// Two years back, two days ahead, often several in one hour.
-fn backups() -> impl Strategy<Value = Vec<Candidate>> {
+pub(super) fn backups() -> impl Strategy<Value = Vec<Candidate>> {
     let minutes = prop_oneof![-60 * 24 * 730..60 * 48_i64, -60 * 72..30_i64];
     let one = (minutes, standing(), proptest::option::weighted(0.05, Just("a reason".to_owned())));
     proptest::collection::vec(one, 0..60).prop_map(|all| {
@@ -33,12 +33,13 @@ fn backups() -> impl Strategy<Value = Vec<Candidate>> {
                 held,
                 in_use: None,
                 server: None,
+                needs: Vec::new(),
             };
         numbered.map(candidate).collect()
     })
 }
 
-fn retention() -> impl Strategy<Value = Retention> {
+pub(super) fn retention() -> impl Strategy<Value = Retention> {
     let within = proptest::option::of((1..2_000_i64).prop_map(SignedDuration::from_hours));
     let counts = (0..5_u32, 0..5_u32, 0..12_u32, 0..5_u32, 0..5_u32, 0..3_u32);
     (counts, within, any::<bool>()).prop_map(|(counts, within, gate_verified)| {
@@ -62,7 +63,7 @@ fn zone() -> TimeZone {
     TimeZone::get(ZONE).unwrap()
 }
 
-fn expired(backups: &[Candidate], retention: &Retention) -> BTreeSet<String> {
+pub(super) fn expired(backups: &[Candidate], retention: &Retention) -> BTreeSet<String> {
     plan(backups, retention, &zone(), at(NOW)).expired().map(str::to_owned).collect()
 }
 
