@@ -7,6 +7,7 @@
 mod background;
 pub mod binaries;
 pub mod browser;
+pub mod clients;
 pub mod comparison;
 pub mod daemon;
 pub mod hard_cases;

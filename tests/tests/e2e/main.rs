@@ -18,6 +18,7 @@ mod groundwork;
 mod key_custody;
 mod killed;
 mod looking;
+mod parallel_dump;
 mod reports;
 mod retention;
 mod round_trip;
