@@ -67,9 +67,10 @@ impl<T: Send + 'static> Workers<T> {
     }
 }
 
-/// Parts that `streams` hold at the same time: one each that is being filled, and those that wait or are uploaded.
+/// Parts that `streams` hold at the same time: those that are uploaded, and one each that is being filled; a single stream
+/// fills the next one while its last one waits.
 pub fn parts_in_memory(streams: usize, uploads_in_flight: usize) -> usize {
-    streams + PARTS_WAITING + uploads_in_flight
+    uploads_in_flight + streams.max(1 + PARTS_WAITING)
 }
 
 /// Blocks that `streams` hold at the same time: one each that is being cut, and those on their way to the age writers.
