@@ -20,6 +20,7 @@ const BLOCKS_AT_WRITER: usize = 1;
 
 /// Threads that make frames of the blocks of any number of streams. They end with the last of these.
 pub struct Workers<T> {
+    pub(super) count: usize,
     pub(super) jobs: Sender<Work<T>>,
     pub(super) blocks: Pool,
     pub(super) frames: Pool,
@@ -42,7 +43,8 @@ impl<T: Send + 'static> Workers<T> {
                 Worker { queue: queue.clone(), maker, blocks: blocks.clone(), frames: frames.clone() };
             spawn("seal-worker", move || worker.run())?;
         }
-        Ok(Self { jobs, blocks, frames, room: Room::new(count + BLOCKS_AT_WRITER), parts: None })
+        let room = Room::new(count + BLOCKS_AT_WRITER);
+        Ok(Self { count, jobs, blocks, frames, room, parts: None })
     }
 
     /// The threads of several streams, which have at most [`parts_in_memory`] parts together. A part counts until its

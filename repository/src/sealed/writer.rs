@@ -10,7 +10,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -52,7 +52,7 @@ pub struct SealedSummary<T> {
 /// every reader refuses.
 pub struct Sealer<T> {
     jobs: Sender<Work<T>>,
-    ordered: Sender<Ordered<T>>,
+    ordered: SyncSender<Ordered<T>>,
     sealing: Option<JoinHandle<Result<Finished<T>, SealError>>>,
     blocks: Pool,
     room: Room,
@@ -80,7 +80,8 @@ impl<T: Send + 'static> Sealer<T> {
         let encryptor = recipients.encryptor().map_err(|source| SealError::Recipients { source })?;
         let (parts, receiver) = mpsc::channel(PARTS_WAITING);
         let parts = PartWriter::new(Box::new(part_bytes), workers.parts.clone(), parts);
-        let (ordered, in_order) = channel();
+        // No stream is ahead of its age writer by more than one block a worker, also where workers have died.
+        let (ordered, in_order) = sync_channel(workers.count);
         let frames = workers.frames.clone();
         let sealing = Some(spawn("seal-age", move || encrypt(encryptor, parts, &in_order, &frames))?);
         let (jobs, blocks, room) = (workers.jobs.clone(), workers.blocks.clone(), workers.room.clone());
