@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pgproof_policies::names::SourceName;
+use pgproof_policies::policy::JOBS_MAX;
 use pgproof_repository::ids::BackupId;
 
 /// Backups of a source that are listed unless more are asked for: what a screen or two show.
@@ -132,10 +133,10 @@ pub(crate) struct Backup {
     #[arg(required_unless_present = "all")]
     pub source: Option<SourceName>,
     /// Every source of the policy.
-    #[arg(long, conflicts_with_all = ["source", "tag", "reason", "hold", "explain"])]
+    #[arg(long, conflicts_with_all = ["source", "tag", "reason", "hold", "jobs", "explain"])]
     pub all: bool,
     /// Only what the schedule asks for now: what `pgproof run` would do. For timers.
-    #[arg(long, conflicts_with_all = ["tag", "reason", "hold", "explain"])]
+    #[arg(long, conflicts_with_all = ["tag", "reason", "hold", "jobs", "explain"])]
     pub due: bool,
     /// A label, key=value (may be repeated).
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
@@ -146,6 +147,9 @@ pub(crate) struct Backup {
     /// Keep it whatever retention says, until `pgproof release`.
     #[arg(long)]
     pub hold: bool,
+    /// Streams of a database's dump, in place of the policy's `jobs`: each is a connection to the server.
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(JOBS_MAX)))]
+    pub jobs: Option<u32>,
     /// Print what would be done and how much memory it takes, and stop.
     #[arg(long)]
     pub explain: bool,
@@ -210,6 +214,9 @@ pub(crate) struct Restore {
     /// Write the plain pg_dump archive to standard output, for stock tools.
     #[arg(long, conflicts_with_all = ["into", "target", "serial", "globals", "json"])]
     pub stdout: bool,
+    /// Which of a backup's archives --stdout writes, where there are several: `pgproof show` tells how they are restored.
+    #[arg(long, value_name = "N", requires = "stdout")]
+    pub archive: Option<u32>,
     /// Do not ask.
     #[arg(long)]
     pub yes: bool,

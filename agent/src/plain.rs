@@ -1,7 +1,7 @@
 //! Values as people read them.
 
 use jiff::{SignedDuration, Timestamp};
-use pgproof_repository::manifest::v1::{Contents, Files};
+use pgproof_repository::manifest::v1::{Contents, Files, Manifest};
 
 /// `1.4 GiB`.
 pub(crate) fn bytes(count: u64) -> String {
@@ -11,6 +11,16 @@ pub(crate) fn bytes(count: u64) -> String {
 /// `2026-11-24 02:00:00 UTC`.
 pub(crate) fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// The moment that a backup shows, and for how long a server had to keep it.
+pub(crate) fn snapshot(manifest: &Manifest) -> String {
+    let at = time(manifest.snapshot.at);
+    let seconds = manifest.postgres().and_then(|dumped| dumped.archive.snapshot_seconds);
+    match seconds.and_then(|seconds| i64::try_from(seconds).ok()) {
+        Some(seconds) => format!("{at}, held for {}", duration(SignedDuration::from_secs(seconds))),
+        None => at,
+    }
 }
 
 /// The two largest units of a duration: `3 d 4 h`, `12 min 5 s`.

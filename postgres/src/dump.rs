@@ -4,9 +4,11 @@
 //! Everything here blocks and belongs on threads that may.
 
 mod globals_text;
+mod held;
 mod messages;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -20,6 +22,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 use crate::connection::{ConnectionError, ConnectionSpec};
 
 pub use globals_text::{DumpedGlobals, dump_globals};
+pub use held::{HeldDump, HeldDumpError};
 pub use messages::Messages;
 
 /// Size of the pipe from `pg_dump`: the most that Linux gives to unprivileged processes by default (man 7 pipe),
@@ -30,11 +33,11 @@ const READ_SMALL_BYTES: usize = 128 << 10;
 /// How long the pipe is then left to fill. `pg_dump` writes 4 KiB at a time, and to be woken for each costs both sides
 /// more than the copying does: a tenth of a whole backup's time on two cores. At 1 GB/s the pipe would be half full.
 const FILL_PAUSE: Duration = Duration::from_micros(500);
-/// How long `pg_dump` may wait for any one table's lock.
-pub const LOCK_WAIT_DEFAULT: Duration = Duration::from_secs(300);
+/// How long `pg_dump` may wait for any one table's lock, unless somebody says otherwise.
+const LOCK_WAIT_DEFAULT: Duration = Duration::from_secs(300);
 
 /// A table by schema and name, exactly as in the catalog.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableName {
     pub schema: String,
     pub name: String,
@@ -48,13 +51,19 @@ impl TableName {
     }
 }
 
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
 /// What a stream holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
     /// The whole database; of these tables the definition only.
     Everything { without_data_of: Vec<TableName> },
-    /// The rows of one table.
-    RowsOf(TableName),
+    /// The rows of these tables, and of nothing else.
+    RowsOf(Vec<TableName>),
 }
 
 /// One `pg_dump` to be run.
@@ -104,10 +113,10 @@ impl DumpOrder {
                 arguments
                     .extend(without_data_of.iter().map(|t| format!("--exclude-table-data={}", t.pattern())));
             }
-            Scope::RowsOf(table) => {
-                // A table that is not there must be an error, not an empty archive.
+            Scope::RowsOf(tables) => {
+                // A table that is not there must be an error, not an archive without it.
                 arguments.extend(["--data-only".to_owned(), "--strict-names".to_owned()]);
-                arguments.push(format!("--table={}", table.pattern()));
+                arguments.extend(tables.iter().map(|table| format!("--table={}", table.pattern())));
             }
         }
         arguments.into_iter().map(OsString::from).collect()

@@ -6,6 +6,7 @@ use tokio_postgres::Row;
 
 use crate::client::Version;
 use crate::connection::{ConnectError, ConnectionSpec, Session};
+use crate::dump::TableName;
 
 /// How long measuring the relations may wait for a lock before their sizes are estimated instead. `pg_dump` waits for
 /// those same locks longer; a progress bar is not worth a wait.
@@ -45,6 +46,25 @@ impl ExportedSnapshot {
     /// Whether the transaction still holds. Asked from time to time, it also keeps the connection from looking idle.
     pub async fn keep_alive(&self) -> Result<(), SnapshotError> {
         self.session.simple_query("SELECT 1").await.map(drop).map_err(SnapshotError::Lost)
+    }
+
+    /// Those of these tables whose name in the snapshot is no longer theirs: since then they were renamed, dropped or
+    /// replaced. `pg_dump` finds tables by the snapshot's names and then reads whatever has the name.
+    pub async fn displaced(&self, tables: &[u32]) -> Result<Vec<TableName>, SnapshotError> {
+        let rows = self.session.query(DISPLACED, &[&tables]).await;
+        let rows = rows.map_err(|source| SnapshotError::Query {
+            doing: "compare the tables' names with today's",
+            source,
+        })?;
+        Ok(rows.iter().map(|row| TableName { schema: row.get(0), name: row.get(1) }).collect())
+    }
+
+    /// What all large objects take, which no relation of users' shows.
+    pub async fn large_object_bytes(&self) -> Result<u64, SnapshotError> {
+        let query = "SELECT pg_catalog.pg_table_size('pg_catalog.pg_largeobject')";
+        let row = self.session.query_one(query, &[]).await;
+        let failed = |source| SnapshotError::Query { doing: "measure the large objects", source };
+        Ok(unsigned(row.map_err(failed)?.get(0)))
     }
 
     /// Ends the transaction. A dump that was given the snapshot before goes on.
@@ -382,6 +402,15 @@ fn relation(row: &Row) -> RelationFacts {
         bytes: unsigned(row.get(6)),
     }
 }
+
+/// The catalogs that a query reads are the snapshot's; `to_regclass` looks names up as they are now.
+const DISPLACED: &str = "
+    SELECT n.nspname::text, c.relname::text
+    FROM pg_catalog.unnest($1::pg_catalog.oid[]) t (oid)
+    JOIN pg_catalog.pg_class c ON c.oid = t.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE pg_catalog.to_regclass(pg_catalog.format('%I.%I', n.nspname, c.relname))::pg_catalog.oid
+          IS DISTINCT FROM c.oid
+    ORDER BY 1, 2";
 
 async fn server_settings(session: &Session) -> Result<Vec<ServerSetting>, SnapshotError> {
     let query = "SELECT name, setting, unit, source FROM pg_catalog.pg_settings

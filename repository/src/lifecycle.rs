@@ -10,6 +10,7 @@ use bytes::Bytes;
 use pgproof_policies::names::SourceName;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::ids::{BackupId, ManifestSha256, ObjectKey};
 use crate::layout;
@@ -66,6 +67,23 @@ impl Started {
         let key = parts.key.clone();
         let meta = parts.complete().await.map_err(|source| LifecycleError::Store { source })?;
         self.accept(&key, meta.bytes, object)
+    }
+
+    /// Completes several, in this order. After the first that fails none is, and the rest is aborted.
+    pub async fn complete_uploads(
+        &mut self,
+        uploads: Vec<(PartsUploaded, v1::Object)>,
+    ) -> Result<(), LifecycleError> {
+        let mut uploads = uploads.into_iter();
+        while let Some((parts, object)) = uploads.next() {
+            if let Err(error) = self.complete_upload(parts, object).await {
+                for (parts, _) in uploads {
+                    parts.abort_or_tell().await;
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Puts a small sealed object whole.
@@ -136,6 +154,14 @@ impl PartsUploaded {
         self.upload.abort().await
     }
 
+    /// The same where a failure to abort changes nothing: the next run aborts what is left.
+    pub async fn abort_or_tell(self) {
+        let key = self.key.clone();
+        if let Err(error) = self.abort().await {
+            tracing::warn!(%key, %error, "upload could not be aborted; the next run will");
+        }
+    }
+
     async fn complete(self) -> Result<ObjectMeta, StoreError> {
         self.upload.complete(self.parts).await
     }
@@ -147,47 +173,66 @@ impl PartsUploaded {
 pub async fn upload_parts(
     store: SharedStore,
     key: ObjectKey,
-    mut parts: mpsc::Receiver<Bytes>,
+    parts: mpsc::Receiver<Bytes>,
     in_flight: usize,
 ) -> Result<PartsUploaded, StoreError> {
+    let never = CancellationToken::new();
+    let uploaded = upload_parts_unless(&never, store, key, parts, in_flight).await?;
+    Ok(uploaded.expect("it was not stopped"))
+}
+
+/// The same, unless it is stopped meanwhile: then the upload is aborted, whatever is on its way, and there is nothing.
+pub async fn upload_parts_unless(
+    stopped: &CancellationToken,
+    store: SharedStore,
+    key: ObjectKey,
+    parts: mpsc::Receiver<Bytes>,
+    in_flight: usize,
+) -> Result<Option<PartsUploaded>, StoreError> {
     let upload = store.start_upload(&key).await?;
     let mut running = JoinSet::new();
-    let mut done = Vec::new();
-    let result = async {
-        let permits = Arc::new(Semaphore::new(in_flight));
-        let mut number = 0;
-        while let Some(body) = parts.recv().await {
-            number += 1;
-            let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
-            let upload = upload.clone();
-            running.spawn(async move {
-                let part = upload.put_part(number, body).await;
-                drop(permit);
-                part
-            });
-            while let Some(part) = running.try_join_next() {
-                done.push(part.expect("a part's upload does not panic")?);
-            }
-        }
-        while let Some(part) = running.join_next().await {
-            done.push(part.expect("a part's upload does not panic")?);
-        }
-        Ok(())
-    }
-    .await;
+    let result = tokio::select! {
+        result = put_parts(&upload, &mut running, parts, in_flight) => result.map(Some),
+        () = stopped.cancelled() => Ok(None),
+    };
     running.shutdown().await;
     match result {
-        Ok(()) => {
-            done.sort_by_key(|part: &Part| part.number);
-            Ok(PartsUploaded { key, upload, parts: done })
-        }
-        Err(error) => {
-            if let Err(abort) = upload.abort().await {
-                tracing::warn!(%key, error = %abort, "upload could not be aborted; the next run will");
-            }
-            Err(error)
+        Ok(Some(parts)) => Ok(Some(PartsUploaded { key, upload, parts })),
+        ended => {
+            PartsUploaded { key, upload, parts: Vec::new() }.abort_or_tell().await;
+            ended.map(|_| None)
         }
     }
+}
+
+/// Puts all parts; when it fails, some may still be `running`.
+async fn put_parts(
+    upload: &Arc<dyn Upload>,
+    running: &mut JoinSet<Result<Part, StoreError>>,
+    mut parts: mpsc::Receiver<Bytes>,
+    in_flight: usize,
+) -> Result<Vec<Part>, StoreError> {
+    let mut done = Vec::new();
+    let permits = Arc::new(Semaphore::new(in_flight));
+    let mut number = 0;
+    while let Some(body) = parts.recv().await {
+        number += 1;
+        let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let upload = upload.clone();
+        running.spawn(async move {
+            let part = upload.put_part(number, body).await;
+            drop(permit);
+            part
+        });
+        while let Some(part) = running.try_join_next() {
+            done.push(part.expect("a part's upload does not panic")?);
+        }
+    }
+    while let Some(part) = running.join_next().await {
+        done.push(part.expect("a part's upload does not panic")?);
+    }
+    done.sort_by_key(|part: &Part| part.number);
+    Ok(done)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -205,4 +250,70 @@ pub enum LifecycleError {
     },
     #[error("object {key} has {stored} bytes in the store, {expected} were sent")]
     StoredLength { key: String, stored: u64, expected: u64 },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{CiphertextSha256, PlaintextSha256};
+    use crate::sealed::{Ciphertext, Plaintext};
+    use crate::store::Store as _;
+    use crate::store::memory::MemoryStore;
+
+    const ID: &str = "20261124T020000Z-k3x7qa";
+
+    fn started(store: &Arc<MemoryStore>) -> Started {
+        Started::new(store.clone(), "app".parse().unwrap(), ID.parse().unwrap())
+    }
+
+    async fn pending(store: &MemoryStore) -> usize {
+        store.list_uploads(&layout::source(&"app".parse().unwrap())).await.unwrap().len()
+    }
+
+    /// An object of so many bytes.
+    fn object(number: u32, bytes: u64) -> v1::Object {
+        let plaintext = Plaintext { bytes, sha256: PlaintextSha256::of(b"") };
+        let ciphertext = Ciphertext { bytes, sha256: CiphertextSha256::of(b"") };
+        v1::Object { name: layout::archive_name(number), role: v1::Role::Archive, plaintext, ciphertext }
+    }
+
+    #[tokio::test]
+    async fn after_one_that_cannot_be_completed_none_is_and_no_upload_is_left() {
+        let store = Arc::new(MemoryStore::new());
+        let mut started = started(&store);
+        let mut uploads = Vec::new();
+        for (number, promised) in [(0, 3), (1, 4), (2, 3)] {
+            let (sender, parts) = mpsc::channel(1);
+            sender.send(Bytes::from_static(b"abc")).await.unwrap();
+            drop(sender);
+            let key = started.key(&layout::archive_name(number));
+            let uploaded = upload_parts(store.clone(), key, parts, 1).await.unwrap();
+            uploads.push((uploaded, object(number, promised)));
+        }
+        assert_eq!(pending(&store).await, 3);
+        let error = started.complete_uploads(uploads).await.unwrap_err();
+        assert!(matches!(error, LifecycleError::StoredLength { stored: 3, expected: 4, .. }), "{error}");
+        assert_eq!(pending(&store).await, 0);
+        let keys: Vec<_> = store.keys().iter().map(ToString::to_string).collect();
+        assert!(keys.iter().all(|key| !key.contains("data.002")), "{keys:?}");
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_is_stopped_leaves_nothing() {
+        let store = Arc::new(MemoryStore::new());
+        let key = started(&store).key(&layout::archive_name(0));
+        let (sender, parts) = mpsc::channel(1);
+        let stopped = CancellationToken::new();
+        let stop = stopped.clone();
+        let shared: SharedStore = store.clone();
+        let upload = tokio::spawn(async move { upload_parts_unless(&stop, shared, key, parts, 1).await });
+        sender.send(Bytes::from_static(b"abc")).await.unwrap();
+        // The second is taken once the first one was.
+        sender.send(Bytes::from_static(b"def")).await.unwrap();
+        assert_eq!(pending(&store).await, 1);
+        stopped.cancel();
+        assert!(upload.await.unwrap().unwrap().is_none());
+        assert_eq!(pending(&store).await, 0);
+        assert!(store.keys().is_empty());
+    }
 }

@@ -7,6 +7,7 @@
 mod background;
 pub mod binaries;
 pub mod browser;
+pub mod clients;
 pub mod clock;
 pub mod comparison;
 pub mod daemon;

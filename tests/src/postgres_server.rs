@@ -24,13 +24,7 @@ impl PostgresServer {
     /// When the version is missing or the server does not start.
     #[must_use]
     pub fn start(version: PostgresVersion) -> Self {
-        // Directly below /tmp: a socket's path may have 107 bytes at most.
-        let folder =
-            tempfile::Builder::new().prefix("pgproof-pg.").tempdir_in("/tmp").expect("a temporary folder");
-        let server = Self { version, programs: version.programs(), file_bytes_max: None, folder };
-        if is_root() {
-            succeed(Command::new("chown").arg(SERVER_USER).arg(server.folder.path()));
-        }
+        let server = Self::in_folder(version);
         server.as_server("initdb", |command| {
             command.args([
                 "--username=postgres",
@@ -41,6 +35,32 @@ impl PostgresServer {
             ])
         });
         server.start_again();
+        server
+    }
+
+    /// A hot standby, which follows its primary.
+    ///
+    /// # Panics
+    /// When it cannot be made or does not start.
+    #[must_use]
+    pub fn standby_of(primary: &Self) -> Self {
+        let standby = Self::in_folder(primary.version);
+        standby.as_server("pg_basebackup", |command| {
+            command.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--username=postgres"]);
+            command.arg("--host").arg(primary.host())
+        });
+        standby.start_again();
+        standby
+    }
+
+    fn in_folder(version: PostgresVersion) -> Self {
+        // Directly below /tmp: a socket's path may have 107 bytes at most.
+        let folder =
+            tempfile::Builder::new().prefix("pgproof-pg.").tempdir_in("/tmp").expect("a temporary folder");
+        let server = Self { version, programs: version.programs(), file_bytes_max: None, folder };
+        if is_root() {
+            succeed(Command::new("chown").arg(SERVER_USER).arg(server.folder.path()));
+        }
         server
     }
 

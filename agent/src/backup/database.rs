@@ -1,32 +1,34 @@
 //! The backup of a database: from the exported snapshot to the inventory.
 
 use anyhow::{Context, bail};
+use futures::future::{self, Either};
 use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::policy::PostgresSource;
-use pgproof_postgres::archive::TocEntry;
 use pgproof_postgres::client::{Client, ClientTools, Program};
 use pgproof_postgres::connection::{ConnectionSpec, Environment};
-use pgproof_postgres::dump::{DumpOrder, DumpedGlobals, dump_globals, encoding_of_dump};
+use pgproof_postgres::dump::{DumpedGlobals, dump_globals};
 use pgproof_postgres::preflight::Preflight;
 use pgproof_postgres::snapshot::{ExportedSnapshot, ServerSetting, SnapshotFacts};
-use pgproof_postgres::{source, structure};
-use pgproof_repository::inventory::{self, Inventory};
+use pgproof_postgres::source;
+use pgproof_postgres::structure::{self, StructureError};
+use pgproof_repository::inventory::{self, Inventory, Structure};
 use pgproof_repository::layout;
-use pgproof_repository::lifecycle::{Committed, PartsUploaded, Started, upload_parts};
+use pgproof_repository::lifecycle::{Committed, Started};
 use pgproof_repository::manifest::v1;
-use pgproof_repository::sealed::Sealer;
+use tokio_util::sync::CancellationToken;
 
-use super::stream::{self, Found, SealedArchive, StreamError};
-use super::{Begun, Described, Job, UPLOADS_IN_FLIGHT, expected, interrupted, watchdog};
+use super::held_snapshot::HeldSnapshot;
+use super::stream::{Found, SealedArchive};
+use super::streams::{Dumped, Streams};
+use super::{Begun, Described, Job, by_hand, expected, interrupted};
 use crate::failure::{Exit, Failure};
-use crate::progress::Progress;
 
 /// How a database is reached, and with which programs.
 #[derive(Debug)]
 pub(super) struct Database {
     pub(super) connection: ConnectionSpec,
+    pub(super) reach: PostgresSource,
     tools: ClientTools,
-    reach: PostgresSource,
 }
 
 impl Database {
@@ -46,39 +48,38 @@ pub(super) struct Dump<'a> {
 impl Dump<'_> {
     /// The whole sequence.
     pub(super) async fn back_up(&self, begun: &Begun<'_>) -> anyhow::Result<Committed> {
-        let snapshot = tokio::select! {
-            snapshot = ExportedSnapshot::open(&self.database.connection) => snapshot?,
+        let held = tokio::select! {
+            held = HeldSnapshot::open(&self.database.connection, self.database.reach.snapshot_max) => held?,
             () = self.job.cancel.cancelled() => bail!(interrupted()),
         };
-        let facts = snapshot.facts().clone();
+        let facts = held.snapshot.facts().clone();
         let facts = &facts;
-        let mut warnings = self.preflight(&snapshot).await?;
+        let mut warnings = self.preflight(&held.snapshot).await?;
 
         let dump_program = self.find(Program::PgDump, facts).await?;
         let mut started =
             Started::new(self.job.store.clone(), self.job.source.name.clone(), begun.id.clone());
-        let (dumped, structure) = tokio::join!(
-            self.dump_archive(&started, &snapshot, &dump_program),
-            structure::read(snapshot.session())
-        );
-        let (archive, parts) = dumped?;
-        if let Found::Uncut { reason } = &archive.found {
-            warnings.push(format!("the archive is not indexed and will be restored serially: {reason}"));
-        }
+        let (dumped, described) = self.read(&held, &dump_program, &started).await?;
+        let Dumped { archives, warnings: of_dump } = dumped;
+        let (structure, settings) = described;
+        warnings.extend(of_dump);
+        let (archives, uploads): (Vec<_>, Vec<_>) = archives.into_iter().unzip();
+        let snapshot_held = held.release().await;
+        warnings.extend(archives.iter().filter_map(not_indexed));
+
+        let objects = archives.iter().zip(0..).map(|(archive, number)| archive_object(archive, number));
         // A store may need long to put the parts together.
-        let completing = started.complete_upload(parts, archive_object(&archive));
+        let completing = started.complete_uploads(uploads.into_iter().zip(objects).collect());
         let (completed, globals, previous) =
             tokio::join!(completing, self.dump_globals(facts), self.job.previous());
         completed?;
         let globals = globals?;
         self.job.put(&mut started, layout::GLOBALS, v1::Role::Globals, globals.text.as_bytes()).await?;
         warnings.extend(globals.degraded.into_iter().chain(globals.warnings));
-        let settings = snapshot.server_settings().await?;
-        let mut inventory = inventory_of(&archive, facts, &settings)?;
-        warnings.extend(expected::record(&mut inventory, &archive, structure, &self.database.reach));
+        let mut inventory = inventory_of(&archives, facts, &settings)?;
+        warnings.extend(expected::record(&mut inventory, &archives[0], structure, &self.database.reach));
         let inventory_bytes = serde_json::to_vec(&inventory)?;
         self.job.put(&mut started, layout::INVENTORY, v1::Role::Inventory, &inventory_bytes).await?;
-        snapshot.close().await?;
         self.job.stop_if_cancelled()?;
 
         let described = Described {
@@ -90,16 +91,44 @@ impl Dump<'_> {
             pg_dump: Some(dump_program.version.to_string()),
             contents: v1::Contents::Postgres(Box::new(v1::Postgres {
                 server: server(facts),
-                archive: archive_facts(&archive, &inventory),
+                archive: archive_facts(&archives, &inventory, snapshot_held),
             })),
             previous,
             warnings,
-            restore: format!(
-                "age -d -i IDENTITY {} | zstd -d | pg_restore -d DATABASE",
-                layout::archive_name(0)
-            ),
+            restore: by_hand::restore(archives.len()),
         };
         self.job.commit(begun, started, described).await
+    }
+
+    /// All that the snapshot is needed for.
+    async fn read(
+        &self,
+        held: &HeldSnapshot,
+        pg_dump: &Client,
+        started: &Started,
+    ) -> anyhow::Result<(Dumped, Description)> {
+        let (locked, failed) = (CancellationToken::new(), CancellationToken::new());
+        let streams = Streams { dump: self, held, pg_dump, started, failed: failed.clone() };
+        let dumping = Box::pin(streams.run(locked.clone()));
+        let describing = Box::pin(describe(held, &locked, &self.job.cancel));
+        let (dumped, described) = match future::select(dumping, describing).await {
+            Either::Left((dumped, describing)) => (dumped?, describing.await),
+            Either::Right((Ok(described), dumping)) => return Ok((dumping.await?, described)),
+            Either::Right((Err(error), dumping)) => {
+                failed.cancel();
+                match dumping.await {
+                    Ok(dumped) => (dumped, Err(error)),
+                    Err(_) => return Err(error),
+                }
+            }
+        };
+        match described {
+            Ok(described) => Ok((dumped, described)),
+            Err(error) => {
+                dumped.give_up().await;
+                Err(error)
+            }
+        }
     }
 
     /// What would make the dump fail, or lack something, is found before anything is uploaded.
@@ -127,94 +156,6 @@ impl Dump<'_> {
         Ok(tokio::task::spawn_blocking(move || tools.find(program, major)).await??)
     }
 
-    async fn dump_archive(
-        &self,
-        started: &Started,
-        snapshot: &ExportedSnapshot,
-        pg_dump: &Client,
-    ) -> anyhow::Result<(SealedArchive, PartsUploaded)> {
-        let (facts, reach) = (snapshot.facts(), &self.database.reach);
-        let order = DumpOrder {
-            encoding: Some(encoding_of_dump(&facts.database.encoding).to_owned()),
-            exclude_tables: reach.exclude_tables.clone(),
-            exclude_table_data: reach.exclude_table_data.clone(),
-            ..DumpOrder::everything(pg_dump.path.clone(), Some(snapshot.id().to_owned()))
-        };
-        let mut dump = order.start(&self.database.connection)?;
-        let (stopper, output) = (dump.stopper(), dump.take_stdout().context("pg_dump has no output")?);
-        let plan = self.job.part_plan(facts.database.bytes);
-        let part_bytes = move |number| plan.part_bytes(number);
-        let (sealer, parts) = Sealer::start(
-            &self.job.recipients,
-            self.job.source.compression_level,
-            self.job.workers(),
-            part_bytes,
-        )?;
-        let key = started.key(&layout::archive_name(0));
-        let upload = tokio::spawn(upload_parts(self.job.store.clone(), key, parts, UPLOADS_IN_FLIGHT));
-
-        let beat = watchdog::Beat::default();
-        let (progress, beating) = (self.progress(facts), beat.clone());
-        let mut sealing = tokio::task::spawn_blocking(move || {
-            stream::seal(output, sealer, |block, table| {
-                beating.now();
-                let Some(progress) = &progress else { return };
-                progress.advance(block.bytes.len() as u64);
-                if let Some(entry) = table {
-                    progress.at(&in_work(entry));
-                }
-            })
-        });
-        let timeout = self.job.source.no_progress_timeout;
-        let (sealed, stopped) = tokio::select! {
-            sealed = &mut sealing => (sealed?, None),
-            stopped = self.stop_asked(&beat, timeout) => {
-                stopper.stop(&stopped.message);
-                // With its writer gone the pipe ends, and so does the thread.
-                (sealing.await?, Some(stopped))
-            }
-        };
-        if let Err(StreamError::Seal { .. }) = &sealed {
-            stopper.stop("its output cannot be stored");
-        }
-        let exited = tokio::task::spawn_blocking(move || dump.wait()).await?;
-        let uploaded = upload.await?;
-
-        let whole = match (stopped, exited, sealed) {
-            (Some(stopped), _, _) => Err(stopped.into()),
-            // Where storing failed, pg_dump's end is only its echo.
-            (None, _, Err(error @ StreamError::Seal { .. })) => Err(error.into()),
-            (None, Err(error), _) => Err(error.into()),
-            (None, Ok(_), Err(error)) => Err(error.into()),
-            (None, Ok(_), Ok(sealed)) => Ok(sealed),
-        };
-        match (uploaded, whole) {
-            (Ok(parts), Ok(sealed)) => Ok((sealed, parts)),
-            (Ok(parts), Err(error)) => {
-                if let Err(error) = parts.abort().await {
-                    tracing::warn!(error = %error, "upload could not be aborted; the next run will");
-                }
-                Err(error)
-            }
-            (Err(error), Ok(_) | Err(_)) => {
-                Err(anyhow::Error::from(error).context("archive cannot be uploaded"))
-            }
-        }
-    }
-
-    fn progress(&self, facts: &SnapshotFacts) -> Option<Progress> {
-        let bytes = facts.relations.iter().map(|relation| relation.bytes).sum();
-        self.job.is_watched.then(|| Progress::new("dump", bytes, self.job.json))
-    }
-
-    /// Ends when the dump is to be stopped, and says why.
-    async fn stop_asked(&self, beat: &watchdog::Beat, timeout: SignedDuration) -> Failure {
-        tokio::select! {
-            () = self.job.cancel.cancelled() => interrupted(),
-            () = beat.stopped_for(timeout) => no_progress(timeout),
-        }
-    }
-
     /// Roles, memberships, tablespaces, and what had to be left out.
     async fn dump_globals(&self, facts: &SnapshotFacts) -> anyhow::Result<DumpedGlobals> {
         let pg_dumpall = self.find(Program::PgDumpall, facts).await?;
@@ -223,37 +164,51 @@ impl Dump<'_> {
     }
 }
 
-fn no_progress(after: SignedDuration) -> Failure {
-    let message = format!("pg_dump sent nothing for {after:#}");
-    Failure::new(
-        Exit::Failed,
-        message,
-        "look for a lock or a dead network path; `no_progress_timeout` in the policy sets how long is too long",
-    )
-}
+/// What the session of the snapshot says of the database and the server.
+type Description = (Result<Structure, StructureError>, Vec<ServerSetting>);
 
-/// The entry as people know it.
-fn in_work(entry: &TocEntry) -> String {
-    match &entry.namespace {
-        Some(schema) if entry.is_table_data() => format!("{schema}.{}", entry.tag),
-        _ => entry.desc.to_lowercase(),
+/// Asks the snapshot's session, once it is no longer asked about locks.
+async fn describe(
+    held: &HeldSnapshot,
+    locked: &CancellationToken,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Description> {
+    let read = async {
+        locked.cancelled().await;
+        let structure = structure::read(held.snapshot.session()).await;
+        Ok((structure, held.snapshot.server_settings().await?))
+    };
+    tokio::select! {
+        read = read => read,
+        too_long = held.too_long() => Err(too_long.into()),
+        () = cancel.cancelled() => Err(interrupted().into()),
     }
 }
 
-fn archive_object(archive: &SealedArchive) -> v1::Object {
+fn not_indexed(archive: &SealedArchive) -> Option<String> {
+    match &archive.found {
+        Found::Indexed(_) => None,
+        Found::Uncut { reason } => {
+            Some(format!("the archive is not indexed and will be restored serially: {reason}"))
+        }
+    }
+}
+
+fn archive_object(archive: &SealedArchive, number: u32) -> v1::Object {
     let (plaintext, ciphertext) = (archive.plaintext, archive.ciphertext);
-    v1::Object { name: layout::archive_name(0), role: v1::Role::Archive, plaintext, ciphertext }
+    v1::Object { name: layout::archive_name(number), role: v1::Role::Archive, plaintext, ciphertext }
 }
 
 fn inventory_of(
-    archive: &SealedArchive,
+    archives: &[SealedArchive],
     facts: &SnapshotFacts,
     settings: &[ServerSetting],
 ) -> anyhow::Result<Inventory> {
+    let stored = |(archive, number): (&SealedArchive, u32)| archive.inventory(layout::archive_name(number));
     Ok(Inventory {
         format: inventory::FORMAT.to_owned(),
         version: inventory::VERSION,
-        archives: vec![archive.inventory(layout::archive_name(0))],
+        archives: archives.iter().zip(0..).map(stored).collect(),
         facts: serde_json::to_value(facts).context("facts cannot be written down")?,
         server_settings: settings.iter().map(|s| (s.name.clone(), s.value.clone())).collect(),
         sequences: None,
@@ -279,9 +234,13 @@ fn server(facts: &SnapshotFacts) -> v1::Server {
     }
 }
 
-fn archive_facts(archive: &SealedArchive, inventory: &Inventory) -> v1::Archive {
+fn archive_facts(
+    archives: &[SealedArchive],
+    inventory: &Inventory,
+    snapshot_held: SignedDuration,
+) -> v1::Archive {
     let tables = || inventory.archives.iter().flat_map(|archive| &archive.tables);
-    let (format_version, not_indexed_because) = match &archive.found {
+    let (format_version, not_indexed_because) = match &archives[0].found {
         Found::Indexed(index) => (Some(index.toc.header.version.to_string()), None),
         Found::Uncut { reason } => (None, Some(reason.clone())),
     };
@@ -291,5 +250,6 @@ fn archive_facts(archive: &SealedArchive, inventory: &Inventory) -> v1::Archive 
         not_indexed_because,
         table_count: tables().count() as u64,
         row_count: tables().map(|table| table.rows).sum(),
+        snapshot_seconds: u64::try_from(snapshot_held.as_secs()).ok(),
     }
 }

@@ -1,13 +1,16 @@
 //! One backup, from lease to manifest: the sequence at the top, its steps below.
 
 mod attempt;
+mod by_hand;
 mod configuration;
 mod database;
 mod expected;
 mod files;
 mod following;
+mod held_snapshot;
 mod hooks;
 mod stream;
+mod streams;
 mod watchdog;
 
 use std::collections::BTreeMap;
@@ -140,11 +143,22 @@ impl Job {
     }
 
     /// How its bytes come to be.
-    pub(crate) fn procedure(&self) -> &'static str {
+    pub(crate) fn procedure(&self) -> String {
         match &self.work {
-            Work::Database(_) => "one exported snapshot; pg_dump -Fc -Z0",
-            Work::Configuration(_) => "files and variables, small, and sealed in memory",
-            Work::Files(_) => "one tar, and an index of it",
+            Work::Database(_) if self.streams() > 1 => {
+                format!("one exported snapshot; pg_dump -Fc -Z0 in {} streams, or fewer", self.streams())
+            }
+            Work::Database(_) => "one exported snapshot; pg_dump -Fc -Z0".to_owned(),
+            Work::Configuration(_) => "files and variables, small, and sealed in memory".to_owned(),
+            Work::Files(_) => "one tar, and an index of it".to_owned(),
+        }
+    }
+
+    /// Streams that are uploaded side by side, at most, and that share workers and memory.
+    pub(crate) fn streams(&self) -> usize {
+        match &self.work {
+            Work::Database(_) => self.source.jobs as usize,
+            Work::Configuration(_) | Work::Files(_) => 1,
         }
     }
 

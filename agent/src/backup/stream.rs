@@ -5,9 +5,10 @@ use std::io::Read;
 
 use pgproof_postgres::archive::sequences::{SequenceValue, UnknownStatement};
 use pgproof_postgres::archive::{
-    ArchiveError, ArchiveIndex, BlockLayout, CutBlock, Cutter, Outcome, TocEntry,
+    ArchiveError, ArchiveIndex, BlockLayout, CutBlock, Cutter, Outcome, Toc, TocEntry,
 };
 use pgproof_postgres::digest::{RowDigest, digest_bytes};
+use pgproof_postgres::division::Misdivided;
 use pgproof_postgres::large_objects::LargeObjectDigest;
 use pgproof_postgres::payload::PayloadError;
 use pgproof_repository::inventory;
@@ -39,15 +40,23 @@ pub(crate) enum Found {
     },
 }
 
-/// Reads `archive` to its end and seals it. `advance` is told of every block, and of the last table in it.
+/// Reads `archive` to its end and seals it. `contents` is asked whether they are what was wanted, before any row is read;
+/// `advance` is told of every block, and of the last table in it.
 pub(crate) fn seal(
     archive: impl Read,
     mut sealer: Sealer<BlockDigests>,
+    contents: impl FnOnce(&Toc) -> Result<(), StreamError>,
     mut advance: impl FnMut(&CutBlock, Option<&TocEntry>),
 ) -> Result<SealedArchive, StreamError> {
     let mut cutter = Cutter::new(archive);
     let mut layouts = Vec::new();
+    let mut contents = Some(contents);
     while let Some(block) = cutter.next_block().map_err(|source| StreamError::Archive { source })? {
+        if let Some(toc) = cutter.toc()
+            && let Some(contents) = contents.take()
+        {
+            contents(toc)?;
+        }
         let last = block.layout.spans.last().map(|span| span.dump_id);
         advance(&block, last.and_then(|dump_id| cutter.toc()?.entry(dump_id)));
         layouts.push(block.layout.clone());
@@ -164,4 +173,19 @@ pub(crate) enum StreamError {
         #[source]
         source: PayloadError,
     },
+    #[error("the dump was not divided as it was planned")]
+    Misdivided {
+        #[source]
+        source: Misdivided,
+    },
+    /// Nobody waits for it any more.
+    #[error("the dump was given up")]
+    GivenUp,
+}
+
+impl StreamError {
+    /// Whether `pg_dump` is not to blame, but fails because nobody takes its output.
+    pub(crate) fn is_ours(&self) -> bool {
+        !matches!(self, Self::Archive { .. } | Self::Payload { .. })
+    }
 }

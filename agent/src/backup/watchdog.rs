@@ -9,6 +9,9 @@ use jiff::SignedDuration;
 /// How often the beats are looked at: fine enough for time-outs of minutes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// No count of beats ever gets there.
+const RESTING: u64 = u64::MAX;
+
 /// Counts signs of life.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Beat(Arc<AtomicU64>);
@@ -16,6 +19,11 @@ pub(crate) struct Beat(Arc<AtomicU64>);
 impl Beat {
     pub(crate) fn now(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// From now on none is expected.
+    pub(crate) fn rest(&self) {
+        self.0.store(RESTING, Ordering::Relaxed);
     }
 
     /// Ends once there was no beat for `timeout`.
@@ -26,7 +34,7 @@ impl Beat {
         while since.elapsed() < timeout {
             looks.tick().await;
             let beats = self.0.load(Ordering::Relaxed);
-            if beats != seen {
+            if beats != seen || beats == RESTING {
                 (seen, since) = (beats, tokio::time::Instant::now());
             }
         }
@@ -51,5 +59,13 @@ mod tests {
         beat.stopped_for(SignedDuration::from_secs(30)).await;
         let lasted = started.elapsed();
         assert!(lasted >= Duration::from_secs(130) && lasted <= Duration::from_secs(133), "{lasted:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_rests_is_not_given_up() {
+        let beat = Beat::default();
+        beat.rest();
+        let given_up = beat.stopped_for(SignedDuration::from_secs(30));
+        assert!(tokio::time::timeout(Duration::from_secs(3600), given_up).await.is_err());
     }
 }

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use pgproof_policies::names::SourceName;
+use pgproof_policies::policy::{Kind, Source};
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::acts::What;
 use pgproof_repository::manifest::v1::Contents;
 use pgproof_repository::sealed::BLOCK_BYTES_MAX;
+use pgproof_repository::sealed::workers::{blocks_in_memory, parts_in_memory};
 use tokio_util::sync::CancellationToken;
 
 use super::{hold, print_json, record, say};
@@ -44,6 +46,10 @@ async fn one(
 ) -> anyhow::Result<ExitCode> {
     let loaded = Arc::new(LoadedPolicy::read(policy)?);
     let mut job = Job::new(loaded, source, cancel).await?;
+    if let Some(jobs) = args.jobs {
+        refuse_jobs_unless_database(&job.source)?;
+        job.source.jobs = jobs;
+    }
     if args.explain {
         explain(&job)?;
         return Ok(ExitCode::SUCCESS);
@@ -76,6 +82,16 @@ async fn one(
     }
 }
 
+fn refuse_jobs_unless_database(source: &Source) -> anyhow::Result<()> {
+    match source.kind {
+        Kind::Postgres(_) => Ok(()),
+        Kind::Config(_) | Kind::Files(_) => {
+            let message = format!("--jobs is for databases, and {} is none", source.name);
+            Err(Failure::new(Exit::Usage, message, "leave it out").into())
+        }
+    }
+}
+
 fn incomplete(losses: u64) -> Failure {
     Failure::new(
         Exit::Incomplete,
@@ -92,7 +108,7 @@ fn print(made: &Made) -> anyhow::Result<()> {
     let took = plain::duration(manifest.finished_at.duration_since(manifest.started_at));
     let plain_bytes: u64 = manifest.objects.iter().map(|object| object.plaintext.bytes).sum();
     say(&format!("backed up {} as {} in {took}", manifest.source, manifest.id))?;
-    say(&format!("  snapshot  {}", plain::time(manifest.snapshot.at)))?;
+    say(&format!("  snapshot  {}", plain::snapshot(manifest)))?;
     say(&format!("  contents  {}", plain::contents(&manifest.contents)))?;
     if let Some(increment) = plain::increment(&manifest.contents) {
         say(&format!("  increment {increment}"))?;
@@ -107,10 +123,11 @@ fn print(made: &Made) -> anyhow::Result<()> {
 /// The plan and the memory it takes, without touching server or store.
 fn explain(job: &Job) -> anyhow::Result<()> {
     let plan = job.part_plan(None);
-    let (workers, parts) = (job.workers(), UPLOADS_IN_FLIGHT + 2);
+    let (workers, streams) = (job.workers(), job.streams());
+    let parts = parts_in_memory(streams, UPLOADS_IN_FLIGHT);
     say(&format!("{} from {} to {}", job.source.name, job.describe(), job.store.location()))?;
     say(&format!("  {}; zstd level {}; age", job.procedure(), job.source.compression_level))?;
-    let blocks = (workers + 2) as u64 * BLOCK_BYTES_MAX as u64 / 2;
+    let blocks = blocks_in_memory(streams, workers) as u64 * BLOCK_BYTES_MAX as u64 / 2;
     say(&format!("  blocks    at most {} in {} worker(s) and queue", plain::bytes(blocks), workers))?;
     for stored in [1_u64 << 30, 100 << 30, 1 << 40] {
         let number = (1..=plan.limits().parts_max).find(|number| plan.bytes_after(*number) >= stored);

@@ -125,8 +125,8 @@ fn print(signed: &SignedManifest) -> anyhow::Result<()> {
         plain::what(&manifest.contents),
         manifest.host
     ))?;
-    let (at, now) = (manifest.snapshot.at, Timestamp::now());
-    say(&format!("snapshot    {} ({})", plain::time(at), plain::age(at, now)))?;
+    let age = plain::age(manifest.snapshot.at, Timestamp::now());
+    say(&format!("snapshot    {} ({age})", plain::snapshot(manifest)))?;
     say(&format!(
         "took        {}",
         plain::duration(manifest.finished_at.duration_since(manifest.started_at))
@@ -165,7 +165,7 @@ fn print(signed: &SignedManifest) -> anyhow::Result<()> {
     for warning in &manifest.warnings {
         say(&format!("warning     {warning}"))?;
     }
-    say(&format!("by hand     {}", manifest.restore))?;
+    say(&format!("by hand     {}", manifest.restore.replace('\n', "\n            ")))?;
     Ok(())
 }
 

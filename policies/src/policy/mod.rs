@@ -50,6 +50,10 @@ use raw::{Report, Table};
 pub const COMPRESSION_LEVEL_DEFAULT: i32 = 3;
 /// Streams per dump of a source that names no number: one, because each costs the server a connection.
 pub const JOBS_DEFAULT: u32 = 1;
+/// Most streams per dump: each is a connection to the server, which allows 100 by default.
+pub const JOBS_MAX: u32 = 64;
+/// How long a dump waits for any one table's lock. Meanwhile it has locked others, which holds up whoever alters those.
+pub const LOCK_WAIT_DEFAULT: SignedDuration = SignedDuration::from_mins(5);
 /// How long a dump may stand still before it is given up: long enough for a lock held by a migration.
 pub const NO_PROGRESS_TIMEOUT_DEFAULT: SignedDuration = SignedDuration::from_mins(10);
 /// Sources that a daemon backs up at the same time, unless the policy says otherwise: one slow server holds up no other.
@@ -233,6 +237,10 @@ pub struct PostgresSource {
     pub exclude_tables: Vec<String>,
     /// Patterns of tables whose rows are left out.
     pub exclude_table_data: Vec<String>,
+    /// How long a dump may wait for any one table's lock.
+    pub lock_wait: SignedDuration,
+    /// How long a backup may hold its snapshot; without it as long as it takes.
+    pub snapshot_max: Option<SignedDuration>,
 }
 
 /// Folders, and files, with all that is in them.

@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
-    Alarms, COMPRESSION_LEVEL_DEFAULT, Connection, Hooks, JOBS_DEFAULT, Kind, NO_PROGRESS_TIMEOUT_DEFAULT,
-    Objectives, PostgresSource, Source, Timing, Verification, alarms, configuration, files, hooks,
+    Alarms, COMPRESSION_LEVEL_DEFAULT, Connection, Hooks, JOBS_DEFAULT, JOBS_MAX, Kind, LOCK_WAIT_DEFAULT,
+    NO_PROGRESS_TIMEOUT_DEFAULT, Objectives, PostgresSource, Source, Timing, Verification, alarms,
+    configuration, files, hooks,
     raw::{Report, Table},
     timing, values, verification,
 };
@@ -15,8 +16,6 @@ use crate::{
 
 /// zstd levels above this need more memory than a backup may take.
 const COMPRESSION_LEVEL_MAX: u32 = 19;
-/// Streams per dump: each is a connection to the server, which allows 100 by default.
-const JOBS_MAX: u32 = 64;
 /// Backups per rule: hourly ones of more than ten years.
 const KEEP_MAX: u32 = 100_000;
 
@@ -159,6 +158,8 @@ fn postgres(
     let mut patterns =
         |key| -> Vec<String> { table.texts(key, report).into_iter().map(|field| field.value).collect() };
     let (exclude_tables, exclude_table_data) = (patterns("exclude_tables"), patterns("exclude_table_data"));
+    let lock_wait = table.duration("lock_wait", report).unwrap_or(LOCK_WAIT_DEFAULT);
+    let snapshot_max = table.duration("snapshot_max", report);
     let client_dirs = client_dirs.to_vec();
     Some(PostgresSource {
         connection: connection?,
@@ -166,6 +167,8 @@ fn postgres(
         client_dirs,
         exclude_tables,
         exclude_table_data,
+        lock_wait,
+        snapshot_max,
     })
 }
 

@@ -89,6 +89,9 @@ fn source(about: &Template) -> String {
          # Minute, hour, day of the month, month, day of the week.\n\
          schedule = \"0 2 * * *\"\n\
          # jitter = \"20m\"             # begin up to so much later, so that many hosts do not start at once\n\
+         # jobs = 2                    # streams of a large database's dump, each a connection to the server\n\
+         # snapshot_max = \"2h\"        # a dump that takes longer is given up, so that it holds up no clean-up\n\
+         # lock_wait = \"1m\"           # a table that is locked for longer fails the dump; 5 minutes without it\n\
          # deadline = \"6h\"            # how long a failed run is tried again; else until the next one\n\
          # pause = [{{ days = \"mon-fri\", from = \"08:00\", to = \"18:00\", reason = \"office hours\" }}]\n\
          # hooks = {{ before = [\"/usr/local/bin/quiesce\", \"app\"], time_limit = \"5m\" }}   # no shell reads it\n\

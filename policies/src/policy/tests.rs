@@ -93,6 +93,7 @@ fn the_smallest_policy_has_the_stated_defaults() {
     let app = source(&policy, "app");
     let postgres = database_of(&app);
     assert_eq!(postgres.connection, Connection::Environment);
+    assert_eq!((postgres.lock_wait, postgres.snapshot_max), (LOCK_WAIT_DEFAULT, None));
     assert_eq!((app.schedule.as_ref(), app.verification.as_ref()), (None, None));
     assert_eq!((app.compression_level, app.jobs), (COMPRESSION_LEVEL_DEFAULT, JOBS_DEFAULT));
     assert_eq!(app.no_progress_timeout, NO_PROGRESS_TIMEOUT_DEFAULT);
@@ -160,6 +161,8 @@ fn several_sources_keep_to_themselves() {
     let shop = source(&policy, "shop");
     let postgres = database_of(&shop);
     assert_eq!(postgres.exclude_table_data, ["public.page_cache"]);
+    assert_eq!(postgres.lock_wait, SignedDuration::from_secs(30));
+    assert_eq!(postgres.snapshot_max, Some(SignedDuration::from_mins(30)));
     assert_eq!(postgres.client_dirs.len(), 2);
     assert_eq!(shop.objectives.recovery_time, Some(SignedDuration::from_mins(90)));
     assert_eq!(source(&policy, "staging").retention.within, Some(SignedDuration::from_hours(7 * 24)));
@@ -602,6 +605,7 @@ fn what_a_source_of_files_cannot_be_is_said() {
         ("paths = [\"/srv/../etc\"]", "paths[0]: must be an absolute path"),
         ("paths = [\"/srv\"]\nexclude = [\"a[\"]", "exclude[0]: must be a pattern"),
         ("paths = [\"/srv\"]\nconnection = \"postgresql:///app\"", "connection: is no known key"),
+        ("paths = [\"/srv\"]\nsnapshot_max = \"1h\"", "snapshot_max: is no known key"),
         ("paths = [\"/srv\"]\njobs = 4", "jobs: must be left out"),
         ("paths = [\"/srv\"]\n[sources.uploads.verification]", "verification: must be left out"),
     ] {

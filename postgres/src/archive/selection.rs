@@ -36,6 +36,8 @@ pub struct Selection {
     /// The values of sequences, and whatever else of the data section is no table.
     pub other_data: Vec<i32>,
     pub post_data: Vec<i32>,
+    /// Oids of the tables that are to have their rows, which may lie in another archive.
+    pub filled: HashSet<u32>,
     /// Foreign keys left out because their other side was not chosen.
     pub foreign_keys_left_out: Vec<i32>,
 }
@@ -68,7 +70,7 @@ impl Selection {
     /// A whole archive's ids.
     pub fn everything(toc: &Toc) -> Self {
         let ids: HashSet<i32> = toc.entries.iter().map(|entry| entry.dump_id).collect();
-        by_section(&toc.entries, &ids)
+        Self { filled: tables(&toc.entries, &ids), ..by_section(&toc.entries, &ids) }
     }
 }
 
@@ -262,6 +264,7 @@ impl<'a> Chooser<'a> {
 
     fn into_selection(self) -> Selection {
         let mut selection = by_section(self.entries, &self.kept);
+        selection.filled = tables(self.entries, &self.chosen);
         let lost = self.entries.iter().filter(|entry| entry.desc == FOREIGN_KEY);
         let lost = lost.filter(|entry| !self.kept.contains(&entry.dump_id));
         let lost = lost.filter(|entry| self.relations_of(entry).any(|id| self.chosen.contains(&id)));
@@ -284,6 +287,12 @@ fn stands_alone(entry: &TocEntry) -> bool {
         || desc == FOREIGN_KEY
         || desc.starts_with("PUBLICATION");
     !belongs
+}
+
+/// The oids of those entries that are tables.
+fn tables(entries: &[TocEntry], ids: &HashSet<i32>) -> HashSet<u32> {
+    let tables = entries.iter().filter(|entry| entry.desc == "TABLE" && ids.contains(&entry.dump_id));
+    tables.map(|entry| entry.oid).collect()
 }
 
 /// Sorts ids by section; what has none belongs to that of the entry before it, as pg_restore has it.

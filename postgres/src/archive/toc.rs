@@ -102,6 +102,11 @@ impl TocEntry {
         self.desc == "TABLE DATA"
     }
 
+    /// Whether this is the data of a partition whose rows go in through its root, to whatever partition they then belong.
+    pub fn goes_through_partition_root(&self) -> bool {
+        self.defn.as_deref().is_some_and(|defn| defn.starts_with("-- load via partition root"))
+    }
+
     /// Whether this is the contents of large objects.
     pub fn is_blobs(&self) -> bool {
         self.desc == "BLOBS"
@@ -142,6 +147,11 @@ impl Toc {
                 result => return result,
             }
         }
+    }
+
+    /// The entries of tables whose rows are in the archive; each has the oid of its table.
+    pub fn tables_with_rows(&self) -> impl Iterator<Item = &TocEntry> {
+        self.entries.iter().filter(|entry| entry.is_table_data() && entry.had_dumper)
     }
 
     pub fn entry(&self, dump_id: i32) -> Option<&TocEntry> {

@@ -63,12 +63,13 @@ impl Messages {
     }
 
     pub(super) fn hint(&self) -> Option<String> {
-        const KNOWN: [(&str, &str); 7] = [
+        const KNOWN: [(&str, &str); 8] = [
             ("server version mismatch", "this pg_dump is older than the server: install its client programs"),
             ("row-level security", "give the role BYPASSRLS, or it would see only some rows"),
             ("permission denied", "grant the role pg_read_all_data, and SELECT on large objects"),
             ("lock timeout", "another session holds a lock on a table for too long"),
             ("statement timeout", "another session holds a lock on a table for too long"),
+            ("does not exist", "a table was dropped or renamed while the dump began: run it again"),
             ("no password supplied", "name a password_file for this source"),
             (
                 "conflict with recovery",

@@ -120,7 +120,7 @@ fn table_names_are_quoted_as_patterns() {
     let mut order = DumpOrder { scope, ..DumpOrder::everything("pg_dump".into(), Some("0000-1".to_owned())) };
     let last = |order: &DumpOrder| order.arguments().pop().unwrap().into_string().unwrap();
     assert_eq!(last(&order), r#"--exclude-table-data="a.b"."odd ""*"" name""#);
-    order.scope = Scope::RowsOf(table);
+    order.scope = Scope::RowsOf(vec![table]);
     assert_eq!(last(&order), r#"--table="a.b"."odd ""*"" name""#);
     assert!(order.arguments().contains(&OsString::from("--snapshot=0000-1")));
 }
@@ -146,7 +146,7 @@ async fn a_real_dump_reads_the_snapshot_over_a_password_and_names_an_odd_table()
     let orders = [
         everything.clone(),
         DumpOrder { scope: without, ..everything.clone() },
-        DumpOrder { scope: Scope::RowsOf(table), ..everything.clone() },
+        DumpOrder { scope: Scope::RowsOf(vec![table]), ..everything.clone() },
     ];
     for (order, rows) in orders.into_iter().zip([true, false, true]) {
         let spec = spec.clone();

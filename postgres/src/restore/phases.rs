@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
@@ -23,8 +23,8 @@ use super::prepared::Prepared;
 use super::sections::{Input, PgRestore, Run, Section};
 use super::target::{self, open};
 use super::{Phase, PhaseClock, Restore, RestoreReport, serial};
-use crate::archive::Toc;
 use crate::archive::selection::Selection;
+use crate::archive::{Toc, TocEntry};
 use crate::client::{Program, Version, is_vulnerable_restore};
 use crate::connection::Session;
 use crate::digest::RowDigest;
@@ -83,11 +83,11 @@ pub(crate) async fn fill(
         }
         (_, selection) => {
             clock.enter(Phase::Serial);
-            let list = match (&restore.selection, &selection) {
-                (Some(_), Some(selection)) => Some(workspace.write_list("serial.list", &all_ids(selection))?),
+            let lists = match (&restore.selection, &selection) {
+                (Some(_), Some(selection)) => Some(serial_lists(&workspace, &archives, selection)?),
                 _ => None,
             };
-            serial::run(&program, &archives, list.as_deref()).await?;
+            serial::run(&program, &archives, lists.as_deref()).await?;
             report.bytes_fetched = prepared.objects.iter().map(|object| object.ciphertext.bytes).sum();
             report.tables = prepared.facts.archive.table_count;
             report.rows = prepared.facts.archive.row_count;
@@ -330,7 +330,8 @@ fn archive_encoding(archives: &[OpenArchive]) -> Result<String, RestoreError> {
     named.filter(plain).map(str::to_owned).ok_or(RestoreError::Inventory { why })
 }
 
-/// Archive and dump id of every table that a selection fills; further archives name their tables by their own ids.
+/// Archive and dump id of every table that a selection fills. Further archives name their tables by ids of their own; the
+/// oids are those of one snapshot.
 fn chosen_tables(
     archives: &[OpenArchive],
     selection: &Selection,
@@ -340,30 +341,16 @@ fn chosen_tables(
         return None;
     }
     let mut chosen: HashSet<(usize, i32)> = selection.table_data.iter().map(|id| (0, *id)).collect();
-    let main = archives[0].toc.as_ref()?;
-    let filled: HashSet<i32> = selection.table_data.iter().copied().collect();
-    let kept: HashSet<i32> = selection.pre_data.iter().copied().collect();
-    // A table whose rows went to another archive has no data entry here; it is wanted if it was kept itself.
-    let with_data: HashSet<_> = main
-        .entries
-        .iter()
-        .filter(|e| e.is_table_data())
-        .map(|e| (e.namespace.as_deref(), &*e.tag))
-        .collect();
-    let names: HashSet<_> = main
-        .entries
-        .iter()
-        .filter(|e| filled.contains(&e.dump_id) || (e.desc == "TABLE" && kept.contains(&e.dump_id)))
-        .map(|e| (e.namespace.as_deref(), &*e.tag))
-        .filter(|name| !with_data.contains(name))
-        .collect();
     for (at, archive) in archives.iter().enumerate().skip(1) {
-        let entries = archive.toc.iter().flat_map(|toc| toc.entries.iter());
-        let named =
-            entries.filter(|e| e.is_table_data() && names.contains(&(e.namespace.as_deref(), &*e.tag)));
-        chosen.extend(named.map(|entry| (at, entry.dump_id)));
+        chosen.extend(chosen_of_further(archive, selection).into_iter().map(|id| (at, id)));
     }
     Some(chosen)
+}
+
+/// The dump ids of what a selection takes of an archive that holds rows alone.
+fn chosen_of_further(archive: &OpenArchive, selection: &Selection) -> Vec<i32> {
+    let with_rows = archive.toc.iter().flat_map(Toc::tables_with_rows);
+    with_rows.filter(|entry| selection.filled.contains(&entry.oid)).map(|entry| entry.dump_id).collect()
 }
 
 /// The inventory with its archives in the order of the manifest's objects.
@@ -398,9 +385,7 @@ fn table_task(
     let sum = u128::from_str_radix(&table.digest, 16).map_err(|_| bad("no usable digest"))?;
     let entry = archive.toc.as_ref().and_then(|toc| toc.entry(table.dump_id));
     // Such rows may go to any partition, also to those that other pieces fill.
-    let through_root = entry
-        .and_then(|entry| entry.defn.as_deref())
-        .is_some_and(|defn| defn.starts_with("-- load via partition root"));
+    let through_root = entry.is_some_and(TocEntry::goes_through_partition_root);
     let is_fresh = !through_root && fresh.contains(&(table.schema.clone(), table.name.clone()));
     let bytes_left = if is_empty(table) { 0 } else { table.end - table.start };
     Ok(TableTask {
@@ -443,6 +428,19 @@ async fn analyze(restore: &Restore) -> Result<(), RestoreError> {
         .batch_execute("SET client_min_messages = error; ANALYZE")
         .await
         .map_err(|source| RestoreError::Server { doing: "analyze the database", source })
+}
+
+/// What the serial path takes of each archive.
+fn serial_lists(
+    workspace: &Workspace,
+    archives: &[OpenArchive],
+    selection: &Selection,
+) -> Result<Vec<PathBuf>, RestoreError> {
+    let list = |(at, archive): (usize, &OpenArchive)| {
+        let ids = if at == 0 { all_ids(selection) } else { chosen_of_further(archive, selection) };
+        workspace.write_list(&format!("serial.{at}.list"), &ids)
+    };
+    archives.iter().enumerate().map(list).collect()
 }
 
 fn all_ids(selection: &Selection) -> Vec<i32> {

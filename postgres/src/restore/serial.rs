@@ -1,7 +1,7 @@
 //! The path of last resort: whole archives, byte for byte, into one `pg_restore` or to whoever asks for them.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use pgproof_repository::inventory::Inventory;
 use pgproof_repository::keys::Identities;
@@ -17,23 +17,36 @@ use super::object::ArchiveObject;
 use super::phases::OpenArchive;
 use super::sections::{PgRestore, Run, Section};
 
-/// Restores every archive from its stream. With several, constraints must wait for the rows of all.
+/// Restores every archive from its stream, of each what its list names. With several, constraints must wait for the rows of
+/// all; and the main one's data comes last, because archives of a table's rows set its sequence, too, to a later value.
 pub(crate) async fn run(
     program: &PgRestore,
     archives: &[OpenArchive],
+    lists: Option<&[PathBuf]>,
+) -> Result<(), RestoreError> {
+    let (main, further) = archives.split_first().expect("a backup has an archive");
+    if further.is_empty() {
+        return part(program, Section::Whole, main, list(lists, 0)).await;
+    }
+    part(program, Section::PreData, main, list(lists, 0)).await?;
+    for (at, archive) in further.iter().enumerate() {
+        part(program, Section::Data, archive, list(lists, at + 1)).await?;
+    }
+    part(program, Section::Data, main, list(lists, 0)).await?;
+    part(program, Section::PostData, main, list(lists, 0)).await
+}
+
+fn list(lists: Option<&[PathBuf]>, archive: usize) -> Option<&Path> {
+    lists.map(|lists| lists[archive].as_path())
+}
+
+async fn part(
+    program: &PgRestore,
+    section: Section,
+    archive: &OpenArchive,
     list: Option<&Path>,
 ) -> Result<(), RestoreError> {
-    let run = |section, list| Run { section, list, jobs: 1 };
-    let main = &archives[0].object;
-    if archives.len() == 1 {
-        return run_with_stream(program, run(Section::Whole, list), main, Stream::Whole).await;
-    }
-    run_with_stream(program, run(Section::PreData, list), main, Stream::Whole).await?;
-    run_with_stream(program, run(Section::Data, list), main, Stream::Whole).await?;
-    for archive in &archives[1..] {
-        run_with_stream(program, run(Section::Data, None), &archive.object, Stream::Whole).await?;
-    }
-    run_with_stream(program, run(Section::PostData, list), main, Stream::Whole).await
+    run_with_stream(program, Run { section, list, jobs: 1 }, &archive.object, Stream::Whole).await
 }
 
 /// Writes one archive of a backup, as `pg_dump` made it, to `output`; answers its length.

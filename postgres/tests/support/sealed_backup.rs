@@ -191,6 +191,7 @@ fn manifest(facts: &SnapshotFacts, object: v1::Object, inventory: &Inventory, in
                 not_indexed_because: (!indexed).then(|| "a test says so".to_owned()),
                 table_count: tables.len() as u64,
                 row_count: tables.iter().map(|table| table.rows).sum(),
+                snapshot_seconds: None,
             },
         })),
         objects: vec![object],

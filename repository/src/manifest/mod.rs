@@ -161,6 +161,7 @@ mod tests {
     use super::*;
 
     const GOLDEN_V1: &[u8] = include_bytes!("../../fixtures/manifest.v1.json");
+    const GOLDEN_STREAMS_V1: &[u8] = include_bytes!("../../fixtures/manifest.streams.v1.json");
     const GOLDEN_FILES_V1: &[u8] = include_bytes!("../../fixtures/manifest.files.v1.json");
     const GOLDEN_INCREMENTAL_V1: &[u8] = include_bytes!("../../fixtures/manifest.files.incremental.v1.json");
 
@@ -170,6 +171,18 @@ mod tests {
         assert_eq!(manifest.objects.len(), 3);
         let written = manifest.to_bytes();
         assert_eq!(String::from_utf8(written).unwrap(), String::from_utf8(GOLDEN_V1.to_vec()).unwrap());
+    }
+
+    #[test]
+    fn one_of_several_streams_reads_for_ever_and_writes_as_it_was() {
+        let manifest = parse(GOLDEN_STREAMS_V1).unwrap();
+        assert_eq!(manifest.object(v1::Role::Archive).unwrap().name, "data.000.zst.age");
+        assert_eq!(manifest.postgres().unwrap().archive.snapshot_seconds, Some(154));
+        let written = manifest.to_bytes();
+        assert_eq!(
+            String::from_utf8(written).unwrap(),
+            String::from_utf8(GOLDEN_STREAMS_V1.to_vec()).unwrap()
+        );
     }
 
     #[test]

@@ -172,6 +172,9 @@ pub struct Archive {
     pub not_indexed_because: Option<String>,
     pub table_count: u64,
     pub row_count: u64,
+    /// How long the snapshot was held on the server.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub snapshot_seconds: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

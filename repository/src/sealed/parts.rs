@@ -7,7 +7,11 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::Ciphertext;
+use super::room::{Place, Room};
 use crate::ids::CiphertextSha256;
+
+/// Finished parts that wait for an uploader; one, because each may have many MiB.
+pub(super) const PARTS_WAITING: usize = 1;
 
 /// The size of the part of that number; numbers count from 1.
 pub(super) type PartBytes = Box<dyn FnMut(u32) -> u64 + Send>;
@@ -19,15 +23,18 @@ pub(super) struct PartWriter {
     /// Allocated to the part's exact size, so that it becomes [`Bytes`] without a copy.
     part: Vec<u8>,
     part_size: usize,
+    room: Option<Room>,
+    place: Option<Place>,
     hash: Sha256,
     bytes: u64,
     output: mpsc::Sender<Bytes>,
 }
 
 impl PartWriter {
-    pub(super) fn new(part_bytes: PartBytes, output: mpsc::Sender<Bytes>) -> Self {
+    /// In `room` every part has a place until its last byte is dropped.
+    pub(super) fn new(part_bytes: PartBytes, room: Option<Room>, output: mpsc::Sender<Bytes>) -> Self {
         let (part, hash) = (Vec::new(), Sha256::new());
-        Self { part_bytes, number: 0, part, part_size: 0, hash, bytes: 0, output }
+        Self { part_bytes, number: 0, part, part_size: 0, room, place: None, hash, bytes: 0, output }
     }
 
     /// Tells whether anybody still takes parts; age does not keep the kind of an error while it writes its header.
@@ -47,12 +54,17 @@ impl PartWriter {
         self.number += 1;
         let size = (self.part_bytes)(self.number);
         self.part_size = usize::try_from(size.max(1)).map_err(io::Error::other)?;
+        self.place = self.room.as_ref().map(Room::take);
         self.part.try_reserve_exact(self.part_size)?;
         Ok(())
     }
 
     fn send(&mut self) -> io::Result<()> {
-        let part = Bytes::from(std::mem::take(&mut self.part));
+        let bytes = std::mem::take(&mut self.part);
+        let part = match self.place.take() {
+            None => Bytes::from(bytes),
+            Some(place) => Bytes::from_owner(PlacedPart { bytes, _place: place }),
+        };
         self.part_size = 0;
         let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
         self.output.blocking_send(part).map_err(gone)
@@ -79,5 +91,17 @@ impl Write for PartWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// A part that takes its place with it, wherever its bytes go.
+struct PlacedPart {
+    bytes: Vec<u8>,
+    _place: Place,
+}
+
+impl AsRef<[u8]> for PlacedPart {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }

@@ -4,28 +4,26 @@
 //! submit ─► workers (inspect, compress, check) ─► in order ─► age ─► parts ─► bounded channel
 //! ```
 //!
-//! At most `workers + 2` blocks are in memory; [`Sealer::submit`] waits when there is no room. When the receiver of the
-//! parts is dropped, everything ends and the next call says so. The parts' channel ends on success and on failure
-//! alike: only [`Sealer::finish`] tells that the object is whole.
+//! Streams of one backup share their [`Workers`], and the room for blocks and parts with them. [`Sealer::submit`] waits
+//! when there is no room. When the receiver of the parts is dropped, everything ends and the next call says so. The
+//! parts' channel ends on success and on failure alike: only [`Sealer::finish`] tells that the object is whole.
 
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-use super::frame::{BLOCK_BYTES_MAX, FrameError, FrameMaker, FrameRecord};
-use super::parts::PartWriter;
+use super::frame::{BLOCK_BYTES_MAX, FrameError, FrameRecord};
+use super::parts::{PARTS_WAITING, PartWriter};
+use super::room::Room;
+use super::workers::{Made, Pool, Work, Workers, spawn};
 use super::{Ciphertext, Plaintext};
 use crate::ids::PlaintextSha256;
 use crate::keys::{KeyError, Recipients};
-
-/// Finished parts that wait for an uploader; one, because each may have many MiB.
-const PARTS_WAITING: usize = 1;
 
 /// A block, and what to find out about it on a worker.
 pub struct SealJob<T> {
@@ -56,39 +54,38 @@ pub struct Sealer<T> {
     jobs: Sender<Work<T>>,
     ordered: SyncSender<Ordered<T>>,
     sealing: Option<JoinHandle<Result<Finished<T>, SealError>>>,
-    workers: Vec<JoinHandle<()>>,
     blocks: Pool,
+    room: Room,
     hash: Sha256,
     bytes: u64,
 }
 
 impl<T: Send + 'static> Sealer<T> {
-    /// Starts the threads. Part `n`, from 1, gets `part_bytes(n)` bytes; the last one what is left.
+    /// Starts the threads of a single stream. Part `n`, from 1, gets `part_bytes(n)` bytes; the last one what is left.
     pub fn start(
         recipients: &Recipients,
         level: i32,
         workers: usize,
         part_bytes: impl FnMut(u32) -> u64 + Send + 'static,
     ) -> Result<(Self, mpsc::Receiver<Bytes>), SealError> {
-        let workers = workers.max(1);
+        Workers::start(level, workers)?.sealer(recipients, part_bytes)
+    }
+
+    /// Starts what a stream has alone: its age writer.
+    pub(super) fn with(
+        workers: &Workers<T>,
+        recipients: &Recipients,
+        part_bytes: impl FnMut(u32) -> u64 + Send + 'static,
+    ) -> Result<(Self, mpsc::Receiver<Bytes>), SealError> {
         let encryptor = recipients.encryptor().map_err(|source| SealError::Recipients { source })?;
         let (parts, receiver) = mpsc::channel(PARTS_WAITING);
-        let parts = PartWriter::new(Box::new(part_bytes), parts);
-        let (blocks, frames) = (Pool::new(workers), Pool::new(workers));
-        let (jobs, queue) = channel();
-        // One more is with the age writer, and one with the caller who waits for room.
-        let (ordered, in_order) = sync_channel(workers);
-        let queue = Arc::new(Mutex::new(queue));
-        let workers = (0..workers)
-            .map(|_| {
-                let maker = FrameMaker::new(level).map_err(|source| SealError::Frame { block: 0, source })?;
-                let worker =
-                    Worker { queue: queue.clone(), maker, blocks: blocks.clone(), frames: frames.clone() };
-                spawn("seal-worker", move || worker.run())
-            })
-            .collect::<Result<_, _>>()?;
+        let parts = PartWriter::new(Box::new(part_bytes), workers.parts.clone(), parts);
+        // No stream is ahead of its age writer by more than one block a worker, also where workers have died.
+        let (ordered, in_order) = sync_channel(workers.count);
+        let frames = workers.frames.clone();
         let sealing = Some(spawn("seal-age", move || encrypt(encryptor, parts, &in_order, &frames))?);
-        Ok((Self { jobs, ordered, sealing, workers, blocks, hash: Sha256::new(), bytes: 0 }, receiver))
+        let (jobs, blocks, room) = (workers.jobs.clone(), workers.blocks.clone(), workers.room.clone());
+        Ok((Self { jobs, ordered, sealing, blocks, room, hash: Sha256::new(), bytes: 0 }, receiver))
     }
 
     /// An empty buffer for the next block, with the memory of one that is done.
@@ -102,6 +99,7 @@ impl<T: Send + 'static> Sealer<T> {
             let source = FrameError::TooLarge { bytes: job.bytes.len() as u64 };
             return Err(SealError::Frame { block: 0, source });
         }
+        let place = self.room.take();
         let (result, awaited) = sync_channel(1);
         if self.ordered.send(Ordered::Frame(awaited)).is_err() {
             return Err(self.failure());
@@ -109,7 +107,7 @@ impl<T: Send + 'static> Sealer<T> {
         self.hash.update(&job.bytes);
         self.bytes += job.bytes.len() as u64;
         // Where no worker is left, the result's sender is dropped here, and the age writer finds that out.
-        let _ = self.jobs.send(Work { job, result });
+        let _ = self.jobs.send(Work { job, result, place });
         Ok(())
     }
 
@@ -119,12 +117,8 @@ impl<T: Send + 'static> Sealer<T> {
             return Err(self.failure());
         }
         let finished = self.join()?;
-        let Self { jobs, workers, hash, bytes, .. } = self;
-        drop(jobs);
-        for worker in workers {
-            worker.join().map_err(|_| SealError::Panicked)?;
-        }
-        let plaintext = Plaintext { bytes, sha256: PlaintextSha256::new(hash.finalize().into()) };
+        let plaintext =
+            Plaintext { bytes: self.bytes, sha256: PlaintextSha256::new(self.hash.finalize().into()) };
         Ok(SealedSummary { frames: finished.frames, plaintext, ciphertext: finished.ciphertext })
     }
 
@@ -185,56 +179,14 @@ pub enum SealError {
     Panicked,
 }
 
-struct Work<T> {
-    job: SealJob<T>,
-    result: SyncSender<Result<Made<T>, FrameError>>,
-}
-
 enum Ordered<T> {
     Frame(Receiver<Result<Made<T>, FrameError>>),
     End,
 }
 
-struct Made<T> {
-    frame: Vec<u8>,
-    plain_bytes: u32,
-    sha256_128: [u8; 16],
-    found: T,
-}
-
 struct Finished<T> {
     frames: Vec<(FrameRecord, T)>,
     ciphertext: Ciphertext,
-}
-
-struct Worker<T> {
-    queue: Arc<Mutex<Receiver<Work<T>>>>,
-    maker: FrameMaker,
-    blocks: Pool,
-    frames: Pool,
-}
-
-impl<T> Worker<T> {
-    fn run(mut self) {
-        while let Some(Work { job, result }) = self.next() {
-            let SealJob { bytes, inspect } = job;
-            let found = inspect(&bytes);
-            let mut frame = self.frames.take();
-            let made = self.maker.make(&bytes, &mut frame).map(|sha256_128| Made {
-                frame,
-                plain_bytes: bytes.len() as u32,
-                sha256_128,
-                found,
-            });
-            self.blocks.put(bytes);
-            // Nobody waits any more when the age writer has stopped; the queue then ends by itself.
-            let _ = result.send(made);
-        }
-    }
-
-    fn next(&self) -> Option<Work<T>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
-    }
 }
 
 /// The age thread: takes the frames in the order of their blocks.
@@ -271,6 +223,7 @@ fn encrypt<T>(
         };
         frames.push((record, made.found));
         pool.put(made.frame);
+        drop(made.place);
     }
     if frames.is_empty() {
         // Zero frames are no zstd file; stock `zstd -d` wants one, if an empty one.
@@ -282,36 +235,4 @@ fn encrypt<T>(
 
 fn empty_frame() -> Result<Vec<u8>, SealError> {
     zstd::bulk::compress(&[], 1).map_err(|source| SealError::Write { source })
-}
-
-fn spawn<R: Send + 'static>(
-    name: &str,
-    run: impl FnOnce() -> R + Send + 'static,
-) -> Result<JoinHandle<R>, SealError> {
-    thread::Builder::new().name(name.to_owned()).spawn(run).map_err(|source| SealError::Thread { source })
-}
-
-/// Buffers that are used again, so that memory stays flat and pages stay warm.
-#[derive(Clone)]
-struct Pool {
-    buffers: Arc<Mutex<Vec<Vec<u8>>>>,
-    kept_max: usize,
-}
-
-impl Pool {
-    fn new(kept_max: usize) -> Self {
-        Self { buffers: Arc::default(), kept_max }
-    }
-
-    fn take(&self) -> Vec<u8> {
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
-    }
-
-    fn put(&self, mut buffer: Vec<u8>) {
-        buffer.clear();
-        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        if buffers.len() < self.kept_max {
-            buffers.push(buffer);
-        }
-    }
 }

@@ -1,8 +1,6 @@
 //! A dump that did not end well is no backup: no manifest, an aborted upload, a failed run on record.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-
+use pgproof_tests::clients;
 use pgproof_tests::postgres_versions::PostgresVersion;
 use pgproof_tests::sandbox::{RepositoryKind, SOURCE, Sandbox};
 
@@ -79,7 +77,7 @@ fn policy_problems_are_told_together() {
 /// Backs up with a `pg_dump` that runs this script, where `$real` is the true one; then with the true one.
 fn is_no_backup(script: &str, told: Option<&str>) {
     let sandbox = Sandbox::small();
-    let clients = clients_with(&sandbox, script);
+    let clients = clients::with_pg_dump(&sandbox.path("clients"), script);
     let sandbox = sandbox.with_clients(&clients);
     let outcome = sandbox.run(&["backup", SOURCE]);
     assert_eq!(outcome.code, Some(1), "{}\n{}", outcome.text(), outcome.stderr);
@@ -106,22 +104,4 @@ fn failed_run_is_recorded(sandbox: &Sandbox) {
     let run = std::fs::read(sandbox.repository_folder().join(&runs[0])).expect("the run's record");
     let run: serde_json::Value = serde_json::from_slice(&run).expect("JSON");
     assert_eq!(run["outcome"]["state"], "failed", "{run:#}");
-}
-
-/// A folder with all the true programs but `pg_dump`.
-fn clients_with(sandbox: &Sandbox, script: &str) -> PathBuf {
-    let true_ones = PostgresVersion::V15.programs();
-    let folder = sandbox.path("clients");
-    std::fs::create_dir(&folder).expect("a folder");
-    for name in ["pg_restore", "pg_dumpall", "psql"] {
-        std::os::unix::fs::symlink(true_ones.join(name), folder.join(name)).expect("a link");
-    }
-    let program = folder.join("pg_dump");
-    let text = format!(
-        "#!/bin/bash\nreal={}\n[[ \"$*\" == *--version* || \"$*\" == -V ]] && exec \"$real\" --version\n{script}\n",
-        true_ones.join("pg_dump").display()
-    );
-    std::fs::write(&program, text).expect("a script");
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("own file");
-    folder
 }

@@ -19,6 +19,7 @@ mod incremental;
 mod key_custody;
 mod killed;
 mod looking;
+mod parallel_dump;
 mod reports;
 mod retention;
 mod round_trip;

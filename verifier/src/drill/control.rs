@@ -24,7 +24,7 @@ use pgproof_repository::signature::{SigningKey, TrustedSigners, generate};
 use pgproof_repository::store::SharedStore;
 use pgproof_repository::store::altered::{Alteration, AlteredStore};
 use rand::Rng;
-use rand::seq::SliceRandom;
+use rand::seq::{IteratorRandom, SliceRandom};
 
 use super::objects::{Depth, read_object};
 use super::scratch::Fault;
@@ -72,7 +72,8 @@ impl Control<'_> {
     /// Makes every damage and says which were noticed. `report` tells which tables were found equal before.
     pub(super) async fn make(&self, report: &Report, random: &mut (impl Rng + Send)) -> NegativeControl {
         let mut findings = Vec::new();
-        if let Some(archive) = self.signed.get().object(Role::Archive) {
+        let archives = self.signed.get().objects.iter().filter(|object| object.role == Role::Archive);
+        if let Some(archive) = archives.choose(random) {
             for (name, alteration) in self.damages_of(archive, random) {
                 findings.push((name, self.judge_object(archive, alteration).await));
             }

@@ -18,7 +18,7 @@ use pgproof_postgres::restore::{
 use pgproof_postgres::source;
 use pgproof_repository::keys::TerminalPrompts;
 use pgproof_repository::manifest::SignedManifest;
-use pgproof_repository::manifest::v1::{Postgres, Server};
+use pgproof_repository::manifest::v1::{Postgres, Role, Server};
 use pgproof_repository::{contents, layout};
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +41,7 @@ pub(super) async fn run(
     let identities = opened.loaded.identities(Arc::new(TerminalPrompts))?;
     let inventory = contents::inventory(&opened.store, &signed, &identities).await?;
     if args.stdout {
-        let archive = layout::archive_name(0);
+        let archive = archive(&args, &signed)?;
         let output = std::io::stdout();
         return match write_archive(&opened.store, &signed, &inventory, &identities, &archive, output).await {
             // The reader has seen enough (`| head`).
@@ -157,6 +157,22 @@ fn target(args: &cli::Restore, postgres: &PostgresSource) -> anyhow::Result<Conn
         // The source's database may be gone; `postgres` is there on every server.
         None => source::connection(postgres, &environment)?.with_database("postgres"),
     })
+}
+
+/// The one that is to be written. Without all of them a backup is not whole, and nobody may take one for it.
+fn archive(args: &cli::Restore, signed: &SignedManifest) -> anyhow::Result<String> {
+    let count = signed.get().objects.iter().filter(|object| object.role == Role::Archive).count();
+    match args.archive {
+        None if count > 1 => {
+            let message = format!("the backup has {count} archives, and standard output takes one");
+            let hint = format!(
+                "name it with --archive 0 to {}; `pgproof show` tells in which order they are restored",
+                count - 1
+            );
+            Err(Failure::new(Exit::Usage, message, hint).into())
+        }
+        number => Ok(layout::archive_name(number.unwrap_or(0))),
+    }
 }
 
 fn new_name(signed: &SignedManifest, server: &Server) -> String {

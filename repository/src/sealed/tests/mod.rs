@@ -1,5 +1,6 @@
 mod damage;
 mod reading;
+mod sharing;
 mod small;
 mod writing;
 
