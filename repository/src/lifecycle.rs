@@ -151,13 +151,18 @@ pub async fn upload_parts(
     in_flight: usize,
 ) -> Result<PartsUploaded, StoreError> {
     let upload = store.start_upload(&key).await?;
+    let parts_max = store.part_limits().parts_max;
     let mut running = JoinSet::new();
     let mut done = Vec::new();
     let result = async {
         let permits = Arc::new(Semaphore::new(in_flight));
-        let mut number = 0;
+        let (mut number, mut bytes) = (0, 0);
         while let Some(body) = parts.recv().await {
+            if number == parts_max {
+                return Err(StoreError::TooManyParts { key: key.to_string(), parts_max, bytes });
+            }
             number += 1;
+            bytes += body.len() as u64;
             let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
             let upload = upload.clone();
             running.spawn(async move {

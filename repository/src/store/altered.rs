@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use jiff::Timestamp;
 
+use super::conditions::Conditions;
 use super::part_plan::PartLimits;
 use super::{
     ObjectMeta, OutOfRange, PendingUpload, PutCondition, SharedStore, Store, StoreError, Upload, Version,
@@ -191,6 +192,10 @@ impl Store for AlteredStore {
 
     fn part_limits(&self) -> PartLimits {
         self.inner.part_limits()
+    }
+
+    fn conditions(&self) -> Conditions {
+        self.inner.conditions()
     }
 }
 

@@ -21,6 +21,7 @@ pub enum Operation {
     Clock,
     Lock,
     Versions,
+    Bucket,
 }
 
 impl Operation {
@@ -43,6 +44,7 @@ impl Operation {
             Self::Clock => "clock",
             Self::Lock => "look at a lock",
             Self::Versions => "look at versions",
+            Self::Bucket => "look at the bucket",
         }
     }
 }
