@@ -11,6 +11,7 @@ pub mod comparison;
 pub mod connection;
 pub mod damage;
 pub mod digest;
+pub mod doctor;
 pub mod dump;
 pub mod globals;
 pub mod infrastructure;

@@ -394,6 +394,10 @@ fn the_verifier_has_keys_and_credentials_of_its_own() {
 #[test]
 fn the_template_parses_and_says_what_it_was_told() {
     let mut about = Template {
+        endpoint: None,
+        region: None,
+        provider: None,
+        ignores_conditions: false,
         location: "s3://example-backups/production".to_owned(),
         source: "app".parse().unwrap(),
         connection: Connection::Uri("postgresql://backup@db.example.org/app".to_owned()),
@@ -428,6 +432,10 @@ fn the_template_parses_and_says_what_it_was_told() {
 #[test]
 fn every_line_of_the_template_that_is_switched_off_is_a_good_one() {
     let about = Template {
+        endpoint: Some("https://s3.example.org".to_owned()),
+        region: None,
+        provider: Some(Provider::Minio),
+        ignores_conditions: true,
         location: "s3://example-backups/production".to_owned(),
         source: "app".parse().unwrap(),
         connection: Connection::Environment,

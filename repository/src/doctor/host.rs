@@ -16,8 +16,8 @@ const MODE_BITS: u32 = 0o7777;
 /// Bits that let the group, or everybody, read or change a file.
 const OTHERS_READ: u32 = 0o077;
 const OTHERS_WRITE: u32 = 0o022;
-/// Client programs get their passwords and the head of an archive in files there.
-const TEMPORARY_BYTES_MIN: u64 = 256 << 20;
+/// Less is too little for anything: client programs get passwords and the head of an archive in files.
+const ROOM_BYTES_MIN: u64 = 256 << 20;
 /// Looked through for identities that were left beside a signing key: what is larger is none.
 const IDENTITY_BYTES_MAX: u64 = 64 << 10;
 const FILES_LOOKED_AT_MAX: usize = 200;
@@ -173,15 +173,14 @@ pub fn judge_file(check: &str, path: &Path, found: &FileFound, secrecy: Secrecy)
     }
 }
 
-/// Room in the folder of temporary files, of which `needed` is wanted if that is known.
-pub fn temporary_space(needed: Option<u64>) -> Line {
-    let folder = std::env::temp_dir();
-    judge_space("temporary files", &folder, free_bytes(&folder), needed.unwrap_or(0).max(TEMPORARY_BYTES_MIN))
+/// Room in the folder of temporary files.
+pub fn temporary_space() -> Line {
+    room("temporary files", &std::env::temp_dir(), None)
 }
 
-/// Room where a repository in a folder lies.
-pub fn repository_space(folder: &Path) -> Line {
-    judge_space("room for backups", folder, free_bytes(folder), TEMPORARY_BYTES_MIN)
+/// Room in a folder, of which so many bytes are wanted if that is known.
+pub fn room(check: &str, folder: &Path, wanted: Option<u64>) -> Line {
+    judge_space(check, folder, free_bytes(folder), wanted.unwrap_or(0).max(ROOM_BYTES_MIN))
 }
 
 fn free_bytes(folder: &Path) -> io::Result<u64> {

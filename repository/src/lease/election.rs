@@ -40,6 +40,8 @@ pub struct Settling {
     pub write_max: Duration,
     /// By how much two answers of the store may differ: its servers' clocks, whole seconds, and when a list shows what was put.
     pub store_uncertainty: Duration,
+    /// How long a candidate waits between its claim and its look at the others: both of these together.
+    pub wait: Duration,
     /// What a claim counts until its owner has the lease, or gave up, or died.
     pub candidacy: Duration,
 }
@@ -49,13 +51,9 @@ impl Settling {
     pub const USUAL: Self = Self {
         write_max: Duration::from_secs(10),
         store_uncertainty: Duration::from_secs(3),
+        wait: Duration::from_secs(10 + 3),
         candidacy: Duration::from_secs(90),
     };
-
-    /// How long a candidate waits between its claim and its look at the others.
-    pub fn wait(&self) -> Duration {
-        self.write_max + self.store_uncertainty
-    }
 }
 
 /// As it lies in the store. A claim that was withdrawn by somebody who may not delete is an empty object.
@@ -95,7 +93,7 @@ impl Claim {
             claim.withdraw().await;
             return Err(LeaseError::Slow { took });
         }
-        tokio::time::sleep(settling.wait()).await;
+        tokio::time::sleep(settling.wait).await;
         let refused = match claim.earlier(lease, is_dead).await {
             Ok(None) => return Ok(claim),
             Ok(Some(rival)) => LeaseError::Held { holder: rival.holder, expires_at: rival.expires_at },

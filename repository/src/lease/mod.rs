@@ -75,13 +75,24 @@ impl Lease {
         now: Timestamp,
         is_dead: impl Fn(&Holder) -> bool,
     ) -> Result<Self, LeaseError> {
+        Self::acquire_settling(store, key, holder, now, is_dead, Settling::USUAL).await
+    }
+
+    async fn acquire_settling(
+        store: SharedStore,
+        key: ObjectKey,
+        holder: Holder,
+        now: Timestamp,
+        is_dead: impl Fn(&Holder) -> bool,
+        settling: Settling,
+    ) -> Result<Self, LeaseError> {
         let began = Instant::now();
         let free = Free::find(&store, &key, now, &is_dead).await?;
         if store.conditions().keep_leases() {
             return Self::write(store, key, holder, free, now).await;
         }
         say_that_it_takes_long();
-        let mut claim = Claim::stand(&store, &key, &holder, &is_dead, Settling::USUAL).await?;
+        let mut claim = Claim::stand(&store, &key, &holder, &is_dead, settling).await?;
         let now = now + SignedDuration::try_from(began.elapsed()).unwrap_or(SignedDuration::MAX);
         let written = async {
             // Whoever was there before has written it by now.
@@ -195,7 +206,7 @@ fn say_that_it_takes_long() {
     SAID.call_once(|| {
         tracing::warn!(
             "the store heeds no conditions on writes, so that every lease takes {} s of waiting",
-            Settling::USUAL.wait().as_secs()
+            Settling::USUAL.wait.as_secs()
         );
     });
 }

@@ -10,7 +10,7 @@ mod control;
 mod exceptions;
 pub(crate) mod names;
 mod queries;
-mod scratch;
+pub(crate) mod scratch;
 mod standing;
 mod work;
 

@@ -14,21 +14,82 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::names::SourceName;
+use pgproof_policies::policy::Location;
+use tokio_util::sync::CancellationToken;
 
 pub use self::rights::{Rights, Role};
 pub use self::traces::{Left, Traces};
+use super::{Line, Verdict};
+use crate::access::LoadedPolicy;
 use crate::catalog;
 use crate::ids::{BackupId, KeyPrefix, RepositoryId};
 use crate::store::conditions::Conditions;
+use crate::store::directory::DirectoryStore;
 use crate::store::part_plan::PartLimits;
 use crate::store::s3::{S3Settings, S3Store, Versioning};
 use crate::store::{SharedStore, StoreError};
 
 /// Uploads that were begun so long ago belong to nobody any more: no backup takes a day.
 const STALE_AFTER: SignedDuration = SignedDuration::from_hours(24);
+/// What was put is removed within this, or told of.
+const CLEARING: Duration = Duration::from_secs(30);
 /// Somebody waits: a store that does not answer for so long is told as not reached.
 const CONNECT: Duration = Duration::from_secs(5);
 const READ: Duration = Duration::from_secs(20);
+
+/// It was cancelled; what it had put was taken away, as far as that was possible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped;
+
+/// Tries the policy's store, and takes away what that left there.
+pub async fn lines(
+    loaded: &LoadedPolicy,
+    role: Role,
+    sources: Vec<SourceName>,
+    cancel: &CancellationToken,
+) -> Result<Vec<Line>, Stopped> {
+    let subject = match Subject::open(loaded, role, sources, Timestamp::now()).await {
+        Ok(subject) => subject,
+        Err(error) => {
+            let line = Line::new(Verdict::Fail, "store", "reached", super::chain(&error));
+            return Ok(vec![line.maybe_hint(error.hint())]);
+        }
+    };
+    let found = tokio::select! {
+        found = subject.examine() => Some(found),
+        () = cancel.cancelled() => None,
+    };
+    let removed = tokio::time::timeout(CLEARING, subject.traces.remove(Timestamp::now())).await;
+    let Some(found) = found else { return Err(Stopped) };
+    let mut lines = verdicts::judge(&found, &verdicts::Expected::of(loaded, role));
+    if let Probe::Found(_) | Probe::Denied = found.reached {
+        lines.push(verdicts::left(&removed.unwrap_or_else(|_| subject.traces.not_known()), role));
+    }
+    Ok(lines)
+}
+
+/// Whether a store heeds the conditions that leases count on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heeds {
+    Conditions,
+    Nothing,
+    NotTried { why: String },
+}
+
+/// Tries just that, for whoever writes a policy.
+pub async fn heeds(loaded: &LoadedPolicy) -> Heeds {
+    let tried = async {
+        let subject = match Subject::open(loaded, Role::Agent, Vec::new(), Timestamp::now()).await {
+            Ok(subject) => subject,
+            Err(error) => return Heeds::NotTried { why: super::chain(&error) },
+        };
+        let heeds = subject.heeds().await;
+        subject.traces.remove(Timestamp::now()).await;
+        heeds
+    };
+    let too_long = || Heeds::NotTried { why: format!("no answer within {} s", CLEARING.as_secs()) };
+    tokio::time::timeout(CLEARING, tried).await.unwrap_or_else(|_| too_long())
+}
 
 /// What an attempt came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,34 +186,61 @@ pub struct TriedBucket {
     pub heeding: S3Store,
     /// The same with the other way of quoting.
     pub quoted_otherwise: S3Store,
+    /// Deletes every version of what it deletes.
+    pub thorough: S3Store,
 }
 
 impl TriedBucket {
-    /// Finds out by itself what the policy says of conditions.
     pub async fn connect(settings: S3Settings) -> Result<Self, StoreError> {
-        let with = |conditions, bare_etags| {
-            let timeouts = S3Settings { connect_timeout: CONNECT, read_timeout: READ, ..settings.clone() };
-            S3Store::connect(S3Settings { conditions, bare_etags, ..timeouts })
-        };
+        Self::connect_by(settings, S3Store::connect).await
+    }
+
+    /// The same, with credentials from elsewhere than the AWS chain.
+    pub async fn connect_by(
+        settings: S3Settings,
+        connect: impl AsyncFn(S3Settings) -> Result<S3Store, StoreError>,
+    ) -> Result<Self, StoreError> {
+        let settings = S3Settings { connect_timeout: CONNECT, read_timeout: READ, ..settings };
+        let (conditions, bare_etags) = (Conditions::HONOURED, settings.bare_etags);
+        let plain = S3Settings { conditions: Conditions::IGNORED, ..settings.clone() };
         Ok(Self {
-            store: with(Conditions::IGNORED, settings.bare_etags).await?,
-            heeding: with(Conditions::HONOURED, settings.bare_etags).await?,
-            quoted_otherwise: with(Conditions::HONOURED, !settings.bare_etags).await?,
+            thorough: connect(S3Settings { delete_versions: true, ..plain.clone() }).await?,
+            store: connect(S3Settings { delete_versions: false, ..plain }).await?,
+            heeding: connect(S3Settings { conditions, ..settings.clone() }).await?,
+            quoted_otherwise: connect(S3Settings { conditions, bare_etags: !bare_etags, ..settings }).await?,
         })
     }
 }
 
 impl Subject {
+    /// The store that the policy names.
+    async fn open(
+        loaded: &LoadedPolicy,
+        role: Role,
+        sources: Vec<SourceName>,
+        now: Timestamp,
+    ) -> Result<Self, StoreError> {
+        if let Some(settings) = loaded.s3_settings() {
+            return Ok(Self::of_bucket(TriedBucket::connect(settings).await?, role, sources, now));
+        }
+        let Location::Directory { path } = &loaded.policy.repository.location else {
+            return Err(StoreError::Unsupported { operation: "be a folder and a bucket" });
+        };
+        Ok(Self::new(Arc::new(DirectoryStore::open(path)?), role, sources, now))
+    }
+
     /// A folder, or another store without a bucket's ways.
     pub fn new(store: SharedStore, role: Role, sources: Vec<SourceName>, now: Timestamp) -> Self {
-        let run = BackupId::new(now, &mut rand::rng());
-        let traces = Traces::new(store.clone(), run);
+        let traces = Traces::new(store.clone(), BackupId::new(now, &mut rand::rng()));
         Self { heeding: store.clone(), store, bucket: None, role, sources, traces }
     }
 
     pub fn of_bucket(bucket: TriedBucket, role: Role, sources: Vec<SourceName>, now: Timestamp) -> Self {
         let (store, heeding) = (Arc::new(bucket.store.clone()), Arc::new(bucket.heeding.clone()));
-        Self { heeding, bucket: Some(bucket), ..Self::new(store, role, sources, now) }
+        let thorough: SharedStore = Arc::new(bucket.thorough.clone());
+        let plain = Self::new(store, role, sources, now);
+        let traces = plain.traces.with_thorough(thorough);
+        Self { heeding, traces, bucket: Some(bucket), ..plain }
     }
 
     /// Tries everything. What it leaves behind [`Traces::remove`] takes away, also after this was dropped half-way.
@@ -206,6 +294,22 @@ impl Subject {
         }
     }
 
+    async fn heeds(&self) -> Heeds {
+        let mut found = self.untried(Probe::NotTried(""), "nothing could be put below doctor/");
+        self.try_conditions(&mut found).await;
+        match (&found.put_if_absent, &found.replace) {
+            (Probe::Found(true), Probe::Found(Replacing::Honoured)) => Heeds::Conditions,
+            (Probe::Found(_) | Probe::Unsupported, Probe::Found(_) | Probe::Unsupported) => Heeds::Nothing,
+            _ => match found.put {
+                Probe::Failed(why) => Heeds::NotTried { why },
+                Probe::Denied => {
+                    Heeds::NotTried { why: "these credentials may not put below doctor/".to_owned() }
+                }
+                _ => Heeds::NotTried { why: "the store's answers say nothing".to_owned() },
+            },
+        }
+    }
+
     async fn clock(&self) -> Probe<Option<SignedDuration>> {
         let before = Timestamp::now();
         let told = self.store.clock().await;
@@ -235,3 +339,6 @@ impl Subject {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

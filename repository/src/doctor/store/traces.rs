@@ -16,6 +16,8 @@ const ENDED_AFTER: SignedDuration = SignedDuration::from_hours(1);
 #[derive(Debug)]
 pub struct Traces {
     store: SharedStore,
+    /// Deletes versions, too, where there are any.
+    thorough: Option<SharedStore>,
     run: BackupId,
     /// Kept because not every store can list them.
     uploads: Mutex<Vec<Arc<dyn Upload>>>,
@@ -25,6 +27,10 @@ pub struct Traces {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Left {
     Nothing,
+    /// In a bucket that keeps versions, which these credentials may not remove.
+    Versions {
+        folder: String,
+    },
     /// So many objects, which these credentials may not delete.
     Kept {
         objects: usize,
@@ -38,7 +44,11 @@ pub enum Left {
 
 impl Traces {
     pub(super) fn new(store: SharedStore, run: BackupId) -> Self {
-        Self { store, run, uploads: Mutex::default() }
+        Self { store, thorough: None, run, uploads: Mutex::default() }
+    }
+
+    pub(super) fn with_thorough(self, thorough: SharedStore) -> Self {
+        Self { thorough: Some(thorough), ..self }
     }
 
     pub(super) fn key(&self, name: &str) -> ObjectKey {
@@ -70,6 +80,9 @@ impl Traces {
             }
         }
         match (self.remove_objects(now).await, stuck) {
+            (Ok(0), None) if self.store.left_versions() => {
+                Left::Versions { folder: layout::doctor_run(&self.run).to_string() }
+            }
             (Ok(0), None) => Left::Nothing,
             (Ok(objects), None) => Left::Kept { objects, folder: layout::doctor_runs().to_string() },
             (Err(error), _) | (Ok(_), Some(error)) => {
@@ -79,18 +92,33 @@ impl Traces {
         }
     }
 
+    /// Removing took too long.
+    pub(super) fn not_known(&self) -> Left {
+        let folder = layout::doctor_run(&self.run).to_string();
+        Left::NotKnown { folder, why: "removing it takes too long".to_owned() }
+    }
+
     /// How many could not be removed for want of the right to.
     async fn remove_objects(&self, now: Timestamp) -> Result<usize, StoreError> {
         let listed: Vec<_> = self.store.list(&layout::doctor_runs(), None).try_collect().await?;
         let mut kept = 0;
         for key in listed.into_iter().map(|meta| meta.key).filter(|key| self.is_over(key, now)) {
-            match self.store.delete(&key).await {
+            match self.delete(&key).await {
                 Ok(()) => {}
                 Err(StoreError::Denied { .. }) => kept += 1,
                 Err(error) => return Err(error),
             }
         }
         Ok(kept)
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        if let Some(thorough) = &self.thorough
+            && thorough.delete(key).await.is_ok()
+        {
+            return Ok(());
+        }
+        self.store.delete(key).await
     }
 
     /// Whether an object belongs to this run, or to one that ended. Whatever else lies there is none of ours.

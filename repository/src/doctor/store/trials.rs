@@ -9,6 +9,8 @@ use crate::layout;
 use crate::store::s3::S3Store;
 use crate::store::{PutCondition, Store, StoreError, Version};
 
+/// The name of the first object.
+const OBJECT: &str = "object";
 /// Of an object that is put whole: more than one packet, less than a wait.
 const OBJECT_BYTES: usize = 100_000;
 /// By how much the second part of an upload is larger than the first: parts grow with their number.
@@ -20,15 +22,19 @@ const LISTED: [&str; 6] = ["list/b", "list/a0", "list/a/b", "list/a/a", "list/a.
 impl Subject {
     /// Everything that needs an object of our own, as far as one can be put.
     pub(super) async fn try_all(&self, found: &mut Found) {
-        let object = self.traces.key("object");
-        found.put = self.put(&object).await;
+        self.try_conditions(found).await;
         let Probe::Found(_) = found.put else { return };
-        found.put_if_absent = self.put_if_absent(&object).await;
-        found.replace = self.replace(&self.traces.key("replaced")).await;
-        found.complete_if_absent = self.complete_if_absent(&object).await;
+        found.complete_if_absent = self.complete_if_absent(&self.traces.key(OBJECT)).await;
         found.upload = self.upload(&self.traces.key("upload")).await.into();
         (found.abort, found.highest_part) = self.abort(&self.traces.key("aborted")).await;
         found.list = self.list().await.into();
+    }
+
+    pub(super) async fn try_conditions(&self, found: &mut Found) {
+        found.put = self.put(&self.traces.key(OBJECT)).await;
+        let Probe::Found(_) = found.put else { return };
+        found.put_if_absent = self.put_if_absent(&self.traces.key(OBJECT)).await;
+        found.replace = self.replace(&self.traces.key("replaced")).await;
     }
 
     /// Puts an object, and reads it whole and in part.

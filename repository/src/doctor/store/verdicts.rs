@@ -4,10 +4,11 @@ use std::fmt::Display;
 
 use jiff::SignedDuration;
 use pgproof_policies::names::SourceName;
-use pgproof_policies::policy::{ObjectLock, Provider};
+use pgproof_policies::policy::{Location, ObjectLock, Provider};
 
 use super::super::{Line, Verdict};
 use super::{Bucket, Flaw, Found, Left, Probe, Replacing, Rights, Role};
+use crate::access::LoadedPolicy;
 use crate::lease::Settling;
 use crate::store::conditions::Conditions;
 use crate::store::providers::Profile;
@@ -28,6 +29,20 @@ pub struct Expected {
     pub conditions: Conditions,
     pub object_lock: Option<ObjectLock>,
     pub role: Role,
+}
+
+impl Expected {
+    pub fn of(loaded: &LoadedPolicy, role: Role) -> Self {
+        let settings = loaded.s3_settings();
+        let location = &loaded.policy.repository.location;
+        Self {
+            profile: loaded.provider_profile(),
+            is_named: matches!(location, Location::S3 { provider: Some(_), .. }),
+            conditions: settings.as_ref().map_or(Conditions::HONOURED, |settings| settings.conditions),
+            object_lock: settings.and_then(|settings| settings.object_lock),
+            role,
+        }
+    }
 }
 
 /// A line for each check.
@@ -60,6 +75,12 @@ pub fn left(left: &Left, role: Role) -> Line {
         "whoever may delete removes them with the next `doctor`; `doctor/` may also go by a lifecycle rule";
     match left {
         Left::Nothing => line(Verdict::Ok, "every object of these trials was removed".to_owned()),
+        Left::Versions { folder } => {
+            let told = format!("every object was removed; the bucket keeps versions of them below {folder}");
+            line(Verdict::Ok, told).hint(
+                "s3:ListBucketVersions and s3:DeleteObjectVersion on doctor/* let `doctor` remove those, too",
+            )
+        }
         Left::Kept { objects, folder } => {
             let told =
                 format!("{objects} small objects stay below {folder}: these credentials may not delete them");
@@ -201,7 +222,7 @@ const IGNORED: &str = "set `conditional_writes = \"ignored\"` under [repository]
 
 fn condition(check: &str, probe: &Probe<bool>, is_counted_on: bool) -> Line {
     let line = |verdict, told: String| Line::new(verdict, STORE, check, told);
-    let wait = Settling::USUAL.wait().as_secs();
+    let wait = Settling::USUAL.wait.as_secs();
     match (probe, is_counted_on) {
         (Probe::Found(true), true) => line(Verdict::Ok, "honoured".to_owned()),
         (Probe::Found(true), false) => line(

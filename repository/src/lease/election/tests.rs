@@ -174,14 +174,15 @@ struct Held {
     slow: u32,
 }
 
-async fn candidate(number: u32, store: Careless, held: Arc<Mutex<Held>>) {
+async fn candidate(number: u32, store: Careless, held: Arc<Mutex<Held>>, settling: Settling) {
     let ttl = Duration::try_from(LEASE_TTL).unwrap();
     let holder = Holder { host: format!("host{number}"), boot: String::new(), pid: number };
     let end = store.epoch.0 + HOURS;
     while Instant::now() < end {
         store.pass(1..40_000).await;
         let key: ObjectKey = "leases/backup.app.json".parse().unwrap();
-        let acquired = Lease::acquire(store.shared(), key, holder.clone(), store.now(), |_| false).await;
+        let (shared, holder, now) = (store.shared(), holder.clone(), store.now());
+        let acquired = Lease::acquire_settling(shared, key, holder, now, |_| false, settling).await;
         let mut lease = match acquired {
             Ok(lease) => lease,
             Err(LeaseError::Held { .. }) => {
@@ -234,12 +235,34 @@ async fn candidate(number: u32, store: Careless, held: Arc<Mutex<Held>>) {
     }
 }
 
+async fn race(seed: u64, settling: Settling) -> Arc<Mutex<Held>> {
+    let (store, held) = (Careless::new(seed), Arc::new(Mutex::new(Held::default())));
+    let candidates =
+        (0..CANDIDATES).map(|number| candidate(number, store.clone(), Arc::clone(&held), settling));
+    futures::future::join_all(candidates).await;
+    held
+}
+
+/// The simulation itself is tried: whoever waits too short a time is caught.
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "holds")]
+async fn two_hold_a_lease_where_nobody_waits_long_enough() {
+    let hasty = Settling { wait: Duration::from_millis(100), ..Settling::USUAL };
+    for seed in 0..40 {
+        race(seed, hasty).await;
+    }
+}
+
+#[test]
+fn the_wait_is_as_long_as_all_that_can_be_late() {
+    let Settling { write_max, store_uncertainty, wait, .. } = Settling::USUAL;
+    assert!(wait >= write_max + store_uncertainty);
+}
+
 #[tokio::test(start_paused = true)]
 async fn no_two_hold_a_lease_on_a_store_that_heeds_nothing() {
     for seed in 0..40 {
-        let (store, held) = (Careless::new(seed), Arc::new(Mutex::new(Held::default())));
-        let candidates = (0..CANDIDATES).map(|number| candidate(number, store.clone(), Arc::clone(&held)));
-        futures::future::join_all(candidates).await;
+        let held = race(seed, Settling::USUAL).await;
         let held = held.lock().unwrap();
         assert!(held.taken > 20 && held.refused > 20, "seed {seed}: {held:?}");
         assert!(held.slow > 0 && held.lost > 0, "seed {seed}: {held:?}");

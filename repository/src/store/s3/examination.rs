@@ -8,8 +8,8 @@ use pgproof_policies::policy::Checksums;
 
 use super::S3Store;
 use crate::ids::{KeyPrefix, ObjectKey};
-use crate::store::operation::Operation;
 use crate::store::StoreError;
+use crate::store::operation::Operation;
 
 /// CRC-32C of nothing, which no other body of ours has.
 const CRC32C_OF_NOTHING: &str = "AAAAAA==";
