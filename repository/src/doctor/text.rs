@@ -21,9 +21,9 @@ pub fn table(lines: &[Line], is_coloured: bool) -> String {
         }
         let verdict = format!("{:<VERDICT_WIDTH$}", line.verdict.as_str());
         let verdict = if is_coloured { coloured(line.verdict, &verdict) } else { verdict };
-        written(write!(text, "  {verdict}  {:<width$}  {}\n", line.check, line.told));
+        written(writeln!(text, "  {verdict}  {:<width$}  {}", line.check, line.told));
         if let Some(hint) = &line.hint {
-            written(write!(text, "  {:VERDICT_WIDTH$}  {:width$}  hint: {hint}\n", "", ""));
+            written(writeln!(text, "  {:VERDICT_WIDTH$}  {:width$}  hint: {hint}", "", ""));
         }
     }
     written(write!(text, "\n{}", summary(lines)));

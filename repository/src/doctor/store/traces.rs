@@ -70,6 +70,12 @@ impl Traces {
         Ok(upload)
     }
 
+    /// It became an object, and some stores refuse to give it up then.
+    pub(super) fn completed(&self, upload: &Arc<dyn Upload>) {
+        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        uploads.retain(|begun| !Arc::ptr_eq(begun, upload));
+    }
+
     /// Gives up what was begun and removes what was put, by this run and by earlier ones that could not.
     pub async fn remove(&self, now: Timestamp) -> Left {
         let uploads = std::mem::take(&mut *self.uploads.lock().unwrap_or_else(PoisonError::into_inner));

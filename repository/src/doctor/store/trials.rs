@@ -1,5 +1,7 @@
 //! What is tried with objects below `doctor/`.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::TryStreamExt;
 
@@ -102,10 +104,13 @@ impl Subject {
         let completed = async {
             let upload = self.traces.start_upload(&self.heeding, key).await?;
             let part = upload.put_part(1, pattern(LAST_PART_BYTES)).await?;
-            upload.complete(vec![part]).await
+            Arc::clone(&upload).complete(vec![part]).await.map(|_| upload)
         };
         match completed.await {
-            Ok(_) => Probe::Found(false),
+            Ok(upload) => {
+                self.traces.completed(&upload);
+                Probe::Found(false)
+            }
             Err(StoreError::AlreadyExists { .. }) => Probe::Found(true),
             Err(error) => Err(error).into(),
         }
@@ -127,7 +132,8 @@ impl Subject {
             Err(error) => return Err(error),
             Ok(_) => return Ok(Some("it is to be seen before it is complete".to_owned())),
         }
-        upload.complete(parts).await?;
+        Arc::clone(&upload).complete(parts).await?;
+        self.traces.completed(&upload);
         // Across the seam of two parts, and the end.
         for range in [first - 500..first + 500, first + second - 500..first + second + LAST_PART_BYTES] {
             let wanted = Bytes::from(bodies.concat()).slice(range.clone());
