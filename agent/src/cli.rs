@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pgproof_policies::names::SourceName;
-use pgproof_policies::policy::JOBS_MAX;
+use pgproof_policies::policy::{JOBS_MAX, Provider};
 use pgproof_repository::ids::BackupId;
 
 /// Backups of a source that are listed unless more are asked for: what a screen or two show.
@@ -42,7 +42,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Write a commented policy and generate the keys.
+    /// Write a commented policy and generate the keys; try whether the store heeds conditional writes.
     Init(Init),
     /// Work on the policy file.
     #[command(subcommand)]
@@ -65,6 +65,11 @@ pub(crate) enum Command {
     RestorePoint(RestorePointCommand),
     /// Say what changed between two backups of a configuration, without values unless they are asked for.
     Diff(Diff),
+    /// Try all that backups need against the real store, servers and host, and say what is missing.
+    ///
+    /// It puts a few small objects and one of 10 MiB below doctor/ in the repository and removes them again; nothing that is
+    /// there is touched, and no alert is sent. Exit code: 0 nothing failed, warnings or not; 1 something failed; 2 usage.
+    Doctor(Doctor),
     /// List backups.
     List(List),
     /// Show one backup.
@@ -108,6 +113,15 @@ pub(crate) struct Init {
     /// Where backups go: s3://bucket/prefix or file:///directory.
     #[arg(long, value_name = "URL")]
     pub location: String,
+    /// For a bucket that is not Amazon's: https://host or https://host:port.
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// The bucket's region; as the provider has it if not given.
+    #[arg(long)]
+    pub region: Option<String>,
+    /// Who runs the store, where the endpoint's host does not tell: minio, garage, ceph-rgw and others.
+    #[arg(long, value_name = "NAME", value_parser = provider)]
+    pub provider: Option<Provider>,
     /// The name of the first source.
     #[arg(long, default_value = "app")]
     pub source: SourceName,
@@ -301,6 +315,12 @@ pub(crate) struct Diff {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Only these sources; all of the policy's if not given.
+    pub source: Vec<SourceName>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct List {
     /// Only this source.
     pub source: Option<SourceName>,
@@ -378,6 +398,11 @@ pub(crate) struct Status {
     /// One line with performance data, for Nagios and what is like it.
     #[arg(long, conflicts_with = "json")]
     pub nagios: bool,
+}
+
+fn provider(name: &str) -> Result<Provider, String> {
+    let names = || Provider::ALL.map(Provider::name).join(", ");
+    Provider::by_name(name).ok_or_else(|| format!("it is one of {}", names()))
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -204,8 +204,16 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(failure) = cause.downcast_ref::<Failure>() {
         return failure.hint.clone();
     }
-    if let Some(LeaseError::Held { .. }) = cause.downcast_ref::<LeaseError>() {
-        return Some("wait until it ends; if that host is gone, the lease runs out by itself".to_owned());
+    match cause.downcast_ref::<LeaseError>() {
+        Some(LeaseError::Held { .. }) => {
+            return Some("wait until it ends; if that host is gone, the lease runs out by itself".to_owned());
+        }
+        Some(LeaseError::Slow { .. }) => {
+            return Some(
+                "run it again; if it stays so, see to the network between this host and the store".to_owned(),
+            );
+        }
+        _ => {}
     }
     first_hint!(
         GatherError,

@@ -60,7 +60,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         _ => signals::cancel_on_signal([SignalKind::hangup()])?,
     };
     match command {
-        Command::Init(args) => commands::init::run(&policy, args, json),
+        Command::Init(args) => Box::pin(commands::init::run(&policy, args, json)).await,
         Command::Policy(PolicyCommand::Check) => commands::policy::check(&policy, json),
         Command::Run(args) => Box::pin(commands::run::run(&policy, args, json, cancel)).await,
         Command::Backup(args) if args.explain => {
@@ -75,6 +75,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Snapshot(args) => Box::pin(commands::snapshot::run(&policy, args, json, cancel)).await,
         Command::RestorePoint(command) => commands::restore_point::run(&policy, command, json).await,
         Command::Diff(args) => commands::diff::run(&policy, args, json).await,
+        Command::Doctor(args) => Box::pin(commands::doctor::run(&policy, args, json, cancel)).await,
         Command::List(args) => commands::list::run(&policy, args, json).await,
         Command::Show(args) => commands::show::run(&policy, args, json).await,
         Command::Check(args) => commands::check::run(&policy, args, json, cancel).await,

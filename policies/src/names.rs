@@ -10,7 +10,7 @@ pub const SOURCE_NAME_BYTES_MAX: usize = 63;
 pub const TAG_BYTES_MAX: usize = 128;
 
 /// Words that already mean something at the top of a repository.
-const RESERVED: [&str; 3] = ["repository.json", "leases", "restore-points"];
+const RESERVED: [&str; 4] = ["repository.json", "leases", "restore-points", "doctor"];
 
 /// The name of one thing that is backed up.
 ///

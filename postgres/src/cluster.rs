@@ -26,7 +26,7 @@ use postmaster::Shutdown;
 /// First part of the directories' names.
 const DIRECTORY_KIND: &str = "pgproof-cluster";
 /// A socket's path has at most 107 bytes on Linux (man 7 unix), so the directory must lie close to the root.
-const ROOT: &str = "/tmp";
+pub const ROOT: &str = "/tmp";
 /// The account that a server runs under when we are root, as which it refuses to run.
 const ACCOUNT_DEFAULT: &str = "postgres";
 const SUPERUSER: &str = "postgres";

@@ -12,6 +12,7 @@ pub mod connection;
 pub mod damage;
 pub mod digest;
 pub mod division;
+pub mod doctor;
 pub mod dump;
 pub mod globals;
 pub mod infrastructure;

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use pgproof_policies::locks::Locks;
 use pgproof_policies::names::SourceName;
-use pgproof_policies::policy::{Location, Policy, PolicyProblems, Source, Sse};
+use pgproof_policies::policy::{ConditionalWrites, Location, Policy, PolicyProblems, Provider, Source, Sse};
 use sha2::{Digest, Sha256};
 
 use crate::keys::{Identities, KeyError, KeyPrompts, Recipients};
 use crate::signature::{SignatureError, SigningKey, TrustError, TrustedSigners};
+use crate::store::conditions::Conditions;
 use crate::store::directory::DirectoryStore;
+use crate::store::providers::{self, Profile};
 use crate::store::retry::{RetryPolicy, RetryStore};
 use crate::store::s3::{S3Settings, S3Store, Sse as S3Sse};
 use crate::store::{SharedStore, StoreError};
@@ -64,6 +66,24 @@ impl LoadedPolicy {
             }
         };
         Ok(Arc::new(RetryStore::with_policy(store, patience)))
+    }
+
+    /// How the bucket is reached; none where the repository is a folder.
+    pub fn s3_settings(&self) -> Option<S3Settings> {
+        match &self.policy.repository.location {
+            Location::Directory { .. } => None,
+            location @ Location::S3 { bucket, prefix, .. } => {
+                Some(s3_settings(S3Settings::new(bucket, prefix), location))
+            }
+        }
+    }
+
+    /// What is known of the store's provider; nothing of a folder, and of a store that nobody named.
+    pub fn provider_profile(&self) -> Option<&'static Profile> {
+        match &self.policy.repository.location {
+            Location::Directory { .. } => None,
+            Location::S3 { provider, endpoint, .. } => provider_profile(*provider, endpoint.as_deref()),
+        }
     }
 
     pub fn recipients(&self) -> Result<Recipients, AccessError> {
@@ -174,12 +194,15 @@ impl AccessError {
     }
 }
 
-/// What the policy says of a bucket, over the common case.
+/// What the policy says of a bucket, over the ways of its provider, over the common case.
 fn s3_settings(common: S3Settings, location: &Location) -> S3Settings {
     let Location::S3 {
         region,
         endpoint,
+        provider,
         path_style,
+        conditional_writes,
+        checksums,
         storage_class,
         sse,
         profile,
@@ -194,15 +217,40 @@ fn s3_settings(common: S3Settings, location: &Location) -> S3Settings {
         Sse::Aes256 => S3Sse::Aes256,
         Sse::Kms { key_id } => S3Sse::Kms { key_id: key_id.clone() },
     });
+    let common = match provider_profile(*provider, endpoint.as_deref()) {
+        Some(ways) => S3Settings {
+            // What the environment or the AWS profile names comes before a provider's usual region.
+            usual_region: ways.region_at(endpoint.as_deref()),
+            path_style: ways.path_style,
+            limits: ways.parts,
+            conditions: ways.conditions(),
+            bare_etags: ways.bare_etags,
+            checksums: ways.checksums,
+            ..common
+        },
+        None => common,
+    };
+    let conditions = match conditional_writes {
+        Some(ConditionalWrites::Honoured) => Conditions::HONOURED,
+        Some(ConditionalWrites::Ignored) => Conditions::IGNORED,
+        None => common.conditions,
+    };
     S3Settings {
         region: region.clone(),
         endpoint: endpoint.clone(),
-        path_style: *path_style,
+        path_style: path_style.unwrap_or(common.path_style),
+        limits: max_parts.map_or(common.limits, |parts_max| common.limits.with_max_parts(parts_max)),
+        conditions,
+        checksums: checksums.unwrap_or(common.checksums),
         storage_class: storage_class.clone(),
         sse,
         profile: profile.clone(),
-        max_parts: *max_parts,
         delete_versions: *delete_versions,
         ..common
     }
+}
+
+/// The provider that the policy names, or else the one whose endpoint it is.
+fn provider_profile(named: Option<Provider>, endpoint: Option<&str>) -> Option<&'static Profile> {
+    named.map(providers::profile).or_else(|| providers::at(endpoint))
 }

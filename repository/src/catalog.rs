@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{BackupId, KeyPrefix, ObjectKey, RepositoryId};
 use crate::layout;
+use crate::lease::Settling;
 use crate::manifest::{ManifestError, SignedManifest};
 use crate::records::RecordError;
 use crate::report::{Proofs, chain};
@@ -70,7 +71,12 @@ pub async fn ensure_marker(
     let marker = Marker { format: MARKER_FORMAT.to_owned(), version: LAYOUT_VERSION, id, created_at: now };
     let bytes = serde_json::to_vec_pretty(&marker).expect("a marker has only string keys");
     match store.put(&layout::repository_marker(), bytes.into(), PutCondition::IfAbsent).await {
-        Ok(_) => Ok(marker),
+        Ok(_) if store.conditions().put_if_absent => Ok(marker),
+        // Without the condition, another agent may have put its own over this one: the last one stays.
+        Ok(_) => {
+            tokio::time::sleep(Settling::USUAL.wait).await;
+            find_marker(store).await?.ok_or(CatalogError::MarkerVanished)
+        }
         Err(StoreError::AlreadyExists { .. }) => {
             find_marker(store).await?.ok_or(CatalogError::MarkerVanished)
         }

@@ -218,6 +218,40 @@ pub fn drill_lease(source: &SourceName) -> ObjectKey {
     key(format!("leases/drill.{source}.json"))
 }
 
+/// The claims to a lease, where the store heeds no conditions.
+pub fn claims(lease: &ObjectKey) -> KeyPrefix {
+    prefix(format!("{}.claims/", lease_name(lease)))
+}
+
+/// One claim. Claims sort by time, and of one time by `token`, which is letters and digits.
+pub fn claim(lease: &ObjectKey, at: Timestamp, token: &str) -> ObjectKey {
+    key(format!("{}.claims/{}-{token}.json", lease_name(lease), file_time(at)))
+}
+
+/// What sorts before every claim of that time or later.
+pub fn claims_from(lease: &ObjectKey, at: Timestamp) -> ObjectKey {
+    key(format!("{}.claims/{}", lease_name(lease), file_time(at)))
+}
+
+fn lease_name(lease: &ObjectKey) -> &str {
+    lease.as_str().trim_end_matches(".json")
+}
+
+/// What `doctor` left behind, a folder a run.
+pub fn doctor_runs() -> KeyPrefix {
+    prefix("doctor/".to_owned())
+}
+
+/// All that one run of `doctor` puts.
+pub fn doctor_run(run: &BackupId) -> KeyPrefix {
+    prefix(format!("doctor/{run}/"))
+}
+
+/// An object of a run of `doctor`.
+pub fn doctor_probe(run: &BackupId, name: &str) -> ObjectKey {
+    key(format!("doctor/{run}/{name}"))
+}
+
 /// A moment as file names have it: to the millisecond, sorting by time.
 fn file_time(at: Timestamp) -> impl std::fmt::Display {
     at.strftime("%Y%m%dT%H%M%S%3fZ")

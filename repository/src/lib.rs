@@ -13,6 +13,7 @@ pub mod chain;
 pub mod configuration;
 pub mod contents;
 pub mod custody;
+pub mod doctor;
 pub mod history;
 pub mod host_secret;
 pub mod ids;

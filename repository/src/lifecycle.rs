@@ -190,9 +190,10 @@ pub async fn upload_parts_unless(
     in_flight: usize,
 ) -> Result<Option<PartsUploaded>, StoreError> {
     let upload = store.start_upload(&key).await?;
+    let parts_max = store.part_limits().parts_max;
     let mut running = JoinSet::new();
     let result = tokio::select! {
-        result = put_parts(&upload, &mut running, parts, in_flight) => result.map(Some),
+        result = put_parts(&upload, &key, parts_max, &mut running, parts, in_flight) => result.map(Some),
         () = stopped.cancelled() => Ok(None),
     };
     running.shutdown().await;
@@ -208,15 +209,21 @@ pub async fn upload_parts_unless(
 /// Puts all parts; when it fails, some may still be `running`.
 async fn put_parts(
     upload: &Arc<dyn Upload>,
+    key: &ObjectKey,
+    parts_max: u32,
     running: &mut JoinSet<Result<Part, StoreError>>,
     mut parts: mpsc::Receiver<Bytes>,
     in_flight: usize,
 ) -> Result<Vec<Part>, StoreError> {
     let mut done = Vec::new();
     let permits = Arc::new(Semaphore::new(in_flight));
-    let mut number = 0;
+    let (mut number, mut bytes) = (0, 0);
     while let Some(body) = parts.recv().await {
+        if number == parts_max {
+            return Err(StoreError::TooManyParts { key: key.to_string(), parts_max, bytes });
+        }
         number += 1;
+        bytes += body.len() as u64;
         let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
         let upload = upload.clone();
         running.spawn(async move {

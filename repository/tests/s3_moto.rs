@@ -16,6 +16,8 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use pgproof_policies::locks::{Due, Locks};
 use pgproof_policies::names::SourceName;
+use pgproof_repository::doctor::has_failed;
+use pgproof_repository::doctor::store::{Left, Probe, Replacing, Role, Subject, TriedBucket, verdicts};
 use pgproof_policies::policy::{LockMode, Policy};
 use pgproof_policies::retention::{self, Class};
 use pgproof_repository::ids::{BackupId, ObjectKey};
@@ -23,7 +25,8 @@ use pgproof_repository::lease::Lease;
 use pgproof_repository::pins::Pin;
 use pgproof_repository::prune::{Extension, LockPlan, Locked, Pruner};
 use pgproof_repository::signature::{SigningKey, TrustedSigners, generate};
-use pgproof_repository::store::s3::{S3Settings, S3Store};
+use pgproof_repository::store::conditions::Conditions;
+use pgproof_repository::store::s3::{Deleted, S3Settings, S3Store};
 use pgproof_repository::store::{Lock, PutCondition, SharedStore, Store, conformance};
 use pgproof_repository::{catalog, layout, manifest, prune};
 
@@ -242,6 +245,43 @@ async fn the_lock_of_an_upload_in_parts_is_asked_for_at_its_start() {
     let until: Timestamp = until.expect("a time").to_ascii_uppercase().parse().unwrap();
     let asked_for = until.duration_since(Timestamp::now());
     assert!(asked_for <= retain && asked_for > retain - SignedDuration::from_mins(5), "{asked_for}");
+}
+
+/// What a versioned bucket keeps of the trials goes as well, and nothing of the repository does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn doctor_finds_a_versioned_bucket_well_and_leaves_no_version() {
+    let server = Moto::start();
+    let with_lock = "x-amz-bucket-object-lock-enabled: true\r\n";
+    server.request("PUT", &format!("/{LOCKED}"), with_lock, "");
+    let settings = server.settings(LOCKED);
+    let with_keys = async |settings| S3Store::connect_with_keys(settings, "any", &"any".into()).await;
+    let bucket = TriedBucket::connect_by(settings, with_keys).await.unwrap();
+    let subject = Subject::of_bucket(bucket, Role::Agent, vec!["app".parse().unwrap()], Timestamp::now());
+    let key = "app/backups/object".parse().unwrap();
+    subject.store.put(&key, Bytes::from_static(b"stays"), PutCondition::IfAbsent).await.unwrap();
+
+    let found = subject.examine().await;
+    let bucket = found.bucket.as_ref().unwrap();
+    // moto words its answer about versions otherwise than S3, and it cannot be read; that is no news.
+    assert_eq!(bucket.is_lockable, Probe::Found(true));
+    assert_eq!(bucket.stale_upload_rule, Probe::Found(None));
+    assert_eq!((&found.put_if_absent, &found.complete_if_absent), (&Probe::Found(true), &Probe::Found(true)));
+    assert_eq!(found.replace, Probe::Found(Replacing::Honoured));
+    assert_eq!(found.rights[0].1.delete_backups, Probe::Found(Deleted::Nothing));
+    let expected = verdicts::Expected {
+        profile: None,
+        is_named: false,
+        conditions: Conditions::HONOURED,
+        object_lock: None,
+        role: Role::Agent,
+    };
+    let lines = verdicts::judge(&found, &expected);
+    assert!(!has_failed(&lines), "{lines:#?}");
+    assert_eq!(subject.traces.remove(Timestamp::now()).await, Left::Nothing);
+    let versions = server.request("GET", &format!("/{LOCKED}?versions"), "", "");
+    assert!(versions.contains("app/backups/object"), "{versions}");
+    assert!(!versions.contains("doctor"), "{versions}");
+    assert!(!server.request("GET", &format!("/{LOCKED}?uploads"), "", "").contains("doctor"));
 }
 
 async fn connected(settings: S3Settings) -> SharedStore {

@@ -2,11 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::SimpleAuth;
+use s3s::dto::{CompleteMultipartUploadInput, PutObjectInput};
 use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{S3Request, S3Result, s3_error};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -22,6 +27,7 @@ pub const BUCKET: &str = "backups";
 pub struct S3Server {
     address: SocketAddr,
     folder: tempfile::TempDir,
+    ways: Arc<Ways>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -33,9 +39,20 @@ impl S3Server {
         let folder = tempfile::Builder::new().prefix("pgproof-s3.").tempdir().expect("a temporary folder");
         std::fs::create_dir(folder.path().join(BUCKET)).expect("a bucket");
         let (stop, stopped) = oneshot::channel();
-        let service = service(folder.path());
+        let ways = Arc::new(Ways::default());
+        let service = service(folder.path(), Arc::clone(&ways));
         let address = crate::background::serve(stopped, |listener| accept(listener, service));
-        Self { address, folder, _stop: stop }
+        Self { address, folder, ways, _stop: stop }
+    }
+
+    /// From now on conditions of writes are taken and not acted on, as by Garage and older stores.
+    pub fn ignore_conditions(&self) {
+        self.ways.ignores_conditions.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on this operation, by S3's name for it, is refused on keys that contain this.
+    pub fn deny(&self, operation: &'static str, key_part: &'static str) {
+        self.ways.denied.lock().unwrap_or_else(PoisonError::into_inner).push((operation, key_part));
     }
 
     #[must_use]
@@ -55,10 +72,50 @@ impl S3Server {
     }
 }
 
-fn service(folder: &Path) -> S3Service {
+/// What this server does otherwise than it was made to.
+#[derive(Debug, Default)]
+struct Ways {
+    ignores_conditions: AtomicBool,
+    denied: Mutex<Vec<(&'static str, &'static str)>>,
+}
+
+#[derive(Debug)]
+struct Access(Arc<Ways>);
+
+/// Signatures cover the headers of conditions, so they are dropped behind the check of the signature.
+#[async_trait::async_trait]
+impl S3Access for Access {
+    async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
+        let (operation, key) = (cx.s3_op().name().to_owned(), cx.uri().path().to_owned());
+        let denied = self.0.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_denied = cx.credentials().is_none()
+            || denied.iter().any(|(of, part)| *of == operation && key.contains(part));
+        if is_denied { Err(s3_error!(AccessDenied, "by the test's policy")) } else { Ok(()) }
+    }
+
+    async fn put_object(&self, request: &mut S3Request<PutObjectInput>) -> S3Result<()> {
+        if self.0.ignores_conditions.load(Ordering::SeqCst) {
+            (request.input.if_none_match, request.input.if_match) = (None, None);
+        }
+        Ok(())
+    }
+
+    async fn complete_multipart_upload(
+        &self,
+        request: &mut S3Request<CompleteMultipartUploadInput>,
+    ) -> S3Result<()> {
+        if self.0.ignores_conditions.load(Ordering::SeqCst) {
+            (request.input.if_none_match, request.input.if_match) = (None, None);
+        }
+        Ok(())
+    }
+}
+
+fn service(folder: &Path, ways: Arc<Ways>) -> S3Service {
     let files = s3s_fs::FileSystem::new(folder).expect("a folder for the S3 server");
     let mut builder = S3ServiceBuilder::new(files);
     builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+    builder.set_access(Access(ways));
     builder.build()
 }
 

@@ -37,6 +37,7 @@ pub struct Sandbox {
     clients: PathBuf,
     connection: String,
     retention: String,
+    store_lines: String,
     further: String,
     folder: tempfile::TempDir,
 }
@@ -61,8 +62,9 @@ impl Sandbox {
         let clients = server.programs().to_owned();
         let connection = server.uri(SOURCE);
         let retention = "{ daily = 30 }".to_owned();
-        let further = String::new();
-        let sandbox = Self { proxy, s3, server, kind, clients, connection, retention, further, folder };
+        let (store_lines, further) = (String::new(), String::new());
+        let sandbox =
+            Self { proxy, s3, server, kind, clients, connection, retention, store_lines, further, folder };
         sandbox.make_keys();
         sandbox.write_policy();
         sandbox
@@ -140,6 +142,14 @@ impl Sandbox {
     #[must_use]
     pub fn with_retention(mut self, rule: &str) -> Self {
         rule.clone_into(&mut self.retention);
+        self.write_policy();
+        self
+    }
+
+    /// Further lines of the policy's section of the repository.
+    #[must_use]
+    pub fn with_store_lines(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.store_lines);
         self.write_policy();
         self
     }
@@ -363,9 +373,10 @@ impl Sandbox {
         };
         let keys = write!(
             text,
-            "\n[keys]\nrecipients = [\"{}\", \"{}\"]\n{identity}signing_key = \"{}\"\ntrusted_signers = \"{}\"\n\
+            "{}\n[keys]\nrecipients = [\"{}\", \"{}\"]\n{identity}signing_key = \"{}\"\ntrusted_signers = \"{}\"\n\
              \n[clients]\ndirectories = [\"{}\"]\n\
              \n[sources.{SOURCE}]\nkind = \"postgres\"\nconnection = \"{}\"\nretention = {}\n{}\n",
+            self.store_lines,
             self.recipient("identity.txt"),
             self.recipient("second-identity.txt"),
             self.path("signing_key").display(),

@@ -45,6 +45,10 @@ pub(crate) enum Command {
     ///
     /// Exit code 0: every one was shown within a year; 1: some were not; 4: one does not open it.
     Restorability(Restorability),
+    /// Try all that drills need against the real store and host, and say what is missing. Nothing is drilled.
+    ///
+    /// Exit code: 0 nothing failed, warnings or not; 1 something failed; 2 usage.
+    Doctor(Doctor),
     /// Print which backups the schedule drills next and why, and how many are proved. Nothing is drilled.
     Plan(Plan),
     /// Drill all sources on their schedules, until SIGTERM or SIGINT; SIGHUP reads the policy again.
@@ -98,6 +102,12 @@ pub(crate) enum Rule {
     Random,
     /// One that was never proved, or else the one that was proved longest ago.
     Unproved,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Only these sources; every database of the policy if not given.
+    pub source: Vec<SourceName>,
 }
 
 #[derive(Debug, Args)]

@@ -61,6 +61,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Restorability(args) => {
             Box::pin(commands::restorability::run(&cli.policy, args, cli.json)).await
         }
+        Command::Doctor(args) => Box::pin(commands::doctor::run(&cli.policy, args, cli.json, cancel)).await,
         Command::Drill(args) => Box::pin(commands::drill::run(&cli.policy, args, cli.json, cancel)).await,
         Command::Plan(args) => Box::pin(commands::plan::run(&cli.policy, args, cli.json)).await,
         Command::Run(args) => Box::pin(commands::run::run(&cli.policy, args, cli.json, cancel)).await,

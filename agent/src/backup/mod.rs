@@ -123,7 +123,7 @@ impl Job {
 
     /// Compressing threads.
     pub(crate) fn workers(&self) -> usize {
-        std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX)
+        workers()
     }
 
     /// How the archive is cut into parts, given what the database measures.
@@ -247,6 +247,11 @@ impl Job {
             false => Ok(()),
         }
     }
+}
+
+/// Compressing threads of one backup.
+pub(crate) fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX)
 }
 
 pub(crate) fn interrupted() -> Failure {

@@ -1,7 +1,7 @@
 //! `pgproof init`: writes a commented policy and generates the keys.
 //!
 //! The private identity reads every backup, so it is written apart and must leave this host. Nothing that exists
-//! is overwritten.
+//! is overwritten. The store is tried once: whether it heeds conditional writes decides how leases are taken there.
 
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use pgproof_policies::policy::{Connection, Policy, Template, template};
+use pgproof_repository::access::LoadedPolicy;
+use pgproof_repository::doctor::store::{self, Heeds};
 use pgproof_repository::keys::{Recipients, generate_identity};
 use pgproof_repository::lease::host_name;
 use pgproof_repository::signature::{self, TrustedSigners, namespace};
@@ -18,7 +20,7 @@ use super::{print_json, say};
 use crate::cli;
 use crate::failure::{Exit, Failure};
 
-pub(crate) fn run(policy: &Path, args: cli::Init, json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(policy: &Path, args: cli::Init, json: bool) -> anyhow::Result<ExitCode> {
     let folder = keys_folder(policy, args.keys.as_deref());
     let [identity_path, signing_path, signers_path] =
         ["identity.txt", "signing_key", "trusted_signers"].map(|name| folder.join(name));
@@ -34,8 +36,12 @@ pub(crate) fn run(policy: &Path, args: cli::Init, json: bool) -> anyhow::Result<
     let (signing_key, public_line) = signature::generate(&format!("pgproof agent on {}", host_name()));
     let signers = signers(&public_line, args.verifier_key.as_deref());
     TrustedSigners::parse(&signers).context("--verifier-key cannot be used")?;
-    let text = template(&Template {
+    let about = Template {
         location: args.location.clone(),
+        endpoint: args.endpoint.clone(),
+        region: args.region.clone(),
+        provider: args.provider,
+        ignores_conditions: false,
         source: args.source.clone(),
         connection: Connection::Uri(args.connection.clone()),
         recipients: recipients.clone(),
@@ -43,9 +49,13 @@ pub(crate) fn run(policy: &Path, args: cli::Init, json: bool) -> anyhow::Result<
         signing_key: signing_path.clone(),
         trusted_signers: signers_path.clone(),
         identity_file: Some(identity_path.clone()),
-    });
-    // What is wrong in the arguments is found before anything is written.
-    Policy::parse(&text, &policy.display().to_string()).context("the arguments do not make a policy")?;
+    };
+    // What is wrong in the arguments is found before anything is tried or written.
+    let parsed = Policy::parse(&template(&about), &policy.display().to_string())
+        .context("the arguments do not make a policy")?;
+    let loaded = LoadedPolicy { policy: parsed, path: policy.to_owned(), sha256: String::new() };
+    let tried = Box::pin(try_store(&loaded)).await;
+    let text = template(&Template { ignores_conditions: tried.must_be_said(), ..about });
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
     write_new(&identity_path, secret(&identity).as_bytes())?;
     write_new(&signing_path, secret(&signing_key).as_bytes())?;
@@ -55,7 +65,7 @@ pub(crate) fn run(policy: &Path, args: cli::Init, json: bool) -> anyhow::Result<
     if json {
         print_json(&serde_json::json!({
             "policy": policy, "identity": identity_path, "signing_key": signing_path,
-            "trusted_signers": signers_path, "recipient": recipient,
+            "trusted_signers": signers_path, "recipient": recipient, "conditional_writes": tried.as_str(),
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -68,12 +78,73 @@ pub(crate) fn run(policy: &Path, args: cli::Init, json: bool) -> anyhow::Result<
             "  for now it believes this host's reports, too: with --verifier-key only the verifier can sign those",
         )?;
     }
+    if let Some(told) = tried.told() {
+        say(&told)?;
+    }
     say("")?;
     say(&format!("MOVE {} TO A SAFE PLACE AND DELETE IT HERE.", identity_path.display()))?;
     say(&format!(
         "A host that backs up needs no identity; without it nobody can restore. Its public key is {recipient}"
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What became of trying the store.
+enum Tried {
+    /// A folder, which heeds conditions by its nature.
+    Folder,
+    Honoured,
+    /// Found, where the provider is not known for it.
+    Ignored,
+    /// Found, and known of the provider.
+    KnownToIgnore,
+    Not {
+        why: String,
+    },
+}
+
+async fn try_store(loaded: &LoadedPolicy) -> Tried {
+    let Some(settings) = loaded.s3_settings() else { return Tried::Folder };
+    match store::heeds(loaded).await {
+        Heeds::Conditions => Tried::Honoured,
+        Heeds::Nothing if settings.conditions.keep_leases() => Tried::Ignored,
+        Heeds::Nothing => Tried::KnownToIgnore,
+        Heeds::NotTried { why } => Tried::Not { why },
+    }
+}
+
+impl Tried {
+    fn must_be_said(&self) -> bool {
+        matches!(self, Self::Ignored)
+    }
+
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Folder | Self::Honoured => "honoured",
+            Self::Ignored | Self::KnownToIgnore => "ignored",
+            Self::Not { .. } => "not_tried",
+        }
+    }
+
+    fn told(&self) -> Option<String> {
+        match self {
+            Self::Folder => None,
+            Self::Honoured => Some("tried the store: it honours conditional writes, which keep two hosts apart".to_owned()),
+            Self::Ignored => Some(
+                "tried the store: it IGNORES conditional writes. The policy says so (conditional_writes = \"ignored\"), and \
+                 leases are taken by a slower way that is safe without"
+                    .to_owned(),
+            ),
+            Self::KnownToIgnore => Some(
+                "tried the store: it ignores conditional writes, as is known of its provider; leases are taken by a slower \
+                 way that is safe without"
+                    .to_owned(),
+            ),
+            Self::Not { why } => Some(format!(
+                "the store could not be tried ({why}); `pgproof doctor` tries it once it can be reached"
+            )),
+        }
+    }
 }
 
 /// Whose signatures are believed. With a verifier elsewhere, each of the two signs its own alone.

@@ -3,17 +3,21 @@
 use std::path::PathBuf;
 
 use super::{
-    ClassSpans, Location, LockMode, ObjectLock, Repository, Retain, Sse, UPLOAD_PARTS_MAX,
+    Checksums, ClassSpans, ConditionalWrites, Location, LockMode, ObjectLock, Provider, Repository, Retain, Sse,
+    UPLOAD_PARTS_MAX,
     raw::{Field, Report, Table},
     values::{self, Endpoint},
 };
 use crate::retention::Class;
 
 /// Keys that say nothing about a directory.
-const S3_KEYS: [&str; 11] = [
+const S3_KEYS: [&str; 14] = [
     "region",
     "endpoint",
+    "provider",
     "path_style",
+    "conditional_writes",
+    "checksums",
     "storage_class",
     "sse",
     "sse_kms_key",
@@ -59,11 +63,14 @@ pub(super) fn read(mut table: Table<'_>, report: &mut Report<'_>) -> Option<Repo
 struct S3Fields {
     region: Option<String>,
     endpoint: Option<String>,
-    path_style: bool,
+    provider: Option<Provider>,
+    path_style: Option<bool>,
+    conditional_writes: Option<ConditionalWrites>,
+    checksums: Option<Checksums>,
     storage_class: Option<String>,
     sse: Option<Sse>,
     profile: Option<String>,
-    max_parts: u32,
+    max_parts: Option<u32>,
     object_lock: Option<Box<ObjectLock>>,
     delete_versions: bool,
     allow_plain_http_reason: Option<String>,
@@ -80,13 +87,27 @@ impl S3Fields {
         Self {
             region: table.text("region", report).map(|field| field.value),
             endpoint: endpoint.map(|field| field.value),
-            path_style: table.flag("path_style", report).is_some_and(|field| field.value),
+            provider: table
+                .converted("provider", &provider_constraint(), report, Provider::by_name)
+                .map(|field| field.value),
+            path_style: table.flag("path_style", report).map(|field| field.value),
+            conditional_writes: table
+                .converted(
+                    "conditional_writes",
+                    ConditionalWrites::CONSTRAINT,
+                    report,
+                    ConditionalWrites::by_name,
+                )
+                .map(|field| field.value),
+            checksums: table
+                .converted("checksums", Checksums::CONSTRAINT, report, Checksums::by_name)
+                .map(|field| field.value),
             storage_class: table
                 .converted("storage_class", class, report, storage_class)
                 .map(|field| field.value),
             sse: sse(table, report),
             profile: table.text("profile", report).map(|field| field.value),
-            max_parts: table.number("max_parts", 1..=UPLOAD_PARTS_MAX, report).unwrap_or(UPLOAD_PARTS_MAX),
+            max_parts: table.number("max_parts", 1..=UPLOAD_PARTS_MAX, report),
             object_lock: table
                 .table("object_lock", report)
                 .and_then(|table| object_lock(table, report))
@@ -102,7 +123,10 @@ impl S3Fields {
             prefix,
             region: self.region,
             endpoint: self.endpoint,
+            provider: self.provider,
             path_style: self.path_style,
+            conditional_writes: self.conditional_writes,
+            checksums: self.checksums,
             storage_class: self.storage_class,
             sse: self.sse,
             profile: self.profile,
@@ -112,6 +136,12 @@ impl S3Fields {
         };
         Repository { location, allow_plain_http_reason: self.allow_plain_http_reason }
     }
+}
+
+fn provider_constraint() -> String {
+    let names: Vec<String> =
+        Provider::ALL.iter().map(|provider| format!("\"{}\"", provider.name())).collect();
+    format!("must be one of {}; left out for a store of another make", names.join(", "))
 }
 
 fn place(text: &str) -> Option<Place> {

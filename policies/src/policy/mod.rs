@@ -22,6 +22,7 @@ mod hooks;
 mod location;
 mod monitoring;
 mod problems;
+mod provider;
 mod raw;
 mod source;
 mod template;
@@ -37,6 +38,7 @@ pub use configuration::{ConfigSource, Environment};
 pub use hooks::{HookProgram, Hooks};
 pub use monitoring::{Monitoring, REFRESH_DEFAULT};
 pub use problems::{PolicyProblems, Problem};
+pub use provider::{Checksums, ConditionalWrites, Provider};
 pub use template::{Template, template};
 pub use timing::Timing;
 pub use verification::{
@@ -128,12 +130,18 @@ pub enum Location {
         prefix: String,
         region: Option<String>,
         endpoint: Option<String>,
-        path_style: bool,
+        /// Who runs the store; told from the endpoint's host where it is not said.
+        provider: Option<Provider>,
+        /// This and the next ones: as the provider has it where nothing is said.
+        path_style: Option<bool>,
+        conditional_writes: Option<ConditionalWrites>,
+        checksums: Option<Checksums>,
         storage_class: Option<String>,
         sse: Option<Sse>,
         /// Profile of the shared credentials file.
         profile: Option<String>,
-        max_parts: u32,
+        /// As many as the provider allows where nothing is said.
+        max_parts: Option<u32>,
         object_lock: Option<Box<ObjectLock>>,
         /// In a bucket that keeps versions, prune removes all of them and leaves no delete marker.
         delete_versions: bool,

@@ -9,6 +9,11 @@ use toml::Value;
 pub struct Template {
     /// `s3://bucket/prefix` or `file:///directory`.
     pub location: String,
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    pub provider: Option<super::Provider>,
+    /// The store was tried, and heeds no conditions on writes.
+    pub ignores_conditions: bool,
     pub source: crate::names::SourceName,
     pub connection: super::Connection,
     pub recipients: Vec<String>,
@@ -39,11 +44,27 @@ fn repository(about: &Template) -> String {
          location = {}\n",
         quoted(&about.location),
     );
-    if about.location.starts_with("s3://") {
+    let names_a_store = about.endpoint.is_some() || about.region.is_some() || about.provider.is_some();
+    // What has no meaning for a folder is refused when the policy is read.
+    if about.location.starts_with("s3://") || names_a_store {
+        let said = |key: &str, value: Option<&str>, example: &str| match value {
+            Some(value) => format!("{key} = {}\n", quoted(value)),
+            None => format!("# {key} = {example}\n"),
+        };
+        let provider = about.provider.map(super::Provider::name);
+        text.push_str(&said("region", about.region.as_deref(), "\"eu-central-1\""));
+        let example = "\"https://s3.example.org\"   # for a store that is not AWS";
+        text.push_str(&said("endpoint", about.endpoint.as_deref(), example));
+        let example = "\"minio\"                    # whose ways are known; else they are taken for Amazon's";
+        text.push_str(&said("provider", provider, example));
+        if about.ignores_conditions {
+            text.push_str(
+                "# Tried by `pgproof init`: the store heeds no conditions on writes. Leases are taken by a slower way without.\n\
+                 conditional_writes = \"ignored\"\n",
+            );
+        }
         text.push_str(
-            "# region = \"eu-central-1\"\n\
-             # endpoint = \"https://s3.example.org\"   # for a store that is not AWS\n\
-             # path_style = true                     # if the store has no names per bucket\n\
+            "# path_style = true                     # if the store has no names per bucket\n\
              # storage_class = \"STANDARD_IA\"\n",
         );
     }

@@ -108,7 +108,7 @@ fn the_nightly_policy_says_what_it_says() {
     };
     assert_eq!((bucket.as_str(), prefix.as_str()), ("example-backups", "production"));
     assert_eq!(*sse, Some(Sse::Kms { key_id: Some("alias/backups".to_owned()) }));
-    assert_eq!((*max_parts, *path_style), (UPLOAD_PARTS_MAX, false));
+    assert_eq!((*max_parts, *path_style), (None, None));
     assert_eq!(policy.recipients, [AGE, SSH]);
     assert_eq!(policy.recipients_waiver, None);
     assert!(policy.refuse_vulnerable_clients);
@@ -167,6 +167,28 @@ fn several_sources_keep_to_themselves() {
     assert_eq!(shop.objectives.recovery_time, Some(SignedDuration::from_mins(90)));
     assert_eq!(source(&policy, "staging").retention.within, Some(SignedDuration::from_hours(7 * 24)));
     assert!(source(&policy, "books").retention.keep_all);
+}
+
+#[test]
+fn a_store_is_described_by_its_provider_and_what_is_said_beside() {
+    let with = |lines: &str| NIGHTLY.replacen("[repository]\n", &format!("[repository]\n{lines}\n"), 1);
+    let policy = parsed(&with(
+        "provider = \"garage\"\nconditional_writes = \"ignored\"\nchecksums = \"md5\"\nmax_parts = 1000",
+    ));
+    let Location::S3 { provider, conditional_writes, checksums, max_parts, .. } = policy.repository.location
+    else {
+        panic!("not a bucket");
+    };
+    assert_eq!((provider, max_parts), (Some(Provider::Garage), Some(1_000)));
+    assert_eq!((conditional_writes, checksums), (Some(ConditionalWrites::Ignored), Some(Checksums::Md5)));
+    for (line, told) in [
+        ("provider = \"gcs\"", "repository.provider: must be one of \"aws\", \"minio\""),
+        ("conditional_writes = true", "repository.conditional_writes: must be \"honoured\" or \"ignored\""),
+        ("checksums = \"sha1\"", "repository.checksums: must be \"crc32c\" or \"md5\""),
+    ] {
+        let problems = problems(&with(line));
+        assert!(problems.contains(told), "{problems}");
+    }
 }
 
 #[test]
@@ -390,6 +412,10 @@ fn the_verifier_has_keys_and_credentials_of_its_own() {
 #[test]
 fn the_template_parses_and_says_what_it_was_told() {
     let mut about = Template {
+        endpoint: None,
+        region: None,
+        provider: None,
+        ignores_conditions: false,
         location: "s3://example-backups/production".to_owned(),
         source: "app".parse().unwrap(),
         connection: Connection::Uri("postgresql://backup@db.example.org/app".to_owned()),
@@ -424,6 +450,10 @@ fn the_template_parses_and_says_what_it_was_told() {
 #[test]
 fn every_line_of_the_template_that_is_switched_off_is_a_good_one() {
     let about = Template {
+        endpoint: Some("https://s3.example.org".to_owned()),
+        region: None,
+        provider: Some(Provider::Minio),
+        ignores_conditions: true,
         location: "s3://example-backups/production".to_owned(),
         source: "app".parse().unwrap(),
         connection: Connection::Environment,

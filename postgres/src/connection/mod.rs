@@ -59,6 +59,19 @@ pub enum Host {
     Tcp { name: String, address: Option<IpAddr> },
 }
 
+impl Host {
+    /// Whether the server is on this host, as far as the name tells.
+    pub fn is_here(&self) -> bool {
+        match self {
+            Self::Socket(_) => true,
+            Self::Tcp { address: Some(address), .. } => address.is_loopback(),
+            Self::Tcp { name, address: None } => {
+                name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+            }
+        }
+    }
+}
+
 /// Everything needed to connect: place, account, database, password, protection.
 #[derive(Debug, Clone)]
 pub struct ConnectionSpec {

@@ -1,10 +1,9 @@
 //! Whether the target has room for a database, where that can be known: a server tells its folder, and only on this
 //! host does that folder tell its free space.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::connection::{ConnectionSpec, Host};
+use crate::connection::ConnectionSpec;
 
 /// The room at the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +30,7 @@ impl Space {
     /// Asks the target's server, and the file system if the server is on this host. No failure: what cannot be found out
     /// is not known.
     pub async fn of(target: &ConnectionSpec) -> Self {
-        if !is_here(target.host()) {
+        if !target.host().is_here() {
             return Self::NotKnown { why: "the target is on another host".to_owned() };
         }
         match data_directory(target).await {
@@ -66,16 +65,6 @@ impl Space {
     }
 }
 
-fn is_here(host: &Host) -> bool {
-    match host {
-        Host::Socket(_) => true,
-        Host::Tcp { address: Some(address), .. } => address.is_loopback(),
-        Host::Tcp { name, address: None } => {
-            name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-        }
-    }
-}
-
 /// Only superusers and members of `pg_read_all_settings` are told.
 async fn data_directory(target: &ConnectionSpec) -> Result<PathBuf, String> {
     let session = Box::pin(target.connect()).await.map_err(|_| "the target cannot be reached".to_owned())?;
@@ -87,6 +76,7 @@ async fn data_directory(target: &ConnectionSpec) -> Result<PathBuf, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::Host;
 
     #[test]
     fn room_is_judged_by_what_is_free() {
@@ -104,13 +94,13 @@ mod tests {
             name: name.to_owned(),
             address: address.map(|address| address.parse().unwrap()),
         };
-        assert!(is_here(&Host::Socket("/run/postgresql".into())));
+        assert!(Host::Socket("/run/postgresql".into()).is_here());
         for (name, address) in [("localhost", None), ("127.0.0.2", None), ("::1", None), ("db", Some("::1"))]
         {
-            assert!(is_here(&tcp(name, address)), "{name}");
+            assert!(tcp(name, address).is_here(), "{name}");
         }
         for (name, address) in [("db", None), ("10.0.0.1", None), ("localhost", Some("10.0.0.1"))] {
-            assert!(!is_here(&tcp(name, address)), "{name}");
+            assert!(!tcp(name, address).is_here(), "{name}");
         }
     }
 

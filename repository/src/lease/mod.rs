@@ -2,16 +2,25 @@
 //!
 //! A lease is an object created only if absent and renewed only if unchanged, with a time to live. A holder that
 //! crashed delays the next run by at most that time; on the same host a dead holder's lease is taken over at once.
+//!
+//! Where the store heeds no conditions, an [`election`] decides who writes that object. Renewing it is then a look and a
+//! write, in which a holder trusts its own clock: it gives up while nobody else may have taken over yet.
 
+mod election;
 mod holder;
 mod renewal;
 
+use std::sync::Once;
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use tokio::time::Instant;
+
+use self::election::Claim;
+pub use election::Settling;
 pub use holder::{Holder, host_name};
 pub use renewal::Renewal;
 
@@ -24,6 +33,11 @@ pub const LEASE_TTL: SignedDuration = SignedDuration::from_secs(180);
 pub const LEASE_RENEWAL: Duration = Duration::from_secs(30);
 /// A lease holds four short fields.
 const LEASE_BYTES_MAX: u64 = 64 << 10;
+/// Without conditions, a lease of which less than this is left is not renewed but lost: the write could land over that of
+/// somebody else.
+const RENEWAL_RESERVE: Duration = Duration::from_secs(45);
+/// The life of a lease by a clock that nobody sets.
+const LIFE: Duration = Duration::from_secs(LEASE_TTL.as_secs().unsigned_abs());
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Stored {
@@ -41,6 +55,10 @@ pub struct Lease {
     key: ObjectKey,
     stored: Stored,
     version: Version,
+    /// When the write began that made or last renewed it.
+    written: Instant,
+    /// What proves it where the store heeds no conditions.
+    claim: Option<Claim>,
 }
 
 impl Lease {
@@ -57,32 +75,77 @@ impl Lease {
         now: Timestamp,
         is_dead: impl Fn(&Holder) -> bool,
     ) -> Result<Self, LeaseError> {
-        let found = match store.get(&key, LEASE_BYTES_MAX).await {
-            Ok(found) => Some(found),
-            Err(StoreError::NotFound { .. }) => None,
-            Err(source) => return Err(LeaseError::Store { source }),
+        Self::acquire_settling(store, key, holder, now, is_dead, Settling::USUAL).await
+    }
+
+    async fn acquire_settling(
+        store: SharedStore,
+        key: ObjectKey,
+        holder: Holder,
+        now: Timestamp,
+        is_dead: impl Fn(&Holder) -> bool,
+        settling: Settling,
+    ) -> Result<Self, LeaseError> {
+        let began = Instant::now();
+        let free = Free::find(&store, &key, now, &is_dead).await?;
+        if store.conditions().keep_leases() {
+            return Self::write(store, key, holder, free, now).await;
+        }
+        say_that_it_takes_long();
+        let mut claim = Claim::stand(&store, &key, &holder, &is_dead, settling).await?;
+        let now = now + SignedDuration::try_from(began.elapsed()).unwrap_or(SignedDuration::MAX);
+        let written = async {
+            // Whoever was there before has written it by now.
+            let free = Free::find(&store, &key, now, &is_dead).await?;
+            let prolonged = Instant::now();
+            claim.prolong(LIFE).await?;
+            let lease = Self::write(store.clone(), key.clone(), holder, free, now).await?;
+            Ok(Self { written: prolonged, ..lease })
         };
-        let (generation, condition) = match found {
-            None => (1, PutCondition::IfAbsent),
-            Some((bytes, version)) => {
-                let old: Stored =
-                    serde_json::from_slice(&bytes).map_err(|source| LeaseError::Unreadable { source })?;
-                if !old.released && old.expires_at > now && !is_dead(&old.holder) {
-                    return Err(LeaseError::Held { holder: old.holder, expires_at: old.expires_at });
-                }
-                (old.generation + 1, PutCondition::IfVersion(version))
+        match written.await {
+            Ok(lease) if claim.counts() => {
+                claim.sweep_others(&key).await;
+                Ok(Self { claim: Some(claim), ..lease })
             }
-        };
+            // It took so long that somebody else may have the lease, over whom it was written.
+            Ok(_) => Err(LeaseError::Lost),
+            Err(error) => {
+                claim.withdraw().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn write(
+        store: SharedStore,
+        key: ObjectKey,
+        holder: Holder,
+        free: Free,
+        now: Timestamp,
+    ) -> Result<Self, LeaseError> {
+        let written = Instant::now();
+        let Free { generation, condition } = free;
         let stored = Stored { holder, generation, expires_at: now + LEASE_TTL, released: false };
         let version = put(&store, &key, &stored, condition).await?;
-        Ok(Self { store, key, stored, version })
+        Ok(Self { store, key, stored, version, written, claim: None })
     }
 
     /// Prolongs the lease; [`LeaseError::Lost`] when somebody else has it now.
     pub async fn renew(&mut self, now: Timestamp) -> Result<(), LeaseError> {
+        let began = Instant::now();
+        if let Some(claim) = &mut self.claim {
+            if self.written.elapsed() + RENEWAL_RESERVE > LIFE {
+                return Err(LeaseError::Lost);
+            }
+            claim.prolong(LIFE).await?;
+        }
         self.stored.expires_at = now + LEASE_TTL;
         self.version =
             put(&self.store, &self.key, &self.stored, PutCondition::IfVersion(self.version.clone())).await?;
+        if self.claim.is_some() && self.written.elapsed() > LIFE {
+            return Err(LeaseError::Lost);
+        }
+        self.written = began;
         Ok(())
     }
 
@@ -98,8 +161,54 @@ impl Lease {
 
     pub async fn release(mut self) -> Result<(), LeaseError> {
         self.stored.released = true;
-        put(&self.store, &self.key, &self.stored, PutCondition::IfVersion(self.version)).await.map(drop)
+        let condition = PutCondition::IfVersion(self.version);
+        let released = put(&self.store, &self.key, &self.stored, condition).await.map(drop);
+        if let Some(claim) = self.claim {
+            claim.withdraw().await;
+        }
+        released
     }
+}
+
+/// A lease that may be taken, and how.
+#[derive(Debug)]
+struct Free {
+    generation: u64,
+    condition: PutCondition,
+}
+
+impl Free {
+    async fn find(
+        store: &SharedStore,
+        key: &ObjectKey,
+        now: Timestamp,
+        is_dead: &impl Fn(&Holder) -> bool,
+    ) -> Result<Self, LeaseError> {
+        let (bytes, version) = match store.get(key, LEASE_BYTES_MAX).await {
+            Ok(found) => found,
+            Err(StoreError::NotFound { .. }) => {
+                return Ok(Self { generation: 1, condition: PutCondition::IfAbsent });
+            }
+            Err(source) => return Err(LeaseError::Store { source }),
+        };
+        let old: Stored =
+            serde_json::from_slice(&bytes).map_err(|source| LeaseError::Unreadable { source })?;
+        if !old.released && old.expires_at > now && !is_dead(&old.holder) {
+            return Err(LeaseError::Held { holder: old.holder, expires_at: old.expires_at });
+        }
+        Ok(Self { generation: old.generation + 1, condition: PutCondition::IfVersion(version) })
+    }
+}
+
+/// Once in a process: a daemon takes many leases.
+fn say_that_it_takes_long() {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        tracing::warn!(
+            "the store heeds no conditions on writes, so that every lease takes {} s of waiting",
+            Settling::USUAL.wait.as_secs()
+        );
+    });
 }
 
 /// Who holds a lease at `now`; `None` where nobody does. It takes nothing.
@@ -143,6 +252,11 @@ pub enum LeaseError {
     Held { holder: Holder, expires_at: Timestamp },
     #[error("another process took the lease")]
     Lost,
+    /// Without conditions, what was written late cannot be told from what was written by another.
+    #[error("the claim to the lease took {} s to write, which is too long on a store without conditional writes", took.as_secs())]
+    Slow { took: Duration },
+    #[error("the store tells no time, and without conditional writes a lease needs one")]
+    NoClock,
     #[error("lease cannot be read or written")]
     Store {
         #[source]

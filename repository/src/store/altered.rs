@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use jiff::Timestamp;
 
+use super::conditions::Conditions;
 use super::part_plan::PartLimits;
 use super::{
     FolderPage, ObjectMeta, OutOfRange, PendingUpload, PutCondition, SharedStore, Store, StoreError, Upload,
@@ -201,6 +202,10 @@ impl Store for AlteredStore {
 
     fn part_limits(&self) -> PartLimits {
         self.inner.part_limits()
+    }
+
+    fn conditions(&self) -> Conditions {
+        self.inner.conditions()
     }
 }
 

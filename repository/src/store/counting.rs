@@ -11,6 +11,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 
+use super::conditions::Conditions;
 use super::operation::Operation;
 use super::part_plan::PartLimits;
 use super::{
@@ -214,6 +215,10 @@ impl Store for CountingStore {
 
     fn part_limits(&self) -> PartLimits {
         self.inner.part_limits()
+    }
+
+    fn conditions(&self) -> Conditions {
+        self.inner.conditions()
     }
 }
 

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::conditions::Conditions;
 use super::operation::Operation;
 use super::part_plan::PartLimits;
 use super::{
@@ -316,6 +317,10 @@ impl Store for FaultyStore {
 
     fn part_limits(&self) -> PartLimits {
         self.inner.part_limits()
+    }
+
+    fn conditions(&self) -> Conditions {
+        self.inner.conditions()
     }
 }
 

@@ -337,6 +337,11 @@ impl Upload for MemoryUpload {
             if !last && part.bytes < self.store.limits.part_bytes_min {
                 return Err(self.refused(Operation::CompleteUpload, "a part before the last is too small"));
             }
+            if !last && self.store.limits.equal_parts && part.bytes != parts[0].bytes {
+                return Err(
+                    self.refused(Operation::CompleteUpload, "a part before the last has another size")
+                );
+            }
             body.extend_from_slice(bytes);
         }
         state.put_if(&self.key, body.into(), &PutCondition::IfAbsent)?;

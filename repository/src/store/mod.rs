@@ -4,6 +4,7 @@
 //! writes are "put if absent" and, for leases, "put if it is still this version".
 
 pub mod altered;
+pub mod conditions;
 pub mod conformance;
 pub mod counting;
 pub mod directory;
@@ -11,6 +12,7 @@ pub mod faulty;
 pub mod memory;
 pub mod operation;
 pub mod part_plan;
+pub mod providers;
 pub mod retry;
 pub mod s3;
 
@@ -23,6 +25,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 
+use self::conditions::Conditions;
 use crate::ids::{KeyPrefix, ObjectKey};
 
 /// A store that many tasks share.
@@ -108,6 +111,11 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// How many parts an upload may have, and how large they may be.
     fn part_limits(&self) -> part_plan::PartLimits;
+
+    /// Which conditions of a write it heeds in one step with the write. Of the others it only looks first.
+    fn conditions(&self) -> Conditions {
+        Conditions::HONOURED
+    }
 }
 
 /// An upload in parts. Parts may be put at the same time and in any order; numbers count from 1 without gaps.
@@ -239,6 +247,9 @@ pub enum StoreError {
         #[source]
         source: Source,
     },
+    /// It outgrew what an upload may have.
+    #[error("{key} is larger than {parts_max} parts of an upload hold ({bytes} bytes)")]
+    TooManyParts { key: String, parts_max: u32, bytes: u64 },
     #[error("no space left for {key}")]
     NoSpace {
         key: String,
@@ -296,6 +307,9 @@ impl StoreError {
             }
             Self::Damaged { .. } => Some(
                 "bring the object back from another copy or version of the bucket, or use another backup",
+            ),
+            Self::TooManyParts { .. } => Some(
+                "split the source in several: this store takes no larger object in parts of the size that was planned",
             ),
             Self::NoSpace { .. } => Some("free space where the repository lies, then run again"),
             Self::Unreachable { .. } => Some("check the network and the endpoint, then run again"),

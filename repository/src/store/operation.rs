@@ -22,6 +22,7 @@ pub enum Operation {
     Lock,
     ExtendLock,
     Versions,
+    Bucket,
 }
 
 impl Operation {
@@ -45,6 +46,7 @@ impl Operation {
             Self::Lock => "look at a lock",
             Self::ExtendLock => "extension of a lock",
             Self::Versions => "look at versions",
+            Self::Bucket => "look at the bucket",
         }
     }
 }

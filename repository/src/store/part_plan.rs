@@ -13,6 +13,9 @@ const PART_GRAIN_BYTES: u64 = 64 * KIB;
 const LEVEL_PARTS_PERCENT: u64 = 80;
 /// Over the first half of that stretch parts grow evenly to this many times the first, then stay there.
 const LEVEL_GROWTH: u64 = 2;
+/// Where all parts have one size it cannot grow with their number. Of these 10,000 hold 156 GiB, and the few in flight are
+/// about as much memory as everywhere else.
+const EQUAL_PART_BYTES: u64 = 16 * MIB;
 
 /// What a store allows of an upload in parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub struct PartLimits {
     pub part_bytes_min: u64,
     pub part_bytes_max: u64,
     pub object_bytes_max: u64,
+    /// All parts of an upload but the last must have one size.
+    pub equal_parts: bool,
 }
 
 impl PartLimits {
@@ -30,6 +35,7 @@ impl PartLimits {
         part_bytes_min: 5 * MIB,
         part_bytes_max: 5 * GIB,
         object_bytes_max: 5 * TIB,
+        equal_parts: false,
     };
 
     /// The same with fewer parts, for providers that take only 1,000; never more parts than before and at least one.
@@ -54,7 +60,8 @@ impl Default for PartLimits {
 /// Sizes grow slowly over four fifths of the parts, to twice the first size, so that memory stays small for as long as
 /// it can (109 GiB with 10,000 parts); the rest grows geometrically as far as the largest allowed object needs. An
 /// estimate makes the first size larger where the slow stretch alone would not hold it. With few parts (1,000 of
-/// at most 5 GiB) the last fifth cannot reach the largest object; an estimate is then what makes a huge stream fit.
+/// at most 5 GiB) the last fifth cannot reach the largest object; an estimate is then what makes a huge stream fit. Where
+/// all parts must have one size, the estimate alone decides it.
 #[derive(Debug, Clone)]
 pub struct PartPlan {
     limits: PartLimits,
@@ -77,8 +84,13 @@ impl PartPlan {
         // The slow stretch averages more than the first size; counting just that leaves room for a low estimate.
         let wanted =
             estimated_bytes.unwrap_or(0).min(limits.reachable_bytes()).div_ceil(u64::from(level_parts));
-        let wanted = wanted.max(FIRST_PART_BYTES).div_ceil(PART_GRAIN_BYTES) * PART_GRAIN_BYTES;
+        let least = if limits.equal_parts { EQUAL_PART_BYTES } else { FIRST_PART_BYTES };
+        let wanted = wanted.max(least).div_ceil(PART_GRAIN_BYTES) * PART_GRAIN_BYTES;
         plan.first_bytes = plan.fit(wanted);
+        if limits.equal_parts {
+            plan.level_parts = limits.parts_max;
+            return plan;
+        }
         plan.growth = plan.smallest_growth();
         plan
     }
@@ -118,6 +130,9 @@ impl PartPlan {
     }
 
     fn level_bytes(&self, number: u32) -> u64 {
+        if self.limits.equal_parts {
+            return self.first_bytes;
+        }
         let rising_parts = self.level_parts.div_ceil(2);
         let risen = u64::from((number - 1).min(rising_parts));
         let step = (LEVEL_GROWTH - 1) * self.first_bytes * risen / u64::from(rising_parts);
@@ -178,6 +193,19 @@ mod tests {
         let plan = PartPlan::new(PartLimits::S3, Some(TIB));
         assert!(plan.bytes_after(8_000) >= TIB);
         assert!(plan.part_bytes(8_000) <= 2 * plan.part_bytes(1));
+    }
+
+    /// As R2 wants them; the estimate is what makes room.
+    #[test]
+    fn parts_of_one_size_stay_so_to_the_last() {
+        let limits = PartLimits { equal_parts: true, ..PartLimits::S3 };
+        for (estimate, reach) in [(None, 156 * GIB), (Some(GIB), 156 * GIB), (Some(2 * TIB), 2 * TIB)] {
+            let plan = PartPlan::new(limits, estimate);
+            let first = plan.part_bytes(1);
+            assert!(plan.sizes().all(|bytes| bytes == first));
+            assert!(plan.bytes_after(limits.parts_max) >= reach, "{estimate:?}: {first}");
+        }
+        assert_eq!(PartPlan::new(limits, None).part_bytes(10_000), 16 * MIB);
     }
 
     proptest! {

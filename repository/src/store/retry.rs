@@ -16,6 +16,7 @@ use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::conditions::Conditions;
 use super::operation::Operation;
 use super::part_plan::PartLimits;
 use super::{
@@ -348,6 +349,10 @@ impl Store for RetryStore {
 
     fn part_limits(&self) -> PartLimits {
         self.inner.part_limits()
+    }
+
+    fn conditions(&self) -> Conditions {
+        self.inner.conditions()
     }
 }
 

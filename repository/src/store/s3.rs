@@ -6,6 +6,7 @@
 
 mod connect;
 mod errors;
+mod examination;
 mod locks;
 mod upload;
 
@@ -27,10 +28,14 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
+use md5::{Digest, Md5};
 use pgproof_policies::locks::Locks;
+use pgproof_policies::policy::Checksums;
 use secrecy::{ExposeSecret, SecretString};
 
 use self::errors::{Call, is_precondition};
+pub use self::examination::{Deleted, Versioning};
+use super::conditions::Conditions;
 use super::operation::Operation;
 use super::part_plan::PartLimits;
 use super::{
@@ -51,6 +56,8 @@ pub struct S3Settings {
     pub prefix: String,
     /// Otherwise from the environment or the profile.
     pub region: Option<String>,
+    /// What the provider's regions are called, where neither policy, environment nor profile names one.
+    pub usual_region: Option<String>,
     /// For stores other than AWS.
     pub endpoint: Option<String>,
     /// The bucket in the path instead of the host name.
@@ -59,7 +66,11 @@ pub struct S3Settings {
     pub sse: Option<Sse>,
     /// A named profile of the AWS files; nothing else is then asked for credentials.
     pub profile: Option<String>,
-    pub max_parts: u32,
+    pub limits: PartLimits,
+    pub conditions: Conditions,
+    /// The store compares `If-Match` with the ETag without its quotes.
+    pub bare_etags: bool,
+    pub checksums: Checksums,
     /// For objects that are written once ([`crate::layout::Lockable`]). The bucket must have been made for it.
     pub locks: Option<Locks>,
     /// Deletes remove every version of an object.
@@ -76,12 +87,16 @@ impl S3Settings {
             bucket: bucket.into(),
             prefix: prefix.into(),
             region: None,
+            usual_region: None,
             endpoint: None,
             path_style: false,
             storage_class: None,
             sse: None,
             profile: None,
-            max_parts: PartLimits::S3.parts_max,
+            limits: PartLimits::S3,
+            conditions: Conditions::HONOURED,
+            bare_etags: false,
+            checksums: Checksums::Crc32c,
             locks: None,
             delete_versions: false,
             connect_timeout: CONNECT,
@@ -120,6 +135,9 @@ struct Shared {
     /// A delete was answered with a delete marker.
     left_marker: AtomicBool,
     limits: PartLimits,
+    conditions: Conditions,
+    bare_etags: bool,
+    checksums: Checksums,
     read_timeout: Duration,
 }
 
@@ -158,7 +176,10 @@ impl S3Store {
             locks: settings.locks,
             delete_versions: settings.delete_versions,
             left_marker: AtomicBool::new(false),
-            limits: PartLimits::S3.with_max_parts(settings.max_parts),
+            limits: settings.limits,
+            conditions: settings.conditions,
+            bare_etags: settings.bare_etags,
+            checksums: settings.checksums,
             read_timeout: settings.read_timeout,
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -199,6 +220,29 @@ impl Shared {
     ) -> Result<HeadObjectOutput, StoreError> {
         let request = self.client.head_object().bucket(&self.bucket).key(self.full(key));
         request.send().await.map_err(|e| self.call(operation, key).failed(e))
+    }
+
+    /// What the store would do, were it to heed the condition; between this and the write somebody else may write.
+    async fn look_first(&self, key: &ObjectKey, condition: &PutCondition) -> Result<(), StoreError> {
+        match (condition, self.head(key, Operation::Put).await) {
+            (PutCondition::IfAbsent, Err(StoreError::NotFound { .. })) => Ok(()),
+            (PutCondition::IfAbsent, Ok(_)) => Err(StoreError::AlreadyExists { key: key.to_string() }),
+            (PutCondition::IfVersion(wanted), Ok(found)) if found.version == *wanted => Ok(()),
+            (PutCondition::IfVersion(_), Ok(_)) => Err(StoreError::VersionChanged { key: key.to_string() }),
+            (_, Err(error)) => Err(error),
+        }
+    }
+
+    fn etag<'a>(&self, version: &'a Version) -> &'a str {
+        if self.bare_etags { version.0.trim_matches('"') } else { &version.0 }
+    }
+
+    fn checksum_algorithm(&self) -> Option<ChecksumAlgorithm> {
+        (self.checksums == Checksums::Crc32c).then_some(ChecksumAlgorithm::Crc32C)
+    }
+
+    fn content_md5(&self, body: &[u8]) -> Option<String> {
+        (self.checksums == Checksums::Md5).then(|| data_encoding::BASE64.encode(&Md5::digest(body)))
     }
 
     /// A GET of a range, whose answer is checked to be that range before a byte of the body is read.
@@ -277,10 +321,15 @@ impl Store for S3Store {
     ) -> Result<Version, StoreError> {
         let s = &self.shared;
         let call = s.call(Operation::Put, key);
+        let is_heeded = s.conditions.heeds(&condition);
+        if !is_heeded {
+            s.look_first(key, &condition).await?;
+        }
         let lock = s.lock_for(key);
         let request = s.once.put_object().bucket(&s.bucket).key(s.full(key));
         let request = request
-            .checksum_algorithm(ChecksumAlgorithm::Crc32C)
+            .set_checksum_algorithm(s.checksum_algorithm())
+            .set_content_md5(s.content_md5(&body))
             .set_storage_class(s.storage_class.clone())
             .set_server_side_encryption(s.sse.clone())
             .set_ssekms_key_id(s.sse_key.clone())
@@ -288,8 +337,9 @@ impl Store for S3Store {
             .set_object_lock_retain_until_date(lock.map(|lock| lock.until))
             .content_length(body.len().try_into().map_err(|e| call.refused(e))?);
         let request = match &condition {
+            _ if !is_heeded => request,
             PutCondition::IfAbsent => request.if_none_match("*"),
-            PutCondition::IfVersion(version) => request.if_match(&version.0),
+            PutCondition::IfVersion(version) => request.if_match(s.etag(version)),
         };
         let within = connect::upload_timeouts(body.len());
         let request = request.body(ByteStream::from(body)).customize().config_override(within);
@@ -457,6 +507,10 @@ impl Store for S3Store {
 
     fn part_limits(&self) -> PartLimits {
         self.shared.limits
+    }
+
+    fn conditions(&self) -> Conditions {
+        self.shared.conditions
     }
 }
 

@@ -6,6 +6,7 @@ mod audit;
 mod bad_days;
 mod configuration;
 mod damaged;
+mod doctor;
 mod drill_checks;
 mod drill_extensions;
 mod drill_schedule;

@@ -11,7 +11,7 @@ mod exceptions;
 pub(crate) mod names;
 mod objects;
 mod queries;
-mod scratch;
+pub(crate) mod scratch;
 mod standing;
 mod work;
 

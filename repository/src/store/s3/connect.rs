@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
+use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::profile::region::ProfileFileRegionProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{Builder, Credentials, SharedHttpClient, StalledStreamProtectionConfig};
-use aws_sdk_s3::config::{ProvideCredentials, ResponseChecksumValidation};
+use aws_sdk_s3::config::{ProvideCredentials, RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+
+use pgproof_policies::policy::Checksums;
 
 use super::S3Settings;
 use crate::store::StoreError;
@@ -52,10 +56,20 @@ async fn sdk_config(settings: &S3Settings, keys: Option<Credentials>) -> SdkConf
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .http_client(http.clone())
         .timeout_config(timeouts)
-        .stalled_stream_protection(stalls.build())
-        .response_checksum_validation(ResponseChecksumValidation::WhenSupported);
+        .stalled_stream_protection(stalls.build());
+    // Whoever knows no checksum headers may refuse a request for them.
+    loader = match settings.checksums {
+        Checksums::Crc32c => loader.response_checksum_validation(ResponseChecksumValidation::WhenSupported),
+        Checksums::Md5 => loader
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired),
+    };
     if let Some(region) = settings.region.clone().or_else(|| default_region(settings)) {
         loader = loader.region(Region::new(region));
+    } else if let (Some(profile), Some(usual)) = (&settings.profile, &settings.usual_region) {
+        let of_profile = ProfileFileRegionProvider::builder().profile_name(profile).build();
+        let usual = Region::new(usual.clone());
+        loader = loader.region(RegionProviderChain::first_try(of_profile).or_else(usual));
     }
     if let Some(endpoint) = &settings.endpoint {
         loader = loader.endpoint_url(endpoint);
@@ -73,7 +87,8 @@ fn default_region(settings: &S3Settings) -> Option<String> {
     let from_environment =
         ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().any(|name| std::env::var_os(name).is_some());
     let needed = settings.endpoint.is_some() && settings.profile.is_none() && !from_environment;
-    needed.then(|| "us-east-1".to_owned())
+    let usual = || settings.usual_region.clone().unwrap_or_else(|| "us-east-1".to_owned());
+    needed.then(usual)
 }
 
 /// A profile that is named in the policy outranks variables that happen to be set.

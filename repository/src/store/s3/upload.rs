@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 use md5::{Digest, Md5};
 
@@ -30,7 +30,7 @@ impl S3Upload {
         let lock = shared.lock_for(key);
         let request = shared.client.create_multipart_upload().bucket(&shared.bucket).key(shared.full(key));
         let request = request
-            .checksum_algorithm(ChecksumAlgorithm::Crc32C)
+            .set_checksum_algorithm(shared.checksum_algorithm())
             .set_storage_class(shared.storage_class.clone())
             .set_server_side_encryption(shared.sse.clone())
             .set_ssekms_key_id(shared.sse_key.clone())
@@ -80,7 +80,8 @@ impl Upload for S3Upload {
         let request = s.client.upload_part().bucket(&s.bucket).key(s.full(&self.key)).upload_id(&self.id);
         let request = request
             .part_number(part_number)
-            .checksum_algorithm(ChecksumAlgorithm::Crc32C)
+            .set_checksum_algorithm(s.checksum_algorithm())
+            .set_content_md5(s.content_md5(&body))
             .content_length(i64::try_from(bytes).map_err(|e| call.refused(e))?);
         let within = connect::upload_timeouts(body.len());
         let request = request.body(ByteStream::from(body)).customize().config_override(within);
@@ -97,10 +98,18 @@ impl Upload for S3Upload {
         if parts.iter().zip(1..).any(|(part, number)| part.number != number) || parts.is_empty() {
             return Err(call.refused("the parts are not numbered from 1 without gaps"));
         }
+        // Where no condition is heeded, it is looked at before.
+        if !s.conditions.complete_if_absent
+            && let Some(meta) = self.look_up(&parts).await?
+        {
+            return Ok(meta);
+        }
+        let if_none_match = s.conditions.complete_if_absent.then(|| "*".to_owned());
         let completed =
             CompletedMultipartUpload::builder().set_parts(Some(parts.iter().map(completed).collect()));
         let request = s.once.complete_multipart_upload().bucket(&s.bucket).key(s.full(&self.key));
-        let request = request.upload_id(&self.id).if_none_match("*").multipart_upload(completed.build());
+        let request =
+            request.upload_id(&self.id).set_if_none_match(if_none_match).multipart_upload(completed.build());
         // The store may join thousands of parts before it answers.
         let request = request.customize().config_override(connect::upload_timeouts(0));
         let error = match request.send().await {

@@ -9,10 +9,11 @@ mod server;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use pgproof_policies::policy::{PostgresSource, Verification};
+use pgproof_policies::policy::{Kind, PostgresSource, Source, Verification};
 use pgproof_postgres::client::{Client, ClientTools};
 use pgproof_postgres::connection::ConnectionSpec;
 use pgproof_postgres::scratch::{self, Identity};
+use pgproof_repository::doctor::{Line, Verdict};
 use pgproof_repository::manifest::v1::Server;
 use pgproof_repository::report::v1;
 
@@ -58,6 +59,17 @@ pub(crate) async fn start(wanted: &Wanted<'_>) -> Result<Started, Fault> {
     };
     let identity = scratch::identity(scratch.server()).await.map_err(|error| blame::of_scratch(&error))?;
     Ok(Started { scratch, identity })
+}
+
+/// Whether a drill of a source would have a server, without starting or changing one.
+pub(crate) async fn examine(about: &str, source: &Source, dumped: &Server) -> Line {
+    let Kind::Postgres(postgres) = &source.kind else {
+        return Line::new(Verdict::NotTried, about, "drill", "only databases are drilled");
+    };
+    match source.verification.as_ref().and_then(|verification| verification.scratch.as_ref()) {
+        Some(given) => server::examine(about, given, postgres, dumped).await,
+        None => private::examine(about, postgres, dumped).await,
+    }
 }
 
 impl Scratch {

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use pgproof_policies::policy::PostgresSource;
 use pgproof_postgres::client::{Client, Program};
 use pgproof_postgres::cluster::{self, Cluster, ClusterOptions, Network};
+use pgproof_postgres::doctor;
+use pgproof_repository::doctor::{Line, Verdict};
+use pgproof_repository::manifest::v1::Server;
 
 use super::{Fault, Wanted, blame};
 use crate::failure::chain;
@@ -66,6 +69,25 @@ pub(super) async fn start(wanted: &Wanted<'_>) -> Result<PrivateServer, Fault> {
     let options = ClusterOptions { fsync: wanted.durable, cut_network: true, ..ClusterOptions::default() };
     let cluster = Box::pin(Cluster::start(&bin, options)).await.map_err(|error| blame::of_cluster(&error))?;
     Ok(PrivateServer { cluster, client })
+}
+
+/// Which programs a drill would use.
+pub(super) async fn examine(about: &str, postgres: &PostgresSource, dumped: &Server) -> Line {
+    let major = dumped.version_number / 10_000;
+    let (directories, preferred) = (candidates(postgres), postgres.client_dirs.clone());
+    let found = tokio::task::spawn_blocking(move || newest_fitting(&directories, &preferred, major)).await;
+    match found.expect("looking for programs does not panic") {
+        Some((_, client)) => doctor::client_line(about, Program::PgRestore, &Ok(client), false),
+        None => Line::new(
+            Verdict::Fail,
+            about,
+            "drill",
+            format!("no server of major version {major} or newer is installed here"),
+        )
+        .hint(format!(
+            "a drill starts a server of its own: install postgresql-{major}, or name a scratch server"
+        )),
+    }
 }
 
 fn candidates(postgres: &PostgresSource) -> Vec<PathBuf> {

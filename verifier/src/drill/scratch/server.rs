@@ -8,6 +8,7 @@ use pgproof_postgres::client::{Client, Program};
 use pgproof_postgres::connection::{ConnectionSpec, Environment};
 use pgproof_postgres::scratch::{self, Identity, Marker};
 use pgproof_postgres::source;
+use pgproof_repository::doctor::{Line, Verdict};
 use pgproof_repository::manifest::v1::Server;
 
 use super::{Fault, Wanted, blame};
@@ -66,6 +67,25 @@ pub(super) async fn open(
     }
     let (database, marker) = (scratch::new_name(&given.database_prefix, now), Marker::new(now));
     Ok(ScratchServer { spec, client, database, marker })
+}
+
+/// Whether the server would be used, without touching what is on it.
+pub(super) async fn examine(about: &str, given: &Scratch, source: &PostgresSource, dumped: &Server) -> Line {
+    let line = |verdict, told: String| Line::new(verdict, about, "scratch server", told);
+    let spec = match connection(given, source) {
+        Ok(spec) => spec,
+        Err(fault) => return line(Verdict::Fail, fault.reason().to_owned()),
+    };
+    if let Some(reason) = refused_by_name(spec.database(), &given.database_prefix) {
+        return line(Verdict::Fail, reason);
+    }
+    match scratch::identity(&spec).await {
+        Ok(identity) => match refused(&identity, dumped, dumped.version_number / 10_000) {
+            Some(reason) => line(Verdict::Fail, reason),
+            None => line(Verdict::Ok, format!("PostgreSQL {}", identity.version)),
+        },
+        Err(error) => line(Verdict::Fail, chain(&error)),
+    }
 }
 
 fn connection(given: &Scratch, source: &PostgresSource) -> Result<ConnectionSpec, Fault> {
