@@ -22,6 +22,7 @@ pub mod lease;
 pub mod lifecycle;
 pub mod manifest;
 pub mod pins;
+pub mod private_file;
 pub mod prune;
 pub mod records;
 pub mod report;
