@@ -14,6 +14,17 @@ use crate::store::retry::{RetryPolicy, RetryStore};
 use crate::store::s3::{S3Settings, S3Store, Sse as S3Sse};
 use crate::store::{SharedStore, StoreError};
 
+/// What the policy is called in the folder where somebody works.
+pub const POLICY_HERE: &str = "pgproof.toml";
+
+/// The policy to go by: the one that was named; else the one in this folder; else the one of the host, whose path this is.
+pub fn policy_path(named: Option<PathBuf>, of_host: &str) -> PathBuf {
+    // One that is there and must not be looked at is to be told of as such.
+    let is_there = |path: &PathBuf| !matches!(path.try_exists(), Ok(false));
+    let usual = [POLICY_HERE, of_host].map(PathBuf::from);
+    named.or_else(|| usual.into_iter().find(is_there)).unwrap_or_else(|| POLICY_HERE.into())
+}
+
 /// A policy that was read and found sound.
 #[derive(Debug, Clone)]
 pub struct LoadedPolicy {

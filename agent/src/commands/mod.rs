@@ -5,6 +5,7 @@ pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod diff;
+pub(crate) mod documents;
 pub(crate) mod hold;
 pub(crate) mod init;
 pub(crate) mod list;

@@ -1,5 +1,6 @@
 //! One file a command: each opens what it needs, acts, and prints.
 
+pub(crate) mod documents;
 pub(crate) mod drill;
 pub(crate) mod plan;
 pub(crate) mod report;
