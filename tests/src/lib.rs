@@ -16,3 +16,4 @@ pub mod receiver;
 pub mod s3_proxy;
 pub mod s3_server;
 pub mod sandbox;
+pub mod service_manager;
