@@ -54,7 +54,8 @@ mod tests {
 
     #[test]
     fn only_an_ended_process_of_this_boot_and_space_is_dead() {
-        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let holder = Holder { pid: child.id(), ..Holder::this_process() };
         assert!(!holder.is_dead());
         child.kill().unwrap();
