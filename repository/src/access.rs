@@ -217,3 +217,19 @@ fn s3_settings(common: S3Settings, location: &Location) -> S3Settings {
         ..common
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_policy_goes_before_the_hosts_and_an_absent_one_is_looked_for_here() {
+        let folder = tempfile::tempdir().unwrap();
+        let of_host = folder.path().join("pgproof.toml");
+        let text = of_host.to_str().unwrap();
+        assert_eq!(policy_path(None, text), Path::new(POLICY_HERE));
+        std::fs::write(&of_host, "").unwrap();
+        assert_eq!(policy_path(None, text), of_host);
+        assert_eq!(policy_path(Some("named.toml".into()), text), Path::new("named.toml"));
+    }
+}
