@@ -15,16 +15,9 @@ const LISTED_BY_DEFAULT: NonZeroUsize = NonZeroUsize::new(50).expect("more than 
 #[derive(Debug, Parser)]
 #[command(version, about, propagate_version = true)]
 pub(crate) struct Cli {
-    /// The policy file.
-    #[arg(
-        long,
-        short,
-        global = true,
-        env = "PGPROOF_POLICY",
-        default_value = "pgproof.toml",
-        value_name = "FILE"
-    )]
-    pub policy: PathBuf,
+    /// The policy file; pgproof.toml in this folder if not given, or else /etc/pgproof/pgproof.toml.
+    #[arg(long, short, global = true, env = "PGPROOF_POLICY", value_name = "FILE")]
+    pub policy: Option<PathBuf>,
     /// Print one JSON document on standard output instead of text.
     ///
     /// Standard error then has lines of JSON: {"progress": …} every five seconds and at each new step of a backup or
@@ -89,6 +82,12 @@ pub(crate) enum Command {
     /// Exit code: 0 all is well; 1 something needs a look; 2 critical; 3 it could not be found out. It needs no key but the
     /// trusted signers.
     Status(Status),
+    /// Write manual pages and shell completions into a folder, for whoever packages this.
+    Documents {
+        /// The folder; it is made where there is none.
+        #[arg(value_name = "DIR")]
+        to: PathBuf,
+    },
 }
 
 impl Command {

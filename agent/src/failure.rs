@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use pgproof_files as files;
 use pgproof_monitoring::alerts::NotTold;
+use pgproof_monitoring::journal::say;
 use pgproof_policies::backups::Cause;
 use pgproof_policies::moment::MomentError;
 use pgproof_policies::policy::PolicyProblems;
@@ -23,6 +24,7 @@ use pgproof_repository::restore_point::NoRestorePoint;
 use pgproof_repository::sealed::{ReadError, UnsealError};
 use pgproof_repository::signature::{SignatureError, TrustError};
 use pgproof_repository::store::StoreError;
+use tracing::Level;
 
 use crate::backup::HookError;
 use crate::configuration::{GatherError, WriteError};
@@ -81,12 +83,12 @@ pub(crate) fn report(error: &anyhow::Error, json: bool) -> Exit {
     let (message, hint, exit) = (message(error), hint(error), exit(error));
     if json {
         let document = serde_json::json!({ "error": message, "hint": hint, "exit": exit as u8 });
-        eprintln!("{document}");
+        say(Level::ERROR, &document.to_string());
         return exit;
     }
-    eprintln!("error: {message}");
+    say(Level::ERROR, &format!("error: {message}"));
     if let Some(hint) = hint {
-        eprintln!("hint: {hint}");
+        say(Level::ERROR, &format!("hint: {hint}"));
     }
     exit
 }

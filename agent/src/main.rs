@@ -14,11 +14,15 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use pgproof_monitoring::journal::LogForm;
+use pgproof_repository::access::{POLICY_HERE, policy_path};
 use tokio::signal::unix::SignalKind;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, PolicyCommand};
 
+/// Where the package's services look for the policy.
+const POLICY_OF_HOST: &str = "/etc/pgproof/pgproof.toml";
 /// What commands log that somebody waits for.
 const LOG_DEFAULT: &str = "warn";
 /// What is logged where nobody looks on: the journal is all that there is to see.
@@ -38,12 +42,12 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let usual = if cli.command.is_unattended() { LOG_UNATTENDED } else { LOG_DEFAULT };
     tracing_subscriber::fmt()
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_env_filter(EnvFilter::try_new(cli.log.as_deref().unwrap_or(usual))?)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_target(false)
         // A daemon whose log went away still backs up.
         .log_internal_errors(false)
+        .event_format(LogForm::of_this_process())
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(run(cli));
@@ -54,6 +58,11 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli { policy, json, command, .. } = cli;
+    let policy = match command {
+        // What is written new comes where somebody works.
+        Command::Init(_) => policy.unwrap_or_else(|| POLICY_HERE.into()),
+        _ => policy_path(policy, POLICY_OF_HOST),
+    };
     // The daemon reads its policy again on SIGHUP; whatever else runs belongs to a terminal.
     let cancel = match command {
         Command::Run(_) => signals::cancel_on_signal([])?,
@@ -86,6 +95,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Hold(args) => commands::hold::hold(&policy, args, json).await,
         Command::Release(args) => commands::hold::release(&policy, args, json).await,
         Command::Audit(args) => commands::audit::run(&policy, args, json).await,
+        Command::Documents { to } => commands::documents::run(&to),
         Command::Status(args) => Box::pin(commands::status::run(&policy, args, json)).await,
     }
 }

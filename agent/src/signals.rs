@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use pgproof_monitoring::journal::say;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
 /// How long blocked threads may take to end once everything was cancelled.
 pub(crate) const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
@@ -19,7 +21,7 @@ pub(crate) fn cancel_on_signal(
     tokio::spawn(async move {
         let any = futures::future::select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv())));
         any.await;
-        eprintln!("stopping: the signal is being carried out; a second one ends at once");
+        say(Level::INFO, "stopping: the signal is being carried out; a second one ends at once");
         cancelled.cancel();
         let again = futures::future::select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv())));
         again.await;

@@ -7,12 +7,15 @@
 //! - [`health`]: the server that answers from the last survey and never waits for the bucket.
 //! - [`alerts`]: who is told of what.
 //! - [`lookout`]: all of that beside a daemon's work.
+//! - [`service_manager`], [`journal`]: what systemd is told of a daemon, and the log's form.
 
 pub mod alerts;
 pub mod document;
 pub mod facts;
 pub mod health;
+pub mod journal;
 pub mod lookout;
 pub mod metrics;
+pub mod service_manager;
 pub mod survey;
 pub mod textfile;

@@ -17,6 +17,17 @@ use crate::store::retry::{RetryPolicy, RetryStore};
 use crate::store::s3::{S3Settings, S3Store, Sse as S3Sse};
 use crate::store::{SharedStore, StoreError};
 
+/// What the policy is called in the folder where somebody works.
+pub const POLICY_HERE: &str = "pgproof.toml";
+
+/// The policy to go by: the one that was named; else the one in this folder; else the one of the host, whose path this is.
+pub fn policy_path(named: Option<PathBuf>, of_host: &str) -> PathBuf {
+    // One that is there and must not be looked at is to be told of as such.
+    let is_there = |path: &PathBuf| !matches!(path.try_exists(), Ok(false));
+    let usual = [POLICY_HERE, of_host].map(PathBuf::from);
+    named.or_else(|| usual.into_iter().find(is_there)).unwrap_or_else(|| POLICY_HERE.into())
+}
+
 /// A policy that was read and found sound.
 #[derive(Debug, Clone)]
 pub struct LoadedPolicy {
@@ -253,4 +264,20 @@ fn s3_settings(common: S3Settings, location: &Location) -> S3Settings {
 /// The provider that the policy names, or else the one whose endpoint it is.
 fn provider_profile(named: Option<Provider>, endpoint: Option<&str>) -> Option<&'static Profile> {
     named.map(providers::profile).or_else(|| providers::at(endpoint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_policy_goes_before_the_hosts_and_an_absent_one_is_looked_for_here() {
+        let folder = tempfile::tempdir().unwrap();
+        let of_host = folder.path().join("pgproof.toml");
+        let text = of_host.to_str().unwrap();
+        assert_eq!(policy_path(None, text), Path::new(POLICY_HERE));
+        std::fs::write(&of_host, "").unwrap();
+        assert_eq!(policy_path(None, text), of_host);
+        assert_eq!(policy_path(Some("named.toml".into()), text), Path::new("named.toml"));
+    }
 }

@@ -25,6 +25,7 @@ pub mod lifecycle;
 pub mod lineage;
 pub mod manifest;
 pub mod pins;
+pub mod private_file;
 pub mod prune;
 pub mod records;
 pub mod report;

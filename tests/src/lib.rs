@@ -18,4 +18,5 @@ pub mod receiver;
 pub mod s3_proxy;
 pub mod s3_server;
 pub mod sandbox;
+pub mod service_manager;
 pub mod trees;

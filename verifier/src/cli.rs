@@ -14,16 +14,9 @@ use crate::report::span::Days;
 #[derive(Debug, Parser)]
 #[command(version, about, propagate_version = true)]
 pub(crate) struct Cli {
-    /// The policy file.
-    #[arg(
-        long,
-        short,
-        global = true,
-        env = "PGPROOF_POLICY",
-        default_value = "pgproof.toml",
-        value_name = "FILE"
-    )]
-    pub policy: PathBuf,
+    /// The policy file; pgproof.toml in this folder if not given, or else /etc/pgproof-verifier/pgproof.toml.
+    #[arg(long, short, global = true, env = "PGPROOF_POLICY", value_name = "FILE")]
+    pub policy: Option<PathBuf>,
     /// Print the report as JSON instead of text.
     #[arg(long, global = true)]
     pub json: bool,
@@ -58,6 +51,12 @@ pub(crate) enum Command {
     /// Read, hand on and check stored reports.
     #[command(subcommand)]
     Report(Report),
+    /// Write manual pages and shell completions into a folder, for whoever packages this.
+    Documents {
+        /// The folder; it is made where there is none.
+        #[arg(value_name = "DIR")]
+        to: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -3,12 +3,14 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use pgproof_monitoring::journal::say;
 use pgproof_policies::moment::MomentError;
 use pgproof_policies::policy::PolicyProblems;
 use pgproof_repository::access::AccessError;
 use pgproof_repository::catalog::CatalogError;
 use pgproof_repository::manifest::ManifestError;
 use pgproof_repository::store::StoreError;
+use tracing::Level;
 
 use crate::report::export::ExportError;
 
@@ -66,12 +68,12 @@ pub(crate) fn report(error: &anyhow::Error, json: bool) -> Exit {
     let (message, hint) = (format!("{error:#}"), error.chain().find_map(hint_of));
     if json {
         let document = serde_json::json!({ "error": message, "hint": hint, "exit": exit as u8 });
-        eprintln!("{document}");
+        say(Level::ERROR, &document.to_string());
         return exit;
     }
-    eprintln!("error: {message}");
+    say(Level::ERROR, &format!("error: {message}"));
     if let Some(hint) = hint {
-        eprintln!("hint: {hint}");
+        say(Level::ERROR, &format!("hint: {hint}"));
     }
     exit
 }

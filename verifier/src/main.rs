@@ -8,16 +8,21 @@ mod failure;
 mod report;
 mod verifier;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use pgproof_monitoring::journal::{LogForm, say};
+use pgproof_repository::access::policy_path;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
 
+/// Where the package's service looks for the policy.
+const POLICY_OF_HOST: &str = "/etc/pgproof-verifier/pgproof.toml";
 /// What commands log that somebody waits for.
 const LOG_DEFAULT: &str = "warn";
 /// What the daemon logs: its journal is all that there is to see of it.
@@ -40,11 +45,12 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let usual = if matches!(cli.command, Command::Run(_)) { LOG_OF_DAEMON } else { LOG_DEFAULT };
     tracing_subscriber::fmt()
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_env_filter(EnvFilter::try_new(cli.log.as_deref().unwrap_or(usual))?)
         .with_writer(std::io::stderr)
-        .with_target(false)
         // A daemon whose log went away still drills.
         .log_internal_errors(false)
+        .event_format(LogForm::of_this_process())
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(Box::pin(run(cli)));
@@ -57,15 +63,15 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let hangup = (!matches!(cli.command, Command::Run(_))).then(SignalKind::hangup);
     let cancel =
         cancel_on_signals([SignalKind::interrupt(), SignalKind::terminate()].into_iter().chain(hangup))?;
+    let policy = policy_path(cli.policy, POLICY_OF_HOST);
     match cli.command {
-        Command::Restorability(args) => {
-            Box::pin(commands::restorability::run(&cli.policy, args, cli.json)).await
-        }
-        Command::Doctor(args) => Box::pin(commands::doctor::run(&cli.policy, args, cli.json, cancel)).await,
-        Command::Drill(args) => Box::pin(commands::drill::run(&cli.policy, args, cli.json, cancel)).await,
-        Command::Plan(args) => Box::pin(commands::plan::run(&cli.policy, args, cli.json)).await,
-        Command::Run(args) => Box::pin(commands::run::run(&cli.policy, args, cli.json, cancel)).await,
-        Command::Report(command) => commands::report::run(&cli.policy, command, cli.json).await,
+        Command::Documents { to } => commands::documents::run(&to),
+        Command::Restorability(args) => Box::pin(commands::restorability::run(&policy, args, cli.json)).await,
+        Command::Doctor(args) => Box::pin(commands::doctor::run(&policy, args, cli.json, cancel)).await,
+        Command::Drill(args) => Box::pin(commands::drill::run(&policy, args, cli.json, cancel)).await,
+        Command::Plan(args) => Box::pin(commands::plan::run(&policy, args, cli.json)).await,
+        Command::Run(args) => Box::pin(commands::run::run(&policy, args, cli.json, cancel)).await,
+        Command::Report(command) => commands::report::run(&policy, command, cli.json).await,
     }
 }
 
@@ -78,7 +84,7 @@ fn cancel_on_signals(kinds: impl IntoIterator<Item = SignalKind>) -> anyhow::Res
             signal.recv().await;
             // First, since the terminal may be gone.
             token.cancel();
-            eprintln!("stopping: the private server is being removed");
+            say(tracing::Level::INFO, "stopping: the private server is being removed");
         });
     }
     Ok(token)

@@ -3,8 +3,9 @@
 //! The private identity reads every backup, so it is written apart and must leave this host. Nothing that exists
 //! is overwritten. The store is tried once: whether it heeds conditional writes decides how leases are taken there.
 
+use std::fs::Permissions;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -57,10 +58,10 @@ pub(crate) async fn run(policy: &Path, args: cli::Init, json: bool) -> anyhow::R
     let tried = Box::pin(try_store(&loaded)).await;
     let text = template(&Template { ignores_conditions: tried.must_be_said(), ..about });
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-    write_new(&identity_path, secret(&identity).as_bytes())?;
-    write_new(&signing_path, secret(&signing_key).as_bytes())?;
-    write_new(&signers_path, signers.as_bytes())?;
-    write_new(policy, text.as_bytes())?;
+    write_new(&identity_path, secret(&identity).as_bytes(), None)?;
+    write_new(&signing_path, secret(&signing_key).as_bytes(), service_group(&folder))?;
+    write_new(&signers_path, signers.as_bytes(), service_group(&folder))?;
+    write_new(policy, text.as_bytes(), service_group(&folder_of(policy)))?;
 
     if json {
         print_json(&serde_json::json!({
@@ -160,10 +161,21 @@ fn signers(agent: &str, verifier: Option<&str>) -> String {
 }
 
 fn keys_folder(policy: &Path, keys: Option<&Path>) -> PathBuf {
-    let beside = || policy.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = keys.unwrap_or_else(beside);
+    let folder = keys.map_or_else(|| folder_of(policy), Path::to_owned);
     // The policy may be read from another folder later.
-    std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned())
+    std::path::absolute(&folder).unwrap_or(folder)
+}
+
+fn folder_of(policy: &Path) -> PathBuf {
+    policy.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+}
+
+/// The group of the service that reads from this folder: root's own, which just that group may enter, as the package
+/// makes it.
+fn service_group(folder: &Path) -> Option<u32> {
+    let metadata = std::fs::metadata(folder).ok()?;
+    let is_handed = metadata.uid() == 0 && metadata.gid() != 0 && metadata.mode() & 0o077 == 0o050;
+    is_handed.then(|| metadata.gid())
 }
 
 fn refuse_existing(paths: &[&Path]) -> anyhow::Result<()> {
@@ -194,10 +206,14 @@ fn secret(secret: &secrecy::SecretString) -> &str {
     secret.expose_secret()
 }
 
-/// A new file that only its owner reads; an existing one is an error.
-fn write_new(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+/// A new file that only its owner reads, and a service by its group; an existing one is an error.
+fn write_new(path: &Path, bytes: &[u8], readers: Option<u32>) -> anyhow::Result<()> {
     let write = || {
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        if let Some(group) = readers {
+            fchown(&file, None, Some(group))?;
+            file.set_permissions(Permissions::from_mode(0o640))?;
+        }
         file.write_all(bytes)?;
         file.sync_all()
     };

@@ -8,6 +8,8 @@ use pgproof_policies::names::SourceName;
 use pgproof_repository::ids::BackupId;
 use serde::Serialize;
 
+use crate::plain;
+
 /// Everything the daemon is at.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(crate) struct Activity {
@@ -51,6 +53,32 @@ pub(crate) enum LastOutcome {
     },
 }
 
+impl Activity {
+    /// For `systemctl status`.
+    pub(super) fn line(&self) -> String {
+        let at_work = self.named(|at| at.at_work_since.is_some());
+        let mut parts = vec![match at_work.as_str() {
+            "" => "waiting".to_owned(),
+            names => format!("at work on {names}"),
+        }];
+        let next_look = self.sources.values().filter_map(|at| at.next_look).min();
+        parts.extend(next_look.map(|at| format!("next look at {}", plain::time(at))));
+        let failing = self.named(|at| at.failures_in_a_row > 0);
+        if !failing.is_empty() {
+            parts.push(format!("failing: {failing}"));
+        }
+        if self.policy_refused.is_some() {
+            parts.push("the policy as it stands is wrong, the one before is in force".to_owned());
+        }
+        parts.join("; ")
+    }
+
+    fn named(&self, is_meant: impl Fn(&SourceActivity) -> bool) -> String {
+        let meant = self.sources.iter().filter(|(_, at)| is_meant(at));
+        meant.map(|(name, _)| name.to_string()).collect::<Vec<_>>().join(", ")
+    }
+}
+
 impl SourceActivity {
     pub(super) fn begin(&mut self, now: Timestamp) {
         (self.at_work_since, self.next_look) = (Some(now), None);
@@ -91,5 +119,24 @@ mod tests {
         let backup = "20261124T020000Z-k3xaqa".parse().unwrap();
         activity.ended(now, LastOutcome::BackedUp { backup, warnings: vec![] });
         assert_eq!(activity.failures_in_a_row, 0);
+    }
+
+    #[test]
+    fn one_line_tells_what_is_at_work_next_and_wrong() {
+        let now: Timestamp = "2026-11-24T02:00:00Z".parse().unwrap();
+        let mut activity = Activity::default();
+        assert_eq!(activity.line(), "waiting");
+        for name in ["app", "shop"] {
+            activity.sources.insert(name.parse().unwrap(), SourceActivity::default());
+        }
+        let (app, shop) = ("app".parse().unwrap(), "shop".parse().unwrap());
+        activity.sources.entry(app).or_default().begin(now);
+        let waiting = activity.sources.entry(shop).or_default();
+        waiting.ended(now, LastOutcome::Failed { backup: None, error: "no server".to_owned() });
+        waiting.end(Some(now));
+        activity.policy_refused = Some("repository.location".to_owned());
+        let expected = "at work on app; next look at 2026-11-24 02:00:00 UTC; failing: shop; \
+                        the policy as it stands is wrong, the one before is in force";
+        assert_eq!(activity.line(), expected);
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use pgproof_monitoring::health;
 use pgproof_monitoring::lookout::Lookout;
+use pgproof_monitoring::service_manager::ServiceManager;
 use pgproof_policies::backups::{Cause, Plan, RETRIES, RETRIES_OF_STANDING, Step, Wait};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::turns::{Looked, Turns};
@@ -63,6 +64,7 @@ pub(crate) struct Daemon {
     activity: watch::Sender<Activity>,
     worst: Option<Exit>,
     lookout: Option<Lookout>,
+    manager: ServiceManager,
 }
 
 /// What a look came to.
@@ -84,7 +86,16 @@ impl Daemon {
         let mut turns = Turns::new(RETRIES);
         turns.restart(options.sources(&in_force)?, Timestamp::now());
         let activity = watch::Sender::new(Activity::default());
-        Ok(Self { in_force: Arc::new(in_force), options, turns, activity, worst: None, lookout: None })
+        let manager = ServiceManager::default();
+        Ok(Self {
+            in_force: Arc::new(in_force),
+            options,
+            turns,
+            activity,
+            worst: None,
+            lookout: None,
+            manager,
+        })
     }
 
     /// What it is at, now and later.
@@ -100,14 +111,19 @@ impl Daemon {
         let is_once = self.options.mode != Mode::Forever;
         if !is_once {
             self.lookout = Some(self.look_out().await?);
+            self.manager = ServiceManager::of_this_process();
+            self.manager.ready();
         }
         while !cancel.is_cancelled() {
             self.start_workers(&mut workers, &cancel);
             if is_once && workers.is_empty() && self.turns.wake_at().is_none() {
                 return Ok(self.worst);
             }
+            let line = self.activity.borrow().line();
+            self.manager.status(line);
             self.wait(&mut workers, &mut hangup, &cancel).await?;
         }
+        self.manager.stopping();
         self.stop(workers).await;
         if let Some(lookout) = self.lookout.take() {
             lookout.stop().await;
@@ -153,6 +169,7 @@ impl Daemon {
             Some(ended) = workers.join_next() => self.ended(ended?),
             _ = hangup.recv() => Box::pin(self.reload()).await,
             () = tokio::time::sleep(self.turns.wait(Timestamp::now())), if has_room => {}
+            () = self.manager.beat() => {}
         }
         Ok(())
     }
@@ -269,7 +286,8 @@ impl Daemon {
 
     /// Takes the policy as it is now, or goes on with the one in force when it is wrong.
     async fn reload(&mut self) {
-        let opened = InForce::open(&self.options.policy).await;
+        self.manager.reloading();
+        let opened = self.manager.alive_during(InForce::open(&self.options.policy)).await;
         match opened.and_then(|in_force| Ok((self.options.sources(&in_force)?, in_force))) {
             Ok((sources, in_force)) => {
                 self.in_force = Arc::new(in_force);
@@ -291,6 +309,7 @@ impl Daemon {
                 self.activity.send_modify(|activity| activity.policy_refused = Some(error));
             }
         }
+        self.manager.ready();
     }
 
     /// Cancelled backups kill their dumps, abort their uploads, and leave a record that says so.

@@ -5,12 +5,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use pgproof_repository::private_file::is_private;
 use secrecy::SecretString;
 
 use super::ConnectionError;
-
-/// Group and others may do nothing with a file that holds a password; the same rule as libpq's.
-const FORBIDDEN_MODE: u32 = 0o077;
 
 /// What a line of a password file is matched against.
 pub(super) struct Account<'a> {
@@ -56,7 +54,7 @@ fn read_private(path: &Path) -> Result<String, ConnectionError> {
     if !metadata.is_file() {
         return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "not a plain file")));
     }
-    if metadata.mode() & FORBIDDEN_MODE != 0 {
+    if !is_private(metadata.mode(), metadata.uid()) {
         return Err(ConnectionError::OpenFile { path: path.to_owned() });
     }
     fs::read_to_string(path).map_err(failed)
@@ -133,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_file_that_others_may_read_is_refused_when_named_and_ignored_when_not() {
-        let file = file("*:*:*:*:p\n", 0o640);
+        let file = file("*:*:*:*:p\n", 0o660);
         let error = from_named_file(file.path(), &ACCOUNT).unwrap_err();
         assert!(error.to_string().contains("readable by others"), "{error}");
         assert!(from_usual_file(file.path(), &ACCOUNT).is_none());

@@ -90,7 +90,8 @@ const SEQUENCES: &str = "
            ''
       FROM relations r JOIN pg_sequence s ON s.seqrelid = r.oid";
 
-/// Properties by `to_jsonb`, as not every version has them all.
+/// Properties by `to_jsonb`, as not every version has them all. Servers since 15.20, and the releases beside it, mark each
+/// column with a random `pg_attver` of their own, which pg_dump leaves out.
 const COLUMNS: &str = "
     SELECT 'column', format('%s.%I', r.label, a.attname), CASE WHEN r.relkind = 'c' THEN 0::oid ELSE r.oid END,
            concat_ws('|', format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
@@ -98,7 +99,8 @@ const COLUMNS: &str = "
                      CASE WHEN r.relkind IN ('r', 'p', 'f') THEN
                          concat_ws('|', a.attstorage, coalesce(j.properties ->> 'attstattarget', '-1'),
                                    j.properties ->> 'attcompression') END,
-                     (SELECT string_agg(o, ',' ORDER BY o) FROM unnest(a.attoptions) o),
+                     (SELECT string_agg(o, ',' ORDER BY o) FROM unnest(a.attoptions) o
+                       WHERE o !~ '^pg_attver='),
                      (SELECT string_agg(o, ',' ORDER BY o) FROM unnest(a.attfdwoptions) o)),
            coalesce(pg_get_expr(d.adbin, d.adrelid), '')
       FROM relations r JOIN pg_attribute a ON a.attrelid = r.oid JOIN pg_type t ON t.oid = a.atttypid

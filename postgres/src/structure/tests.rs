@@ -31,6 +31,26 @@ async fn read_of(session: &Session) -> Structure {
     structure
 }
 
+/// As servers of today do it themselves; those before them are made to.
+#[tokio::test]
+async fn a_servers_own_mark_of_a_column_in_a_cluster_is_no_difference() {
+    let cluster = Cluster::start(Path::new(BIN), ClusterOptions::default()).await.unwrap();
+    let session = cluster.spec().connect().await.unwrap();
+    session.batch_execute("CREATE TABLE public.orders (id int)").await.unwrap();
+    let marked = async |options: &str| {
+        let mark = format!(
+            "SET allow_system_table_mods = on; UPDATE pg_attribute SET attoptions = '{{{options}}}' \
+              WHERE attrelid = 'public.orders'::regclass AND attname = 'id'"
+        );
+        session.batch_execute(&mark).await.unwrap();
+        read_of(&session).await
+    };
+    let before = marked("pg_attver=26489192,n_distinct=5").await;
+    assert!(differences(&before, &marked("n_distinct=5,pg_attver=38215176").await).is_empty());
+    assert!(differences(&before, &marked("n_distinct=5").await).is_empty());
+    assert!(!differences(&before, &marked("n_distinct=6,pg_attver=26489192").await).is_empty());
+}
+
 #[tokio::test]
 async fn a_structure_in_a_cluster_notices_every_loss() {
     let cluster = Cluster::start(Path::new(BIN), ClusterOptions::default()).await.unwrap();

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use super::KeyError;
 use super::prompts::{Bridge, KeyPrompts};
+use crate::private_file::is_private;
 
 /// Identity files hold a few keys of some hundred bytes each.
 const IDENTITY_FILE_BYTES_MAX: u64 = 1 << 20;
@@ -25,7 +26,6 @@ const SCRYPT_DOUBLINGS_MAX: u8 = 22;
 /// Permission bits that let everybody read or change a file; those of the group are only warned about, because a
 /// service's group is a usual way to hand it a key.
 const EVERYBODY_MODE: u32 = 0o007;
-const GROUP_MODE: u32 = 0o070;
 
 type Identity = Box<dyn age::Identity + Send + Sync>;
 
@@ -88,11 +88,12 @@ pub fn generate_identity() -> (SecretString, String) {
 fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let unreadable = |source| KeyError::IdentityFile { path: path.to_owned(), source };
     let file = File::open(path).map_err(unreadable)?;
-    let mode = file.metadata().map_err(unreadable)?.mode() & 0o7777;
+    let metadata = file.metadata().map_err(unreadable)?;
+    let mode = metadata.mode() & 0o7777;
     if mode & EVERYBODY_MODE != 0 {
         return Err(KeyError::IdentityTooOpen { path: path.to_owned(), mode });
     }
-    if mode & GROUP_MODE != 0 {
+    if !is_private(mode, metadata.uid()) {
         tracing::warn!(path = %path.display(), "identity file can be read by its group; chmod 600 is safer");
     }
     let mut bytes = Zeroizing::new(Vec::new());

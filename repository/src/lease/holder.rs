@@ -1,12 +1,14 @@
 //! Which process holds a lease, and whether it is still alive.
 
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
 /// Who holds a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     pub host: String,
-    /// Tells a rebooted host's process ids from today's (`/proc/sys/kernel/random/boot_id`).
+    /// Tells what a process id means here: it is another's after a reboot, and in a container that has ids of its own.
     pub boot: String,
     pub pid: u32,
 }
@@ -14,14 +16,14 @@ pub struct Holder {
 impl Holder {
     /// This process.
     pub fn this_process() -> Self {
-        Self { host: host_name(), boot: boot_id(), pid: std::process::id() }
+        Self { host: host_name(), boot: boot(), pid: std::process::id() }
     }
 
     /// A process of this host and this boot that is no longer there. Of other hosts nothing is known.
     pub fn is_dead(&self) -> bool {
         let here = Self::this_process();
         let comparable = !here.boot.is_empty() && (&here.host, &here.boot) == (&self.host, &self.boot);
-        comparable && !std::path::Path::new(&format!("/proc/{}", self.pid)).exists()
+        comparable && !is_there(self.pid)
     }
 }
 
@@ -30,7 +32,36 @@ pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn boot_id() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    text.trim().to_owned()
+/// Asked of the kernel itself: /proc may hide the processes of other users.
+fn is_there(pid: u32) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+    test_kill_process(pid) != Err(Errno::SRCH)
+}
+
+/// The boot, and the space of process ids that this process lives in; empty where one of them is not told.
+fn boot() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    let space = std::fs::read_link("/proc/self/ns/pid");
+    match (boot, space) {
+        (Ok(boot), Ok(space)) => format!("{} {}", boot.trim(), space.display()),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_ended_process_of_this_boot_and_space_is_dead() {
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let holder = Holder { pid: child.id(), ..Holder::this_process() };
+        assert!(!holder.is_dead());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(holder.is_dead());
+        let elsewhere = Holder { boot: format!("{} or another", holder.boot), ..holder };
+        assert!(!elsewhere.is_dead());
+    }
 }

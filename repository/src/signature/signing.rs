@@ -12,9 +12,7 @@ use ssh_key::private::{Ed25519Keypair, KeypairData};
 use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey};
 
 use super::{KEY_BYTES_MAX, SignatureError};
-
-/// Permission bits that let anybody but the owner read or change a file.
-const OTHERS_MODE: u32 = 0o077;
+use crate::private_file::is_private;
 
 /// An Ed25519 key that signs. Its `Debug` shows the fingerprint only.
 pub struct SigningKey {
@@ -22,12 +20,13 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// Reads an unencrypted OpenSSH private key that only its owner can read.
+    /// Reads an unencrypted OpenSSH private key that only its owner can read, or root's that a group may read, too.
     pub fn load(path: &Path) -> Result<Self, SignatureError> {
         let unreadable = |source| SignatureError::KeyFile { path: path.to_owned(), source };
         let file = File::open(path).map_err(unreadable)?;
-        let mode = file.metadata().map_err(unreadable)?.mode() & 0o7777;
-        if mode & OTHERS_MODE != 0 {
+        let metadata = file.metadata().map_err(unreadable)?;
+        let mode = metadata.mode() & 0o7777;
+        if !is_private(mode, metadata.uid()) {
             return Err(SignatureError::KeyTooOpen { path: path.to_owned(), mode });
         }
         let text = read_secret(file).map_err(unreadable)?;

@@ -218,9 +218,9 @@ fn signing_keys_that_cannot_be_used_say_why() {
     assert!(matches!(SigningKey::load(&path), Err(SignatureError::NotAKey { .. })));
     let (private, _) = generate("x");
     write_private(&path, private.expose_secret());
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
     let error = SigningKey::load(&path).unwrap_err();
-    assert!(matches!(error, SignatureError::KeyTooOpen { mode: 0o640, .. }));
+    assert!(matches!(error, SignatureError::KeyTooOpen { mode: 0o660, .. }));
     assert!(error.hint().unwrap().starts_with("chmod 600"));
     let name = folder.path().join("protected").to_str().unwrap().to_owned();
     assert!(ssh_keygen(&["-q", "-t", "ed25519", "-N", "secret", "-f", &name], b""));

@@ -25,6 +25,7 @@ mod reports;
 mod retention;
 mod round_trip;
 mod secrets;
+mod service;
 mod status;
 mod stock_tools;
 mod store_faults;

@@ -1,6 +1,7 @@
 //! One file a command: each opens what it needs, acts, and prints.
 
 pub(crate) mod doctor;
+pub(crate) mod documents;
 pub(crate) mod drill;
 pub(crate) mod plan;
 pub(crate) mod report;

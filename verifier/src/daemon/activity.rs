@@ -27,6 +27,23 @@ struct SourceActivity {
 }
 
 impl Activity {
+    /// For `systemctl status`.
+    pub(super) fn line(&self) -> String {
+        let at_work = match self.named(|at| at.at_work_since.is_some()).as_str() {
+            "" => "waiting".to_owned(),
+            names => format!("at work on {names}"),
+        };
+        match self.named(|at| at.failures_in_a_row > 0).as_str() {
+            "" => at_work,
+            names => format!("{at_work}; failing: {names}"),
+        }
+    }
+
+    fn named(&self, is_meant: impl Fn(&SourceActivity) -> bool) -> String {
+        let meant = self.sources.iter().filter(|(_, at)| is_meant(at));
+        meant.map(|(name, _)| name.to_string()).collect::<Vec<_>>().join(", ")
+    }
+
     pub(super) fn begin(&mut self, source: &SourceName, now: Timestamp) {
         self.sources.entry(source.clone()).or_default().at_work_since = Some(now);
     }
@@ -46,4 +63,19 @@ pub(super) async fn lookout(
     let started = Box::pin(Lookout::start(Arc::new(verifier.loaded.clone()), tell)).await;
     Ok(started
         .map_err(|error| Failure::new(Exit::NotRun, chain(&error), error.hint().unwrap_or_default()))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_tells_what_is_at_work_and_what_fails() {
+        let (app, shop): (SourceName, SourceName) = ("app".parse().unwrap(), "shop".parse().unwrap());
+        let mut activity = Activity::default();
+        assert_eq!(activity.line(), "waiting");
+        activity.begin(&app, "2026-11-24T02:00:00Z".parse().unwrap());
+        activity.end(&shop, 2);
+        assert_eq!(activity.line(), "at work on app; failing: shop");
+    }
 }

@@ -26,6 +26,7 @@ use crate::failure::{self, Exit, Failure};
 use crate::verifier::Verifier;
 use activity::Activity;
 use pgproof_monitoring::lookout::Lookout;
+use pgproof_monitoring::service_manager::ServiceManager;
 
 /// How long drills that were cancelled may take to store what they found.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
@@ -51,6 +52,7 @@ pub(crate) struct Daemon {
     worst: Option<Exit>,
     activity: watch::Sender<Activity>,
     lookout: Option<Lookout>,
+    manager: ServiceManager,
 }
 
 /// What a worker comes back with.
@@ -61,7 +63,16 @@ impl Daemon {
         let mut turns = Turns::new(RETRIES);
         turns.restart(verified(&verifier)?, Timestamp::now());
         let activity = watch::Sender::new(Activity::default());
-        Ok(Self { verifier: Arc::new(verifier), options, turns, worst: None, activity, lookout: None })
+        let manager = ServiceManager::default();
+        Ok(Self {
+            verifier: Arc::new(verifier),
+            options,
+            turns,
+            worst: None,
+            activity,
+            lookout: None,
+            manager,
+        })
     }
 
     /// Works until it is cancelled, or once until nothing is due. Gives the worst exit code of what it did once.
@@ -71,14 +82,21 @@ impl Daemon {
             self.lookout = Some(activity::lookout(&self.verifier, self.activity.subscribe()).await?);
         }
         drill::sweep().await;
+        if !self.options.once {
+            self.manager = ServiceManager::of_this_process();
+            self.manager.ready();
+        }
         let mut workers = JoinSet::new();
         while !cancel.is_cancelled() {
             self.start_workers(&mut workers, &cancel);
             if self.options.once && workers.is_empty() && self.turns.wake_at().is_none() {
                 return Ok(self.worst);
             }
+            let line = self.activity.borrow().line();
+            self.manager.status(line);
             self.wait(&mut workers, &mut hangup, &cancel).await?;
         }
+        self.manager.stopping();
         self.stop(workers).await;
         if let Some(lookout) = self.lookout.take() {
             lookout.stop().await;
@@ -117,6 +135,7 @@ impl Daemon {
             Some(ended) = workers.join_next() => self.ended(ended?),
             _ = hangup.recv() => Box::pin(self.reload()).await,
             () = tokio::time::sleep(self.turns.wait(Timestamp::now())), if has_room => {}
+            () = self.manager.beat() => {}
         }
         Ok(())
     }
@@ -180,7 +199,8 @@ impl Daemon {
 
     /// Takes the policy as it is now, or goes on with the one in force when it is wrong.
     async fn reload(&mut self) {
-        let opened = Verifier::open(&self.options.policy).await;
+        self.manager.reloading();
+        let opened = self.manager.alive_during(Verifier::open(&self.options.policy)).await;
         match opened.and_then(|verifier| Ok((verified(&verifier)?, verifier))) {
             Ok((sources, verifier)) => {
                 self.verifier = Arc::new(verifier);
@@ -192,9 +212,10 @@ impl Daemon {
             }
             Err(error) => {
                 failure::report(&error, self.options.json);
-                eprintln!("the policy that was in force stays in force");
+                tracing::warn!("the policy that was in force stays in force");
             }
         }
+        self.manager.ready();
     }
 
     /// Cancelled drills stop their servers and store a report that says so.

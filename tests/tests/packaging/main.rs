@@ -1,0 +1,6 @@
+//! What people install: units, packages, images.
+
+mod container;
+mod debian;
+mod documents;
+mod units;
