@@ -60,6 +60,7 @@ pub async fn gather(
     let is_pruning = at_work.iter().any(|at_work| at_work.on == "prune");
     let unfinished_removals =
         if is_pruning { 0 } else { reader.unfinished_removals(&folders, &removed).await? };
+    search.backups.append(&mut search.imported);
     let first_folder = folders.first().map(BackupId::started_at);
     Ok(Facts {
         backups: search.backups,
@@ -105,6 +106,8 @@ struct Reader<'a> {
 #[derive(Default)]
 struct Search {
     backups: Vec<Backup>,
+    /// Backups that were dumped without pgproof.
+    imported: Vec<Backup>,
     passed_over: Vec<PassedOver>,
     not_looked_at: usize,
 }
@@ -224,6 +227,10 @@ impl Reader<'_> {
                     let why = "a drill found it bad".to_owned();
                     search.passed_over.push(PassedOver { id: id.to_string(), why });
                 }
+                // Of another time than its id says: newer ones may lie behind it.
+                Looked::Good(signed) if signed.get().imported.is_some() => {
+                    search.imported.push(backup(&signed))
+                }
                 Looked::Good(signed) => {
                     let is_ahead = signed.snapshot_at().duration_since(now) > CLOCK_SKEW_MAX;
                     search.backups.push(backup(&signed));
@@ -327,7 +334,7 @@ fn confirm(backups: &mut [Backup], runs: &[Run]) {
 fn vanished(runs: &[Run], search: &Search, removed: &BTreeSet<BackupId>) -> Vec<PassedOver> {
     let newest = search.backups.iter().map(|backup| &*backup.id).max();
     let is_known = |id: &str| {
-        search.backups.iter().any(|backup| backup.id == id)
+        search.backups.iter().chain(&search.imported).any(|backup| backup.id == id)
             || search.passed_over.iter().any(|passed_over| passed_over.id == id)
             || removed.iter().any(|removed| removed.as_str() == id)
     };

@@ -52,6 +52,8 @@ async fn newest_whole(
     let mut found = Vec::new();
     for id in catalog::ids(store, source).await?.into_iter().rev() {
         match catalog::find(store, source, &id, signers).await {
+            // Of another time than its id says, and no run of the schedule.
+            Ok(signed) if signed.get().imported.is_some() => continue,
             Ok(_) => found.push(id.started_at()),
             Err(error @ CatalogError::Store { .. }) => return Err(error),
             // Not whole, so that it is no backup.

@@ -93,11 +93,9 @@ impl Dump<'_> {
                 archive: archive_facts(&archive, &inventory),
             })),
             previous,
+            imported: None,
             warnings,
-            restore: format!(
-                "age -d -i IDENTITY {} | zstd -d | pg_restore -d DATABASE",
-                layout::archive_name(0)
-            ),
+            restore: restore_line(),
         };
         self.job.commit(begun, started, described).await
     }
@@ -223,6 +221,11 @@ impl Dump<'_> {
     }
 }
 
+/// How stock tools restore it.
+pub(super) fn restore_line() -> String {
+    format!("age -d -i IDENTITY {} | zstd -d | pg_restore -d DATABASE", layout::archive_name(0))
+}
+
 fn no_progress(after: SignedDuration) -> Failure {
     let message = format!("pg_dump sent nothing for {after:#}");
     Failure::new(
@@ -233,14 +236,14 @@ fn no_progress(after: SignedDuration) -> Failure {
 }
 
 /// The entry as people know it.
-fn in_work(entry: &TocEntry) -> String {
+pub(super) fn in_work(entry: &TocEntry) -> String {
     match &entry.namespace {
         Some(schema) if entry.is_table_data() => format!("{schema}.{}", entry.tag),
         _ => entry.desc.to_lowercase(),
     }
 }
 
-fn archive_object(archive: &SealedArchive) -> v1::Object {
+pub(super) fn archive_object(archive: &SealedArchive) -> v1::Object {
     let (plaintext, ciphertext) = (archive.plaintext, archive.ciphertext);
     v1::Object { name: layout::archive_name(0), role: v1::Role::Archive, plaintext, ciphertext }
 }
@@ -259,6 +262,7 @@ fn inventory_of(
         sequences: None,
         large_objects: None,
         structure: None,
+        wording: None,
     })
 }
 
@@ -279,7 +283,7 @@ fn server(facts: &SnapshotFacts) -> v1::Server {
     }
 }
 
-fn archive_facts(archive: &SealedArchive, inventory: &Inventory) -> v1::Archive {
+pub(super) fn archive_facts(archive: &SealedArchive, inventory: &Inventory) -> v1::Archive {
     let tables = || inventory.archives.iter().flat_map(|archive| &archive.tables);
     let (format_version, not_indexed_because) = match &archive.found {
         Found::Indexed(index) => (Some(index.toc.header.version.to_string()), None),

@@ -56,6 +56,7 @@ impl Job {
             pg_dump: None,
             contents: v1::Contents::Files(v1::Files { tree: tree(&backed.totals) }),
             previous,
+            imported: None,
             warnings: backed.totals.warnings(),
             restore: format!(
                 "age -d -i IDENTITY {} | zstd -d | tar -x --xattrs --xattrs-include='*'",

@@ -30,6 +30,8 @@ struct Line {
     tags: std::collections::BTreeMap<String, String>,
     reason: Option<String>,
     held: bool,
+    /// It was dumped without pgproof, and its time is somebody's word.
+    imported: bool,
     /// When a drill last proved it.
     proved_at: Option<Timestamp>,
     /// When a drill last found it bad.
@@ -80,6 +82,7 @@ fn line(source: &SourceName, entry: &Entry) -> Line {
         tags: manifest.map(|m| m.tags.clone()).unwrap_or_default(),
         reason: manifest.and_then(|m| m.reason.clone()),
         held: entry.held,
+        imported: manifest.is_some_and(|m| m.imported.is_some()),
         proved_at: entry.proofs.proved_at,
         failed_at: entry.proofs.failed_at,
     }
@@ -136,6 +139,9 @@ fn notes(line: &Line) -> String {
     let mut notes = Vec::new();
     if line.held {
         notes.push("held".to_owned());
+    }
+    if line.imported {
+        notes.push("imported".to_owned());
     }
     if line.failed_at.is_some() && line.failed_at >= line.proved_at {
         notes.push("A DRILL FOUND IT BAD".to_owned());
