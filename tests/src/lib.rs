@@ -10,6 +10,7 @@ pub mod browser;
 pub mod comparison;
 pub mod daemon;
 pub mod hard_cases;
+pub mod moto;
 pub mod postgres_server;
 pub mod postgres_versions;
 pub mod receiver;

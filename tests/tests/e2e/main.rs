@@ -4,6 +4,7 @@ mod agent_schedule;
 mod alerts;
 mod audit;
 mod bad_days;
+mod cloud;
 mod configuration;
 mod damaged;
 mod drill_checks;
