@@ -7,6 +7,7 @@ mod bad_days;
 mod cloud;
 mod configuration;
 mod damaged;
+mod dashboards;
 mod drill_checks;
 mod drill_extensions;
 mod drill_schedule;
