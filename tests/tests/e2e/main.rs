@@ -20,6 +20,7 @@ mod groundwork;
 mod import;
 mod key_custody;
 mod killed;
+mod kubernetes;
 mod looking;
 mod manual;
 mod reports;
