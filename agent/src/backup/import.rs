@@ -15,7 +15,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use pgproof_postgres::archive::origin::Origin;
 use pgproof_postgres::archive::wording::ZoneWitness;
-use pgproof_postgres::archive::{Compression, Inflated, Toc};
+use pgproof_postgres::archive::{Compression, Inflated, Toc, repeated_contents};
 use pgproof_postgres::client::Version;
 use pgproof_repository::catalog::Entry;
 use pgproof_repository::ids::{BackupId, PlaintextSha256};
@@ -44,6 +44,8 @@ const HASH_BYTES: usize = 1 << 20;
 pub(crate) struct Import {
     path: PathBuf,
     bytes: u64,
+    /// Without what some versions of `pg_dump` leave behind it.
+    archive_bytes: u64,
     toc: Toc,
     origin: Origin,
     taken_at: Timestamp,
@@ -67,10 +69,12 @@ impl Import {
             return Err(Failure::new(Exit::Usage, format!("{} is no file", named()), hint).into());
         }
         let (toc, _) = Toc::read(&mut file).with_context(named)?;
+        let repeated = repeated_contents(&mut file).with_context(named)?;
         let origin = Origin::of(&toc).with_context(named)?;
         Ok(Self {
             path: path.to_owned(),
             bytes: metadata.len(),
+            archive_bytes: metadata.len() - repeated,
             toc,
             origin,
             taken_at,
@@ -229,7 +233,8 @@ fn seal(
     let mut witness = ZoneWitness::new(&import.time_zone, import.zone.clone());
     witness.learn(&import.toc);
     let mut refuted = None;
-    let sealed = stream::seal(Inflated::new(&mut file), sealer, |block, table| {
+    let archive = Inflated::new((&mut file).take(import.archive_bytes));
+    let sealed = stream::seal(archive, sealer, |block, table| {
         if let Err(other) = witness.look(block) {
             refuted.get_or_insert(other);
             stop.cancel();
@@ -245,6 +250,7 @@ fn seal(
         return Err(Failure::new(Exit::Usage, other.to_string(), hint).into());
     }
     let sealed = sealed.with_context(named)?;
+    io::copy(&mut file, &mut io::sink()).with_context(named)?;
     let bytes = read.load(Ordering::Relaxed);
     let sha256 = PlaintextSha256::new(file.hash.finalize().into());
     Ok((sealed, v1::Plaintext { bytes, sha256 }))

@@ -481,6 +481,23 @@ mod tests {
     }
 
     #[test]
+    fn contents_that_stand_behind_the_data_once_more_are_found() {
+        use super::super::repeated_contents;
+        use std::io::Cursor;
+        let head = head(16, &[1]);
+        let mut bytes = archive(head.clone(), gzip, 4096);
+        assert_eq!(repeated_contents(&mut Cursor::new(&bytes)).unwrap(), 0);
+        let before_contents = 11 + 1 + 7 * INT_BYTES + 3 * INT_BYTES + "app16.116.1".len();
+        let contents = &head[before_contents..];
+        bytes.extend(contents);
+        assert_eq!(repeated_contents(&mut Cursor::new(&bytes)).unwrap(), contents.len() as u64);
+        // Of another dump they are none of this one's.
+        let last = bytes.len() - 40;
+        bytes[last] ^= 1;
+        assert_eq!(repeated_contents(&mut Cursor::new(&bytes)).unwrap(), 0);
+    }
+
+    #[test]
     fn a_file_that_is_cut_short_or_damaged_is_an_error_wherever_that_is() {
         let whole = archive(head(14, &[1, 1, 0, 0, 0]), gzip, 4096);
         let read = |bytes: &[u8]| {

@@ -12,6 +12,7 @@ mod giants;
 pub mod inflated;
 pub mod origin;
 mod reader;
+mod repeated;
 mod rows;
 pub mod selection;
 pub mod sequences;
@@ -26,6 +27,7 @@ use thiserror::Error;
 pub use block::{ArchiveIndex, BlockLayout, CutBlock, DataKind, DataSpan, Limits, Outcome, Span};
 pub use cutter::Cutter;
 pub use inflated::Inflated;
+pub use repeated::repeated_contents;
 pub use selection::{Filter, QualifiedName, Selection, SelectionError};
 pub use toc::{Compression, Header, Toc, TocEntry};
 

@@ -277,7 +277,7 @@ fn check_prelude(bytes: &[u8]) -> Result<Option<String>, ArchiveError> {
     Ok(None)
 }
 
-fn read_header(bytes: &[u8]) -> Result<(Header, usize, usize), Stop> {
+pub(super) fn read_header(bytes: &[u8]) -> Result<(Header, usize, usize), Stop> {
     let mut fields = Fields::new(bytes);
     fields.take(MAGIC.len())?;
     let version = FormatVersion { major: fields.byte()?, minor: fields.byte()?, revision: fields.byte()? };
@@ -333,7 +333,7 @@ pub(super) fn tell_uncompressed(head: &mut [u8]) -> Result<(), ArchiveError> {
     Ok(())
 }
 
-fn read_entry(bytes: &[u8], header: &Header) -> Result<(TocEntry, usize), Stop> {
+pub(super) fn read_entry(bytes: &[u8], header: &Header) -> Result<(TocEntry, usize), Stop> {
     let mut fields = Fields::new(bytes);
     let dump_id = fields.int()?;
     if dump_id <= 0 {

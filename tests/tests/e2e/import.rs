@@ -82,6 +82,33 @@ fn a_compressed_dump_of_everything_hard_is_restored_and_proved() {
     }
 }
 
+/// With its output redirected, `pg_dump` 18 leaves its table of contents behind the data once more.
+#[test]
+fn a_redirected_dump_of_version_18_is_taken_in() {
+    let sandbox = Sandbox::new(PostgresVersion::V18, RepositoryKind::Directory);
+    hard_cases::load(&sandbox.server, SOURCE);
+    for (name, arguments) in [("packed.dump", &["-Fc"][..]), ("plain.dump", &["-Fc", "-Z0"])] {
+        let taken_at = now();
+        let file = std::fs::File::create(sandbox.path(name)).expect("own file");
+        let mut pg_dump = sandbox.server.client("pg_dump");
+        succeed_into(pg_dump.args(arguments).args(["-d", SOURCE]), file);
+        let outcome = import(&sandbox, name, &["--taken-at", &taken_at, "--json"]);
+        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+        let manifest = outcome.json()["manifest"].clone();
+        assert_eq!(manifest["archive"]["indexed"], true, "{manifest:#}");
+        let bytes = std::fs::metadata(sandbox.path(name)).expect("a dump").len();
+        assert_eq!(manifest["imported"]["file"]["bytes"].as_u64(), Some(bytes));
+        let id = manifest["id"].as_str().expect("an id").to_owned();
+        let database = name.replace('.', "_");
+        sandbox.run_well(&["restore", SOURCE, "--backup", &id, "--into", &database]);
+        comparison::assert_same((&sandbox.server, SOURCE), (&sandbox.server, &database));
+    }
+}
+
+fn succeed_into(command: &mut std::process::Command, file: std::fs::File) {
+    assert!(command.stdout(file).status().expect("it runs").success(), "{command:?}");
+}
+
 #[test]
 fn the_schedule_goes_on_and_a_second_run_of_a_loop_changes_nothing() {
     let sandbox = Sandbox::small()
