@@ -87,7 +87,10 @@ impl Import {
 
     /// The same, made by a server whose `TimeZone` was another one.
     pub(crate) fn in_time_zone(self, name: &str) -> anyhow::Result<Self> {
-        let zone = TimeZone::get(name).with_context(|| format!("{name:?} is not a known time zone"))?;
+        let zone = TimeZone::get(name).map_err(|_| {
+            let hint = "such as Europe/Paris: what SHOW TimeZone says on the server that was dumped";
+            Failure::new(Exit::Usage, format!("{name:?} is not a known time zone"), hint)
+        })?;
         Ok(Self { time_zone: name.to_owned(), zone, ..self })
     }
 
@@ -96,12 +99,17 @@ impl Import {
         Self { globals: Some(text), ..self }
     }
 
-    /// A time that cannot be that of this dump is a slip of the pen, and once signed it stays.
-    pub(crate) fn check_time(&self, now: Timestamp) -> Result<(), Failure> {
-        if self.taken_at > now {
-            let message = format!("{} has not come yet", self.taken_at);
-            return Err(Failure::new(Exit::Usage, message, "--taken-at is when the dump began"));
+    /// A time that has not come would keep alarms silent until it has.
+    pub(crate) fn refuse_future(&self, now: Timestamp) -> Result<(), Failure> {
+        if self.taken_at <= now {
+            return Ok(());
         }
+        let message = format!("{} has not come yet", self.taken_at);
+        Err(Failure::new(Exit::Usage, message, "--taken-at is when the dump began"))
+    }
+
+    /// A time that cannot be that of this dump is a slip of the pen, and once signed it stays.
+    pub(crate) fn check_clock(&self) -> Result<(), Failure> {
         let Some(began) = self.origin.began else { return Ok(()) };
         let Ok(as_utc) = began.to_zoned(TimeZone::UTC) else { return Ok(()) };
         if self.taken_at.duration_since(as_utc.timestamp()).abs() <= CLOCK_DISTANCE_MAX {

@@ -81,14 +81,18 @@ fn refuse_other_kinds(loaded: &LoadedPolicy, args: &cli::Import) -> anyhow::Resu
 fn open(args: &cli::Import, taken_at: Timestamp, now: Timestamp) -> anyhow::Result<Import> {
     let told_by = format!("{} on {}", user_name(), host_name());
     let mut import = Import::open(&args.file, taken_at, told_by)?.in_time_zone(&args.time_zone)?;
+    import.refuse_future(now)?;
     if !args.trust_time {
-        import.check_time(now)?;
+        import.check_clock()?;
     }
     if let Some(path) = &args.globals {
         let named = || path.display().to_string();
         let text = std::fs::read_to_string(path).with_context(named)?;
         // What would be refused at a restore is refused while somebody can still find another file.
-        Globals::parse(&text).with_context(named)?;
+        Globals::parse(&text).map_err(|refused| {
+            let message = format!("{}: {refused}", named());
+            Failure::new(Exit::Usage, message, "--globals takes what `pg_dumpall --globals-only` wrote")
+        })?;
         import = import.with_globals(text);
     }
     Ok(import)

@@ -178,6 +178,12 @@ fn what_cannot_be_a_backup_is_refused_before_it_is_one() {
     is_told(&import(&sandbox, "whole.dump", &early), USAGE, &["began at"], "--trust-time");
     let late = ["--taken-at", "2124-02-29T02:00:00Z"];
     is_told(&import(&sandbox, "whole.dump", &late), USAGE, &["has not come"], "began");
+    let late = ["--taken-at", "2124-02-29T02:00:00Z", "--trust-time"];
+    is_told(&import(&sandbox, "whole.dump", &late), USAGE, &["has not come"], "began");
+    let elsewhere = ["--taken-at", taken_at.as_str(), "--time-zone", "Europe/Atlantis"];
+    is_told(&import(&sandbox, "whole.dump", &elsewhere), USAGE, &["Europe/Atlantis"], "SHOW TimeZone");
+    let globals = ["--taken-at", taken_at.as_str(), "--globals", "text.sql"];
+    is_told(&import(&sandbox, "whole.dump", &globals), USAGE, &["create table t"], "--globals-only");
     assert!(sandbox.good_ids().is_empty());
     assert!(!sandbox.objects().iter().any(|name| name.ends_with("manifest.json")), "{:?}", sandbox.objects());
 
