@@ -42,6 +42,11 @@ pub(crate) enum Command {
     Policy(PolicyCommand),
     /// Back up a source now; with --all every source; with --due what its schedule asks for.
     Backup(Backup),
+    /// Take in a dump that pg_dump made without pgproof, as a backup of the time it was taken at.
+    ///
+    /// The file is one of pg_dump's custom format (-Fc) of a whole database. It is decompressed, counted and sealed like a backup
+    /// made here, and says for ever that it was imported and on whose word its time is.
+    Import(Import),
     /// Back up all sources by their schedules, until it is stopped.
     ///
     /// SIGHUP reads the policy again; SIGTERM stops what is at work and leaves nothing half-done.
@@ -166,6 +171,33 @@ pub(crate) struct Backup {
     /// Print what would be done and how much memory it takes, and stop.
     #[arg(long)]
     pub explain: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The dump.
+    pub file: PathBuf,
+    /// The source that it is a backup of.
+    #[arg(long)]
+    pub source: SourceName,
+    /// When the dump began: what `restore --at` and retention go by. Times are given as to `restore --at`.
+    #[arg(long, value_name = "TIME")]
+    pub taken_at: String,
+    /// Roles, memberships and tablespaces, as `pg_dumpall --globals-only` wrote them.
+    #[arg(long, value_name = "FILE")]
+    pub globals: Option<PathBuf>,
+    /// The `TimeZone` of the server that was dumped; its rows are compared in it.
+    #[arg(long, value_name = "ZONE", default_value = "UTC")]
+    pub time_zone: String,
+    /// Take the time although the clock of the host that made the dump says another.
+    #[arg(long)]
+    pub trust_time: bool,
+    /// A label, key=value (may be repeated).
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub tag: Vec<(String, String)>,
+    /// Why it is imported, for whoever reads the list.
+    #[arg(long)]
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Args)]

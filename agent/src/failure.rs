@@ -9,6 +9,7 @@ use pgproof_policies::backups::Cause;
 use pgproof_policies::moment::MomentError;
 use pgproof_policies::policy::PolicyProblems;
 use pgproof_postgres::archive::ArchiveError;
+use pgproof_postgres::archive::origin::NotWhole;
 use pgproof_postgres::client::ClientError;
 use pgproof_postgres::connection::{ConnectError, ConnectionError};
 use pgproof_postgres::dump::DumpError;
@@ -155,7 +156,7 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         Some(_) => return Some(Exit::Usage),
         None => {}
     }
-    if cause.is::<PolicyProblems>() || cause.is::<MomentError>() {
+    if cause.is::<PolicyProblems>() || cause.is::<MomentError>() || cause.is::<NotWhole>() {
         return Some(Exit::Usage);
     }
     if let Some(
@@ -237,6 +238,7 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         ClientError,
         DumpError,
         ArchiveError,
+        NotWhole,
         RestoreError,
         SnapshotError,
         ReadError,

@@ -79,6 +79,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let ended = Box::pin(commands::backup::run(&policy, args, json, cancel)).await;
             Box::pin(commands::textfile::leave(&policy, ended)).await
         }
+        Command::Import(args) => Box::pin(commands::import::run(&policy, args, json, cancel)).await,
         Command::Restore(args) => Box::pin(commands::restore::run(&policy, args, json, cancel)).await,
         Command::Alert(command) => commands::alert::run(&policy, command, json).await,
         Command::Snapshot(args) => Box::pin(commands::snapshot::run(&policy, args, json, cancel)).await,

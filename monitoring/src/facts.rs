@@ -69,6 +69,7 @@ pub async fn gather(
     let is_pruning = at_work.iter().any(|at_work| at_work.on == "prune");
     let unfinished_removals =
         if is_pruning { 0 } else { reader.unfinished_removals(folders.first()).await? };
+    search.backups.append(&mut search.imported);
     let first_folder = folders.oldest().map(BackupId::started_at);
     Ok(Facts {
         backups: search.backups,
@@ -114,6 +115,8 @@ struct Reader<'a> {
 #[derive(Default)]
 struct Search {
     backups: Vec<Backup>,
+    /// Backups that were dumped without pgproof.
+    imported: Vec<Backup>,
     passed_over: Vec<PassedOver>,
     not_looked_at: usize,
 }
@@ -233,6 +236,10 @@ impl Reader<'_> {
                 Looked::Good(signed) if let Some(lost) = lost(&signed, folders) => {
                     let why = format!("it needs {lost}, which is gone");
                     search.passed_over.push(PassedOver { id: id.to_string(), why });
+                }
+                // Of another time than its id says: newer ones may lie behind it.
+                Looked::Good(signed) if signed.get().imported.is_some() => {
+                    search.imported.push(backup(&signed))
                 }
                 Looked::Good(signed) => {
                     let is_ahead = signed.snapshot_at().duration_since(now) > CLOCK_SKEW_MAX;
@@ -380,7 +387,7 @@ fn confirm(backups: &mut [Backup], runs: &[Run]) {
 fn unaccounted<'a>(runs: &'a [Run], search: &Search) -> Vec<&'a Run> {
     let newest = search.backups.iter().map(|backup| &*backup.id).max();
     let is_known = |id: &str| {
-        search.backups.iter().any(|backup| backup.id == id)
+        search.backups.iter().chain(&search.imported).any(|backup| backup.id == id)
             || search.passed_over.iter().any(|passed_over| passed_over.id == id)
     };
     let is_made = |run: &&Run| run.error.is_none() && run.unchanged_since.is_none();

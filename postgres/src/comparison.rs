@@ -71,9 +71,13 @@ pub async fn compare(
 ) -> Result<Vec<TableComparison>, ComparisonError> {
     let tasks = tasks(inventory)?;
     let count = tasks.len();
-    let first = open(restored).await?;
-    let context =
-        Arc::new(Context { encoding: encoding(&first).await?, conditions: conditions(&first).await? });
+    let time_zone = inventory.wording.as_ref().map(|wording| wording.time_zone.clone());
+    let first = open(restored, time_zone.as_deref()).await?;
+    let encoding = match &inventory.wording {
+        Some(wording) => wording.encoding.clone(),
+        None => encoding(&first).await?,
+    };
+    let context = Arc::new(Context { encoding, time_zone, conditions: conditions(&first).await? });
     drop(first);
     let mut order: Vec<_> = tasks.into_iter().enumerate().collect();
     order.sort_by_key(|(_, task)| std::cmp::Reverse(task.bytes));
@@ -104,6 +108,8 @@ struct Task {
 struct Context {
     /// The encoding in which the database was dumped.
     encoding: String,
+    /// Where it was not the pinned one.
+    time_zone: Option<String>,
     /// Conditions of extensions' configuration tables, by quoted name: only such rows are dumped.
     conditions: BTreeMap<String, String>,
 }
@@ -123,9 +129,11 @@ fn task(table: &Table) -> Result<Task, ComparisonError> {
     Ok(Task { schema, name, columns, expected, bytes: table.end.saturating_sub(table.start) })
 }
 
-async fn open(restored: &ConnectionSpec) -> Result<Session, ComparisonError> {
+async fn open(restored: &ConnectionSpec, time_zone: Option<&str>) -> Result<Session, ComparisonError> {
     let session = Box::pin(restored.connect()).await.map_err(|source| ComparisonError::Connect { source })?;
-    session.batch_execute(SESSION).await.map_err(|source| server("prepare a session for reading", source))?;
+    let zone = time_zone.map(|zone| format!("; SET TimeZone = {}", literal(zone))).unwrap_or_default();
+    let prepared = session.batch_execute(&format!("{SESSION}{zone}")).await;
+    prepared.map_err(|source| server("prepare a session for reading", source))?;
     Ok(session)
 }
 
@@ -157,7 +165,7 @@ async fn work(
     context: Arc<Context>,
     queue: Queue,
 ) -> Result<Vec<(usize, TableComparison)>, ComparisonError> {
-    let session = open(&restored).await?;
+    let session = open(&restored, context.time_zone.as_deref()).await?;
     let mut found = Vec::new();
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
@@ -220,7 +228,7 @@ mod tests {
         let columns = CopyTarget::parse("COPY public.\"t t\" (a, \"b\") FROM stdin;").unwrap();
         let expected = RowDigest::default();
         let task = Task { schema: "public".into(), name: "t t".into(), columns, expected, bytes: 0 };
-        let mut context = Context { encoding: "UTF8".into(), conditions: BTreeMap::new() };
+        let mut context = Context { encoding: "UTF8".into(), time_zone: None, conditions: BTreeMap::new() };
         let plain = "COPY \"public\".\"t t\" (a, \"b\") TO STDOUT WITH (ENCODING 'UTF8')";
         assert_eq!(statement(&context, &task), plain);
         context.conditions.insert("\"public\".\"t t\"".into(), "WHERE a > 1".into());

@@ -68,6 +68,7 @@ fn inventory(rows: u32) -> Inventory {
         sequences: None,
         large_objects: None,
         structure: None,
+        wording: None,
     }
 }
 

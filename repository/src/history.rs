@@ -55,6 +55,8 @@ async fn newest_whole(
     let (mut ids, mut found) = (pin!(folders.newest_first(None)), Vec::new());
     while let Some(id) = ids.try_next().await? {
         match catalog::find(store, source, &id, signers).await {
+            // Of another time than its id says, and no run of the schedule.
+            Ok(signed) if signed.get().imported.is_some() => continue,
             Ok(_) => found.push(id.started_at()),
             Err(error @ CatalogError::Store { .. }) => return Err(error),
             // Not whole, so that it is no backup.

@@ -34,6 +34,18 @@ pub struct Inventory {
     /// The database's objects beside its rows. `None`: not recorded.
     #[serde(default)]
     pub structure: Option<Structure>,
+    /// How rows are worded, where it is not by the pins of pgproof's own sessions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wording: Option<Wording>,
+}
+
+/// Settings of the session that wrote the rows of an imported dump: read back under others, the same rows are other text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wording {
+    /// As PostgreSQL names it.
+    pub encoding: String,
+    /// `TimeZone`, by its name.
+    pub time_zone: String,
 }
 
 /// What the database was beside its rows, at the snapshot.

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod comparison;
 pub mod daemon;
 pub mod hard_cases;
+pub mod moto;
 pub mod postgres_server;
 pub mod postgres_versions;
 pub mod receiver;

@@ -20,8 +20,8 @@ use crate::failure::{self, Exit};
 /// The right to back up a source, held until it is used or given back.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    marker: Marker,
-    renewal: Renewal,
+    pub(super) marker: Marker,
+    pub(super) renewal: Renewal,
 }
 
 /// How an attempt ended.

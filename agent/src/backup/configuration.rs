@@ -33,6 +33,7 @@ impl Job {
             pg_dump: None,
             contents: v1::Contents::Config(contents(&read, index.seal(&self.signing_key)?)),
             previous: self.previous().await,
+            imported: None,
             warnings: Vec::new(),
             restore: format!("age -d -i IDENTITY {} | zstd -d", layout::CONFIGURATION),
         };

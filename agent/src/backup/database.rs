@@ -91,9 +91,10 @@ impl Dump<'_> {
             pg_dump: Some(dump_program.version.to_string()),
             contents: v1::Contents::Postgres(Box::new(v1::Postgres {
                 server: server(facts),
-                archive: archive_facts(&archives, &inventory, snapshot_held),
+                archive: archive_facts(&archives, &inventory, Some(snapshot_held)),
             })),
             previous,
+            imported: None,
             warnings,
             restore: by_hand::restore(archives.len()),
         };
@@ -185,7 +186,7 @@ async fn describe(
     }
 }
 
-fn not_indexed(archive: &SealedArchive) -> Option<String> {
+pub(super) fn not_indexed(archive: &SealedArchive) -> Option<String> {
     match &archive.found {
         Found::Indexed(_) => None,
         Found::Uncut { reason } => {
@@ -194,7 +195,7 @@ fn not_indexed(archive: &SealedArchive) -> Option<String> {
     }
 }
 
-fn archive_object(archive: &SealedArchive, number: u32) -> v1::Object {
+pub(super) fn archive_object(archive: &SealedArchive, number: u32) -> v1::Object {
     let (plaintext, ciphertext) = (archive.plaintext, archive.ciphertext);
     v1::Object { name: layout::archive_name(number), role: v1::Role::Archive, plaintext, ciphertext }
 }
@@ -214,6 +215,7 @@ fn inventory_of(
         sequences: None,
         large_objects: None,
         structure: None,
+        wording: None,
     })
 }
 
@@ -234,10 +236,11 @@ fn server(facts: &SnapshotFacts) -> v1::Server {
     }
 }
 
-fn archive_facts(
+/// `snapshot_held` of a dump of our own.
+pub(super) fn archive_facts(
     archives: &[SealedArchive],
     inventory: &Inventory,
-    snapshot_held: SignedDuration,
+    snapshot_held: Option<SignedDuration>,
 ) -> v1::Archive {
     let tables = || inventory.archives.iter().flat_map(|archive| &archive.tables);
     let (format_version, not_indexed_because) = match &archives[0].found {
@@ -250,6 +253,6 @@ fn archive_facts(
         not_indexed_because,
         table_count: tables().count() as u64,
         row_count: tables().map(|table| table.rows).sum(),
-        snapshot_seconds: u64::try_from(snapshot_held.as_secs()).ok(),
+        snapshot_seconds: snapshot_held.and_then(|held| u64::try_from(held.as_secs()).ok()),
     }
 }

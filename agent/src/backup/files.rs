@@ -88,6 +88,7 @@ impl Job {
             restore: by_hand(begun.id, contents.chain.as_ref()),
             contents: v1::Contents::Files(contents),
             previous,
+            imported: None,
             warnings: warnings(&way, &backed),
         };
         self.commit(begun, started, described).await

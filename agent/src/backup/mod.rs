@@ -9,6 +9,7 @@ mod files;
 mod following;
 mod held_snapshot;
 mod hooks;
+mod import;
 mod stream;
 mod streams;
 mod watchdog;
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::attempt::{Attempt, BackedUp, Claim, Made};
 use self::database::{Database, Dump};
 pub(crate) use self::hooks::HookError;
+pub(crate) use self::import::Import;
 use crate::failure::{Exit, Failure};
 
 /// Parts that are uploaded at the same time: enough to hide a round trip behind another, few enough for little memory.
@@ -85,6 +87,7 @@ struct Described {
     pg_dump: Option<String>,
     contents: v1::Contents,
     previous: v1::Previous,
+    imported: Option<v1::Imported>,
     warnings: Vec<String>,
     restore: String,
 }
@@ -188,7 +191,7 @@ impl Job {
         started: Started,
         described: Described,
     ) -> anyhow::Result<Committed> {
-        let Described { snapshot, pg_dump, contents, previous, warnings, restore } = described;
+        let Described { snapshot, pg_dump, contents, previous, imported, warnings, restore } = described;
         let sealed = started.seal(|objects| v1::Manifest {
             format: v1::FORMAT.to_owned(),
             version: v1::VERSION,
@@ -207,6 +210,7 @@ impl Job {
             reason: self.reason.clone(),
             tags: self.tags.clone(),
             previous,
+            imported,
             warnings,
             restore,
         });

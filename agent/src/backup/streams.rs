@@ -338,7 +338,7 @@ impl InWork {
 }
 
 /// The entry as people know it.
-fn in_work(entry: &TocEntry) -> String {
+pub(super) fn in_work(entry: &TocEntry) -> String {
     match &entry.namespace {
         Some(schema) if entry.is_table_data() => format!("{schema}.{}", entry.tag),
         _ => entry.desc.to_lowercase(),

@@ -42,6 +42,8 @@ struct Line {
     increment: Option<&'static str>,
     chain: Option<Chain>,
     held: bool,
+    /// It was dumped without pgproof, and its time is somebody's word.
+    imported: bool,
     /// When a drill last proved it.
     proved_at: Option<Timestamp>,
     /// When a drill last found it bad.
@@ -135,6 +137,7 @@ fn line(source: &SourceName, entry: &Entry) -> Line {
         increment: manifest.and_then(increment),
         chain: manifest.and_then(|m| m.chain().cloned()),
         held: entry.held,
+        imported: manifest.is_some_and(|m| m.imported.is_some()),
         proved_at: entry.proofs.proved_at,
         failed_at: entry.proofs.failed_at,
     }
@@ -199,6 +202,9 @@ fn notes(line: &Line) -> String {
     let mut notes = Vec::new();
     if line.held {
         notes.push("held".to_owned());
+    }
+    if line.imported {
+        notes.push("imported".to_owned());
     }
     if line.failed_at.is_some() && line.failed_at >= line.proved_at {
         notes.push("A DRILL FOUND IT BAD".to_owned());

@@ -11,7 +11,7 @@ use pgproof_policies::locks::Locks;
 use pgproof_repository::inventory::Inventory;
 use pgproof_repository::keys::{Identities, TerminalPrompts};
 use pgproof_repository::manifest::SignedManifest;
-use pgproof_repository::manifest::v1::{Contents, Postgres, Previous};
+use pgproof_repository::manifest::v1::{self, Contents, Postgres, Previous};
 use pgproof_repository::prune::{Locked, PruneError};
 use pgproof_repository::signature::TrustedSigners;
 use pgproof_repository::{catalog, contents};
@@ -131,6 +131,13 @@ fn print(signed: &SignedManifest) -> anyhow::Result<()> {
         "took        {}",
         plain::duration(manifest.finished_at.duration_since(manifest.started_at))
     ))?;
+    if let Some(v1::Imported { told_by, file, .. }) = &manifest.imported {
+        say(&format!(
+            "imported    its time is the word of {told_by}; from a file of {}",
+            plain::bytes(file.bytes)
+        ))?;
+        say(&format!("file        SHA-256 {}", file.sha256))?;
+    }
     if let Some(Postgres { server, .. }) = manifest.postgres() {
         say(&format!("server      PostgreSQL {}, {}, {}", server.version, server.encoding, server.collate))?;
     }

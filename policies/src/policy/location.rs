@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    Checksums, ClassSpans, ConditionalWrites, Location, LockMode, ObjectLock, Provider, Repository, Retain, Sse,
-    UPLOAD_PARTS_MAX,
+    Checksums, ClassSpans, ConditionalWrites, Location, LockMode, ObjectLock, Provider, Repository, Retain,
+    Sse, UPLOAD_PARTS_MAX,
     raw::{Field, Report, Table},
     values::{self, Endpoint},
 };

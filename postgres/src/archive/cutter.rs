@@ -11,7 +11,7 @@ use super::block::{ArchiveIndex, BlockLayout, CutBlock, DataKind, DataSpan, Limi
 use super::giants::GiantRows;
 use super::rows::OpenTable;
 use super::source::Source;
-use super::toc::{HeadParser, Progress};
+use super::toc::{Compression, HeadParser, Progress};
 use super::{ArchiveError, INT_BYTES, Toc, read_int};
 use crate::large_objects::LargeObjectHasher;
 
@@ -479,7 +479,7 @@ impl<R: Read> Cutter<R> {
 
 /// Why an archive that could be read can still not be cut at rows.
 fn uncuttable(toc: &Toc) -> Option<String> {
-    if toc.header.compressed {
+    if toc.header.compression != Compression::None {
         return Some("the archive is compressed inside; dump with --compress=0".to_owned());
     }
     let odd = toc.entries.iter().filter(|entry| entry.had_dumper).find(|entry| {

@@ -9,12 +9,16 @@
 mod block;
 pub mod cutter;
 mod giants;
+pub mod inflated;
+pub mod origin;
 mod reader;
+mod repeated;
 mod rows;
 pub mod selection;
 pub mod sequences;
 mod source;
 pub mod toc;
+pub mod wording;
 
 use std::io;
 
@@ -22,8 +26,10 @@ use thiserror::Error;
 
 pub use block::{ArchiveIndex, BlockLayout, CutBlock, DataKind, DataSpan, Limits, Outcome, Span};
 pub use cutter::Cutter;
+pub use inflated::Inflated;
+pub use repeated::repeated_contents;
 pub use selection::{Filter, QualifiedName, Selection, SelectionError};
-pub use toc::{Header, Toc, TocEntry};
+pub use toc::{Compression, Header, Toc, TocEntry};
 
 pub(crate) use reader::{INT_BYTES, read_int};
 
@@ -47,6 +53,8 @@ pub enum ArchiveError {
     Unsupported { reason: String },
 }
 
+const STOPPED: &str = "pg_dump stopped before its end; its own messages say why";
+
 impl ArchiveError {
     /// What an operator can do about it.
     pub fn hint(&self) -> Option<String> {
@@ -54,9 +62,8 @@ impl ArchiveError {
             Self::NotCustom { .. } => {
                 Some("only archives written by pg_dump --format=custom are read".to_owned())
             }
-            Self::Truncated { .. } | Self::DataMissing { .. } => {
-                Some("pg_dump stopped before its end; its own messages say why".to_owned())
-            }
+            Self::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => Some(STOPPED.to_owned()),
+            Self::Truncated { .. } | Self::DataMissing { .. } => Some(STOPPED.to_owned()),
             _ => None,
         }
     }

@@ -4,8 +4,10 @@ use std::fmt;
 use std::fmt::Write as _;
 use std::io::Read;
 
+use jiff::civil::DateTime;
+
 use super::ArchiveError;
-use super::reader::{Fields, Stop};
+use super::reader::{Fields, INT_BYTES, Stop};
 
 /// `PGDMP`, then the version and the widths: what must be read before anything else can be understood.
 const PRELUDE_BYTES: usize = 11;
@@ -18,6 +20,8 @@ const OLDEST: (u8, u8) = (1, 12);
 const NEWEST: (u8, u8) = (1, 16);
 /// The longest head that is read: a table of contents is held in memory, and this is far beyond a million tables.
 const MAX_HEAD: u64 = 2 << 30;
+/// How an entry says that nobody noted where its data lies.
+const OFFSET_UNKNOWN: u8 = 1;
 /// More dependencies than this is a damaged count, not a database.
 const MAX_DEPENDENCIES: usize = 1 << 20;
 
@@ -32,6 +36,18 @@ pub struct FormatVersion {
 impl FormatVersion {
     fn at_least(self, minor: u8) -> bool {
         (self.major, self.minor) >= (1, minor)
+    }
+}
+
+impl Compression {
+    fn of(byte: u8) -> Self {
+        match byte {
+            0 => Self::None,
+            1 => Self::Gzip,
+            2 => Self::Lz4,
+            3 => Self::Zstd,
+            other => Self::Unknown(other),
+        }
     }
 }
 
@@ -50,10 +66,22 @@ pub struct Header {
     pub version: FormatVersion,
     pub int_size: u8,
     pub off_size: u8,
-    pub compressed: bool,
+    pub compression: Compression,
+    /// When the dump began, by the wall clock of the host that made it; it names no zone.
+    pub created: Option<DateTime>,
     pub database: Option<String>,
     pub server_version: Option<String>,
     pub dump_version: Option<String>,
+}
+
+/// How data blocks are compressed inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    None,
+    Gzip,
+    Lz4,
+    Zstd,
+    Unknown(u8),
 }
 
 /// The part of a restore that an entry belongs to.
@@ -259,27 +287,63 @@ fn check_prelude(bytes: &[u8]) -> Result<Option<String>, ArchiveError> {
     Ok(None)
 }
 
-fn read_header(bytes: &[u8]) -> Result<(Header, usize, usize), Stop> {
+pub(super) fn read_header(bytes: &[u8]) -> Result<(Header, usize, usize), Stop> {
     let mut fields = Fields::new(bytes);
     fields.take(MAGIC.len())?;
     let version = FormatVersion { major: fields.byte()?, minor: fields.byte()?, revision: fields.byte()? };
     let (int_size, off_size) = (fields.byte()?, fields.byte()?);
     fields.byte()?;
-    let compressed = if version.at_least(15) { fields.byte()? != 0 } else { fields.int()? != 0 };
-    for _ in 0..CREATION_TIME_INTS {
-        fields.int()?;
-    }
+    let compression = match version.at_least(15) {
+        true => Compression::of(fields.byte()?),
+        // A level, which was always gzip's.
+        false if fields.int()? == 0 => Compression::None,
+        false => Compression::Gzip,
+    };
+    let created = wall_clock(&mut fields)?;
     let (database, server_version, dump_version) = (fields.string()?, fields.string()?, fields.string()?);
     let count = fields.int()?;
     let expected = usize::try_from(count).map_err(|_| Stop::Bad("a negative number of entries"))?;
-    let header = Header { version, int_size, off_size, compressed, database, server_version, dump_version };
+    let header =
+        Header { version, int_size, off_size, compression, created, database, server_version, dump_version };
     Ok((header, expected, fields.position()))
 }
 
-/// Second, minute, hour, day, month, year, daylight saving: the dumping host's wall clock, which nothing relies on.
-const CREATION_TIME_INTS: usize = 7;
+/// Second, minute, hour, day, month from 0, year from 1900, and whether it was daylight saving time.
+fn wall_clock(fields: &mut Fields<'_>) -> Result<Option<DateTime>, Stop> {
+    let mut parts = [0; 7];
+    for part in &mut parts {
+        *part = fields.int()?;
+    }
+    let [second, minute, hour, day, month, year, _] = parts;
+    let small = |part: i32| i8::try_from(part).ok();
+    let clock = || {
+        let year = i16::try_from(year.checked_add(1900)?).ok()?;
+        let (month, day) = (small(month)?.checked_add(1)?, small(day)?);
+        DateTime::new(year, month, day, small(hour)?, small(minute)?, small(second)?, 0).ok()
+    };
+    Ok(clock())
+}
 
-fn read_entry(bytes: &[u8], header: &Header) -> Result<(TocEntry, usize), Stop> {
+/// Rewrites a head so that it tells of data that is not compressed and lies where nobody has noted: as `pg_dump` writes it
+/// into a pipe. Its length stays the same.
+pub(super) fn tell_uncompressed(head: &mut [u8]) -> Result<(), ArchiveError> {
+    let damaged = |_| ArchiveError::Damaged { offset: 0, what: "its head cannot be read again" };
+    let (header, expected, mut position) = read_header(head).map_err(damaged)?;
+    let width = if header.version.at_least(15) { 1 } else { INT_BYTES };
+    head[PRELUDE_BYTES..PRELUDE_BYTES + width].fill(0);
+    for _ in 0..expected {
+        let (entry, length) = read_entry(&head[position..], &header).map_err(damaged)?;
+        position += length;
+        if let DataState::OffsetAt(_) = entry.data_state {
+            let state = position - usize::from(header.off_size) - 1;
+            head[state] = OFFSET_UNKNOWN;
+            head[state + 1..position].fill(0);
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn read_entry(bytes: &[u8], header: &Header) -> Result<(TocEntry, usize), Stop> {
     let mut fields = Fields::new(bytes);
     let dump_id = fields.int()?;
     if dump_id <= 0 {
@@ -341,7 +405,7 @@ fn data_state(fields: &mut Fields<'_>, off_size: u8) -> Result<DataState, Stop> 
     let digits = fields.take(usize::from(off_size))?;
     offset[..digits.len()].copy_from_slice(digits);
     match state {
-        1 => Ok(DataState::OffsetUnknown),
+        OFFSET_UNKNOWN => Ok(DataState::OffsetUnknown),
         2 => Ok(DataState::OffsetAt(u64::from_le_bytes(offset))),
         3 => Ok(DataState::NoData),
         _ => Err(Stop::Bad("an unknown state of an entry's data")),

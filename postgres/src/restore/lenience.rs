@@ -165,7 +165,7 @@ fn described(entry: &TocEntry) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::toc::{DataState, FormatVersion, Header, Section};
+    use crate::archive::toc::{Compression, DataState, FormatVersion, Header, Section};
 
     fn entry(dump_id: i32, desc: &str, namespace: Option<&str>, tag: &str, dependencies: &[i32]) -> TocEntry {
         TocEntry {
@@ -205,7 +205,8 @@ mod tests {
             version: FormatVersion { major: 1, minor: 15, revision: 0 },
             int_size: 4,
             off_size: 8,
-            compressed: false,
+            compression: Compression::None,
+            created: None,
             database: None,
             server_version: None,
             dump_version: None,

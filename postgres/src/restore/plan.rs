@@ -253,6 +253,7 @@ mod tests {
             sequences: None,
             large_objects: None,
             structure: None,
+            wording: None,
         }
     }
 

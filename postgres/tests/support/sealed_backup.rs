@@ -51,6 +51,7 @@ pub(crate) async fn back_up(bin: &Path, spec: &ConnectionSpec, indexed: bool) ->
         sequences: None,
         large_objects: None,
         structure: None,
+        wording: None,
     };
     let manifest = signed(&manifest(&facts, object, &inventory, indexed));
     let store: SharedStore = memory.clone();
@@ -201,6 +202,7 @@ fn manifest(facts: &SnapshotFacts, object: v1::Object, inventory: &Inventory, in
         reason: None,
         tags: BTreeMap::new(),
         previous: v1::Previous::None,
+        imported: None,
         warnings: Vec::new(),
         restore: String::new(),
     }

@@ -90,7 +90,7 @@ impl Gathered {
         self.holds.iter().filter(move |(_, it)| !told.contains(&it.record.id))
     }
 
-    /// A run that died between its manifest and its record has made a backup all the same.
+    /// A run that died between its manifest and its record has made a backup all the same; an import is no run.
     async fn tell_of_backups_without_run(&mut self, reader: &Reader<'_>) -> Result<(), AuditError> {
         let told: BTreeSet<&BackupId> = self.runs.iter().map(|(_, it)| &it.record.id).collect();
         let untold: Vec<_> = self.manifests.iter().filter(|id| !told.contains(id)).cloned().collect();
@@ -101,7 +101,13 @@ impl Gathered {
                     let manifest = signed.get();
                     let (at, host) = (manifest.finished_at, &manifest.host);
                     let about = About { at, act: Kind::Backup, host, backup: Some(&id) };
-                    let outcome = "committed, and its run left no record".to_owned();
+                    let outcome = match &manifest.imported {
+                        Some(imported) => {
+                            let at = manifest.snapshot.at;
+                            format!("imported, taken at {at} on the word of {}", imported.told_by)
+                        }
+                        None => "committed, and its run left no record".to_owned(),
+                    };
                     self.without_run.push(entry(reader.source, &key, signed.signer(), about, outcome));
                 }
                 Err(CatalogError::NoSuchBackup { .. }) => {}

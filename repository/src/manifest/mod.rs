@@ -162,6 +162,7 @@ mod tests {
 
     const GOLDEN_V1: &[u8] = include_bytes!("../../fixtures/manifest.v1.json");
     const GOLDEN_STREAMS_V1: &[u8] = include_bytes!("../../fixtures/manifest.streams.v1.json");
+    const GOLDEN_IMPORTED_V1: &[u8] = include_bytes!("../../fixtures/manifest.imported.v1.json");
     const GOLDEN_FILES_V1: &[u8] = include_bytes!("../../fixtures/manifest.files.v1.json");
     const GOLDEN_INCREMENTAL_V1: &[u8] = include_bytes!("../../fixtures/manifest.files.incremental.v1.json");
 
@@ -205,6 +206,18 @@ mod tests {
             String::from_utf8(GOLDEN_INCREMENTAL_V1.to_vec()).unwrap()
         );
         assert!(parse(GOLDEN_FILES_V1).unwrap().bases().is_empty());
+    }
+
+    #[test]
+    fn an_imported_one_reads_for_ever_and_writes_as_it_was() {
+        let manifest = parse(GOLDEN_IMPORTED_V1).unwrap();
+        assert!(manifest.imported.as_ref().is_some_and(|imported| imported.decompressed));
+        assert!(manifest.snapshot.lsn.is_none() && parse(GOLDEN_V1).unwrap().imported.is_none());
+        let written = manifest.to_bytes();
+        assert_eq!(
+            String::from_utf8(written).unwrap(),
+            String::from_utf8(GOLDEN_IMPORTED_V1.to_vec()).unwrap()
+        );
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub struct Manifest {
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub tags: BTreeMap<String, String>,
     pub previous: Previous,
+    /// Where it was not dumped by pgproof: a file that somebody brought, and on whose word.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub imported: Option<Imported>,
     /// What did not fail the backup and should be known.
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -53,6 +56,17 @@ pub enum Contents {
     /// Written by a newer version: listed and kept, and not restored.
     #[serde(other)]
     Unknown,
+}
+
+/// A dump that pgproof did not make. Nobody saw its snapshot: `snapshot.at` is what somebody said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// Who said when it was taken.
+    pub told_by: String,
+    /// The file as it was given, which is the archive unless it was decompressed.
+    pub file: Plaintext,
+    /// Its data was compressed inside, and is not in the archive.
+    pub decompressed: bool,
 }
 
 /// A database.

@@ -179,6 +179,9 @@ fn choose_at(entries: &[Entry], at: Timestamp, json: bool, now: Timestamp) -> an
     let say = |about: &str, text: String| note(json, about, &text);
     say("asked for", format!("{} ({})", plain::time(at), plain::age(at, now)));
     say("backup", format!("{} shows {} ({})", backup.id, plain::time(snapshot), plain::age(snapshot, now)));
+    if let Some(imported) = &backup.imported {
+        say("WARNING", format!("it was imported, and its time is the word of {}", imported.told_by));
+    }
     let missing = plain::duration(at.duration_since(snapshot));
     say("missing", format!("what was written in the {missing} before the time asked for"));
     if let Some(later) = choice.later.first() {

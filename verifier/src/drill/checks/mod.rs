@@ -54,8 +54,7 @@ pub(super) struct Finding {
 pub(super) async fn run(subject: &Subject<'_>) -> Vec<Finding> {
     let expected = subject.inventory.structure.as_ref();
     let restored = Box::pin(structure::read(subject.database)).await;
-    let facts = serde_json::from_value::<SnapshotFacts>(subject.inventory.facts.clone())
-        .map_err(|error| format!("the inventory's facts cannot be read: {error}"));
+    let facts = facts(&subject.inventory.facts);
     let installed = Box::pin(extensions::installed(subject.database)).await;
     let absent = extensions::absent(facts.as_ref().ok(), installed.as_deref().unwrap_or_default());
     vec![
@@ -69,6 +68,15 @@ pub(super) async fn run(subject: &Subject<'_>) -> Vec<Finding> {
         finding(COLLATIONS, false, Box::pin(extensions::collations(subject, facts.as_ref())).await),
         finding(AMCHECK, false, Box::pin(amcheck::check(subject)).await),
     ]
+}
+
+/// What the server said of itself and the database; nobody asked that of an imported dump.
+fn facts(recorded: &serde_json::Value) -> Result<SnapshotFacts, String> {
+    if recorded.get("database").is_none() {
+        return Err("the inventory does not record what the server said of itself".to_owned());
+    }
+    serde_json::from_value(recorded.clone())
+        .map_err(|error| format!("the inventory's facts cannot be read: {error}"))
 }
 
 /// An outcome and what there is to say beside it.

@@ -1,0 +1,162 @@
+//! The manifests for Kubernetes: valid by the published schemas, and whole: what one names, another makes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use pgproof_tests::binaries;
+use pgproof_tests::postgres_server::succeed;
+use pgproof_tests::postgres_versions::PostgresVersion;
+use pgproof_tests::sandbox::{RepositoryKind, Sandbox};
+use serde_json::Value;
+
+/// What kustomize reads itself, and what the Prometheus operator brings: no schema is published with Kubernetes'.
+const OTHER_KINDS: [&str; 3] = ["Kustomization", "ServiceMonitor", "PrometheusRule"];
+
+#[test]
+fn every_manifest_fits_the_published_schemas() {
+    let mut validated = 0;
+    for path in manifests() {
+        let documents = documents(&path);
+        assert!(!documents.is_empty(), "{}", path.display());
+        if documents.iter().any(|document| OTHER_KINDS.contains(&text(&document["kind"]))) {
+            continue;
+        }
+        succeed(Command::new(validator("kubernetes-validate")).arg("--strict").arg(&path));
+        validated += documents.len();
+    }
+    assert!(validated > 12, "{validated}");
+    // The validator does find what is wrong.
+    let broken = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a temporary file");
+    let agent = fs::read_to_string(folder().join("base/agent.yaml")).expect("agent.yaml");
+    fs::write(broken.path(), agent.replace("containerPort: 9187", "containerPort: many")).expect("own file");
+    let outcome = Command::new(validator("kubernetes-validate")).arg("--strict").arg(broken.path()).output();
+    assert!(!outcome.expect("kubernetes-validate").status.success());
+}
+
+#[test]
+fn what_is_named_is_there() {
+    for path in manifests().into_iter().filter(|path| path.ends_with("kustomization.yaml")) {
+        let here = path.parent().expect("a folder");
+        for document in documents(&path) {
+            let generated =
+                list(&document["configMapGenerator"]).into_iter().flat_map(|made| list(&made["files"]));
+            let files = generated.map(|file| text(&file).rsplit('=').next().unwrap_or_default().to_owned());
+            let resources = list(&document["resources"]).into_iter().map(|name| text(&name).to_owned());
+            for name in resources.chain(files) {
+                assert!(here.join(&name).exists(), "{} names {name}", path.display());
+            }
+        }
+    }
+    let made = documents(&folder().join("base/kustomization.yaml"));
+    let maps: BTreeSet<String> =
+        list(&made[0]["configMapGenerator"]).iter().map(|map| text(&map["name"]).to_owned()).collect();
+    let images: BTreeSet<String> =
+        list(&made[0]["images"]).iter().map(|it| text(&it["name"]).to_owned()).collect();
+    let all: Vec<Value> = manifests().iter().flat_map(|path| documents(path)).collect();
+    let accounts: BTreeSet<&str> = all
+        .iter()
+        .filter(|document| document["kind"] == "ServiceAccount")
+        .map(|document| text(&document["metadata"]["name"]))
+        .collect();
+    let pods: Vec<&Value> = all.iter().filter_map(pod).collect();
+    assert_eq!(pods.len(), 3);
+    for pod in pods {
+        assert!(accounts.contains(text(&pod["serviceAccountName"])), "{pod:#}");
+        let volumes = list(&pod["volumes"]);
+        let names: BTreeSet<&str> = volumes.iter().map(|volume| text(&volume["name"])).collect();
+        for volume in volumes.iter().filter(|volume| volume["configMap"].is_object()) {
+            assert!(maps.contains(text(&volume["configMap"]["name"])), "{volume:#}");
+        }
+        for container in list(&pod["containers"]).iter().chain(&list(&pod["initContainers"])) {
+            assert!(images.contains(text(&container["image"])), "{container:#}");
+            for mount in list(&container["volumeMounts"]) {
+                assert!(names.contains(text(&mount["name"])), "{mount:#}");
+            }
+        }
+    }
+}
+
+#[test]
+fn pods_have_no_power_that_they_do_not_need() {
+    let all: Vec<Value> = manifests().iter().flat_map(|path| documents(path)).collect();
+    for pod in all.iter().filter_map(pod) {
+        assert_eq!(pod["automountServiceAccountToken"], false);
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        for container in list(&pod["containers"]).iter().chain(&list(&pod["initContainers"])) {
+            let context = &container["securityContext"];
+            assert_eq!(context["readOnlyRootFilesystem"], true, "{container:#}");
+            assert_eq!(context["allowPrivilegeEscalation"], false);
+            assert_eq!(context["capabilities"]["drop"], serde_json::json!(["ALL"]));
+            assert!(container["resources"]["limits"]["memory"].is_string());
+        }
+    }
+}
+
+#[test]
+fn the_operators_rules_are_those_of_the_dashboards() {
+    let rules = documents(&binaries::workspace().join("packaging/dashboards/pgproof.rules.yml"));
+    let operators = documents(&folder().join("monitoring/prometheus-rule.yaml"));
+    assert_eq!(operators[0]["spec"]["groups"], rules[0]["groups"]);
+}
+
+#[test]
+fn the_policies_in_them_are_sound() {
+    let sandbox = Sandbox::new(PostgresVersion::V15, RepositoryKind::Directory);
+    let here = sandbox.path("");
+    for (name, program) in [("pgproof.toml", "agent"), ("verifier.toml", "verifier")] {
+        let text = fs::read_to_string(folder().join("base").join(name)).expect("a policy");
+        let text = text.replace("/run/secrets/pgproof", &here.to_string_lossy());
+        let text = text
+            .replace("/etc/pgproof-verifier/", "/etc/pgproof/")
+            .replace("/etc/pgproof", &here.to_string_lossy());
+        fs::copy(folder().join("base/trusted_signers"), sandbox.path("trusted_signers")).expect("own file");
+        fs::write(sandbox.policy(), text).expect("own file");
+        let checked = sandbox.run_well(&["policy", "check"]);
+        assert!(checked.text().contains("is sound"), "{program}: {}", checked.text());
+    }
+}
+
+fn folder() -> PathBuf {
+    binaries::workspace().join("packaging/kubernetes")
+}
+
+fn manifests() -> Vec<PathBuf> {
+    let folders = ["base", "cronjob", "monitoring"].map(|name| folder().join(name));
+    let files = folders.iter().flat_map(|folder| fs::read_dir(folder).expect("a folder"));
+    let mut paths: Vec<_> = files.map(|entry| entry.expect("an entry").path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    paths.sort();
+    paths
+}
+
+/// The YAML documents of a file.
+fn documents(path: &Path) -> Vec<Value> {
+    let program = "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
+    let output = succeed(Command::new(validator("python")).args(["-c", program]).arg(path));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn validator(name: &str) -> PathBuf {
+    let program = binaries::workspace().join("target/testbed/validators/bin").join(name);
+    assert!(program.exists(), "{} is missing; tests/run --setup-only installs it", program.display());
+    program
+}
+
+fn pod(document: &Value) -> Option<&Value> {
+    match text(&document["kind"]) {
+        "Deployment" => Some(&document["spec"]["template"]["spec"]),
+        "CronJob" => Some(&document["spec"]["jobTemplate"]["spec"]["template"]["spec"]),
+        _ => None,
+    }
+}
+
+fn list(value: &Value) -> Vec<Value> {
+    value.as_array().cloned().unwrap_or_default()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
