@@ -232,7 +232,9 @@ impl Search {
         let Some(low_at) = self.low.ids.last().map(|id| id.started_at().as_second()) else {
             return Next::Follow;
         };
-        let halfway = low_at + (self.high - low_at) / 2;
+        // Nothing is expected after the end, unless something was found there.
+        let upper = if low_at < self.end { self.high.min(self.end + 1) } else { self.high };
+        let halfway = low_at + (upper - low_at) / 2;
         let at = match miss {
             _ if self.asked >= GUESSES_MAX => halfway,
             Miss::TooEarly => match self.end - self.low.seconds_each() * self.wanted() {
