@@ -228,12 +228,16 @@ impl Reader<'_> {
             .buffered(FETCHES_IN_FLIGHT);
         let mut newest = None;
         while let Some((id, looked)) = read.try_next().await? {
+            let lost = match &looked {
+                Looked::Good(signed) => self.lost(signed, folders).await?,
+                Looked::Flawed(_) | Looked::Nothing => None,
+            };
             match looked {
                 Looked::Good(signed) if refuted.contains(&(id.clone(), signed.sha256())) => {
                     let why = "a drill found it bad".to_owned();
                     search.passed_over.push(PassedOver { id: id.to_string(), why });
                 }
-                Looked::Good(signed) if let Some(lost) = lost(&signed, folders) => {
+                Looked::Good(_) if let Some(lost) = lost => {
                     let why = format!("it needs {lost}, which is gone");
                     search.passed_over.push(PassedOver { id: id.to_string(), why });
                 }
@@ -292,6 +296,22 @@ impl Reader<'_> {
             Err(CatalogError::Manifest { source, .. }) => Looked::Flawed(flaw(&source)),
             Err(source) => return Err(FactsError::Catalog { source }),
         })
+    }
+
+    /// A backup whose bytes an incremental one shares and that is not there. Only those are asked for that the first
+    /// answer did not tell.
+    async fn lost(&self, signed: &SignedManifest, folders: &Folders) -> Result<Option<BackupId>, FactsError> {
+        let bases = signed.get().bases().iter().map(|base| base.id.clone());
+        let unlisted: Vec<BackupId> = bases.filter(|id| folders.first().binary_search(id).is_err()).collect();
+        let asked = stream::iter(unlisted).map(|id| async move {
+            match self.store.head(&layout::manifest(self.source, &id)).await {
+                Ok(_) => Ok(None),
+                Err(StoreError::NotFound { .. }) => Ok(Some(id)),
+                Err(source) => Err(FactsError::Store { source }),
+            }
+        });
+        let asked: Vec<Option<BackupId>> = asked.buffered(FETCHES_IN_FLIGHT).try_collect().await?;
+        Ok(asked.into_iter().flatten().next())
     }
 
     async fn at_work(&self, now: Timestamp) -> Result<Vec<AtWork>, FactsError> {
@@ -366,12 +386,6 @@ impl Reader<'_> {
         found.extend(asked.into_iter().flatten());
         Ok(found)
     }
-}
-
-/// A backup whose bytes an incremental one shares and that is not there.
-fn lost(signed: &SignedManifest, folders: &[BackupId]) -> Option<BackupId> {
-    let mut needed = signed.get().bases().iter().map(|base| &base.id);
-    needed.find(|id| folders.binary_search(id).is_err()).cloned()
 }
 
 /// A backup since which a later run found nothing changed shows what there was then.

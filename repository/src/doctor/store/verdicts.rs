@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use jiff::SignedDuration;
 use pgproof_policies::names::SourceName;
-use pgproof_policies::policy::{Location, ObjectLock, Provider};
+use pgproof_policies::policy::{Location, LockMode, Provider};
 
 use super::super::{Line, Verdict};
 use super::{Bucket, Flaw, Found, Left, Probe, Replacing, Rights, Role};
@@ -27,7 +27,7 @@ pub struct Expected {
     /// The profile is that of a provider that the policy names.
     pub is_named: bool,
     pub conditions: Conditions,
-    pub object_lock: Option<ObjectLock>,
+    pub object_lock: Option<LockMode>,
     pub role: Role,
 }
 
@@ -39,7 +39,7 @@ impl Expected {
             profile: loaded.provider_profile(),
             is_named: matches!(location, Location::S3 { provider: Some(_), .. }),
             conditions: settings.as_ref().map_or(Conditions::HONOURED, |settings| settings.conditions),
-            object_lock: settings.and_then(|settings| settings.object_lock),
+            object_lock: settings.and_then(|settings| Some(settings.locks?.mode())),
             role,
         }
     }

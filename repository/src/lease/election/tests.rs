@@ -14,7 +14,7 @@ use crate::ids::KeyPrefix;
 use crate::store::conditions::Conditions;
 use crate::store::memory::MemoryStore;
 use crate::store::part_plan::PartLimits;
-use crate::store::{PendingUpload, Store, Upload};
+use crate::store::{FolderPage, PendingUpload, Store, Upload};
 
 const CANDIDATES: u32 = 4;
 const HOURS: Duration = Duration::from_secs(3 * 3_600);
@@ -144,6 +144,10 @@ impl Store for Careless {
     }
 
     async fn list_folders(&self, _: &KeyPrefix) -> Result<Vec<String>, StoreError> {
+        unused()
+    }
+
+    async fn folders_from(&self, _: &KeyPrefix, _: Option<&str>, _: usize) -> Result<FolderPage, StoreError> {
         unused()
     }
 

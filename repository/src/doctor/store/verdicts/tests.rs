@@ -143,8 +143,7 @@ fn rights_are_judged_by_whose_they_are() {
 fn locks_that_are_asked_for_must_be_there() {
     let asked = |is_lockable: Probe<bool>| {
         move |found: &mut Found, expected: &mut Expected| {
-            let mode = pgproof_policies::policy::LockMode::Compliance;
-            expected.object_lock = Some(ObjectLock { mode, retain: SignedDuration::from_hours(24) });
+            expected.object_lock = Some(LockMode::Compliance);
             found.bucket.as_mut().unwrap().is_lockable = is_lockable.clone();
         }
     };
