@@ -3,7 +3,7 @@
 //! A lease is an object created only if absent and renewed only if unchanged, with a time to live. A holder that
 //! crashed delays the next run by at most that time; on the same host a dead holder's lease is taken over at once.
 //!
-//! Where the store heeds no conditions, an [`election`] decides who writes that object. Renewing it is then a look and a
+//! Where the store heeds no conditions, an election decides who writes that object. Renewing it is then a look and a
 //! write, in which a holder trusts its own clock: it gives up while nobody else may have taken over yet.
 
 mod election;
