@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
 use crate::names::SourceName;
 use crate::policy::{ClassSpans, Location, LockMode, ObjectLock, Policy, Retain};
-use crate::retention::{Class, Decision, PlanLine, Reason, Retention};
+use crate::retention::{Candidate, Class, Decision, Plan, PlanLine, Reason, Retention};
 
 /// Longest lock that S3 takes: its default retention goes up to 100 years.
 const LONGEST: SignedDuration = SignedDuration::from_hours(36_500 * 24);
@@ -94,6 +94,30 @@ impl Locks {
         };
         let due = reasons.iter().filter_map(of_reason).max_by_key(|due| due.until)?;
         (due.until > now).then_some(due)
+    }
+
+    /// The same for all that a plan keeps, in its order. What a backup needs to be restored is locked for as long as itself.
+    pub fn all_due<'a>(
+        &self,
+        source: &SourceName,
+        plan: &'a Plan,
+        candidates: &[Candidate],
+        now: Timestamp,
+    ) -> Vec<(&'a str, Due)> {
+        let kept = plan.lines.iter().filter(|line| matches!(line.decision, Decision::Keep(_)));
+        let mut all: BTreeMap<&str, Option<Due>> =
+            kept.clone().map(|line| (line.id.as_str(), self.due(source, line, now))).collect();
+        let own = all.clone();
+        for candidate in candidates {
+            let Some(Some(due)) = own.get(candidate.id.as_str()) else { continue };
+            for needed in &candidate.needs {
+                if let Some(of_needed) = all.get_mut(needed.as_str()) {
+                    let is_longer = of_needed.is_none_or(|known| known.until < due.until);
+                    *of_needed = if is_longer { Some(*due) } else { *of_needed };
+                }
+            }
+        }
+        kept.filter_map(|line| Some((line.id.as_str(), all[line.id.as_str()]?))).collect()
     }
 
     fn kept_until(

@@ -190,7 +190,7 @@ async fn locks_by_class_are_made_longer_when_the_month_is_known() {
     let rules = &policy.sources[&source].retention;
     let candidates = prune::candidates(&briefs, &BTreeMap::new(), now);
     let plan = retention::plan(&candidates, rules, &TimeZone::UTC, now);
-    let lock_plan = LockPlan::of(&store, &source, &plan, &locks, now).await.unwrap();
+    let lock_plan = LockPlan::of(&store, &source, &plan, &candidates, &locks, now).await.unwrap();
     let month = midnight(ids[0].started_at()).first_of_month().unwrap().checked_add(12.months()).unwrap();
     let due = Due { until: month.timestamp(), class: Some(Class::Monthly) };
     assert_eq!(lock_plan.extensions, [Extension { id: ids[0].clone(), due }]);
@@ -202,7 +202,7 @@ async fn locks_by_class_are_made_longer_when_the_month_is_known() {
     assert_eq!((extended.len(), failures.len()), (1, 0), "{failures:?}");
     let locked = Locked::of(&store, &source, &ids[0]).await.unwrap();
     assert_eq!(locked, Locked::By(Lock::Until(due.until)), "each of its objects, the archive too");
-    let again = LockPlan::of(&store, &source, &plan, &locks, now).await.unwrap();
+    let again = LockPlan::of(&store, &source, &plan, &candidates, &locks, now).await.unwrap();
     assert_eq!(again.extensions, []);
 }
 

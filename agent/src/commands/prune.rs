@@ -42,10 +42,11 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
     };
     let briefs = catalog::survey(&opened.store, &source.name, &signers).await?;
     let pinned = pins::all(&opened.store, &source.name, now).await?;
-    let plan = retention::plan(&candidates(&briefs, &pinned, now), &source.retention, &zone, now);
+    let candidates = candidates(&briefs, &pinned, now);
+    let plan = retention::plan(&candidates, &source.retention, &zone, now);
     let allowed = removal::allowed(&plan, source.retention.remove_share_max, args.confirm_removal);
     let locks = match Locks::of(&opened.loaded.policy) {
-        Some(locks) => LockPlan::of(&opened.store, &source.name, &plan, &locks, now).await?,
+        Some(locks) => LockPlan::of(&opened.store, &source.name, &plan, &candidates, &locks, now).await?,
         None => LockPlan::default(),
     };
     if !args.yes {

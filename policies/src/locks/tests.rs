@@ -37,6 +37,7 @@ fn candidate(snapshot_at: Timestamp) -> Candidate {
         held: None,
         in_use: None,
         server: None,
+        needs: Vec::new(),
     }
 }
 
@@ -114,6 +115,31 @@ fn prune_locks_what_is_sure_of_its_slot() {
     assert_eq!(
         due(&locks, &rules, &[december], now),
         ["2026-12-31T02:00:00Z: 2028-01-01T00:00:00Z for yearly"]
+    );
+}
+
+#[test]
+fn what_an_incremental_backup_needs_is_locked_as_long() {
+    let rules = rules(2, 0, 12, 0);
+    let full = candidate(at("2026-10-29T02:00:00Z"));
+    let unneeded = candidate(at("2026-10-30T02:00:00Z"));
+    let last = Candidate { needs: vec![full.id.clone()], ..candidate(at("2026-10-31T02:00:00Z")) };
+    let newest = candidate(at("2026-11-24T02:00:00Z"));
+    let candidates = [full, unneeded, last, newest];
+    let locks = by_class(&rules, ClassSpans::default(), "UTC");
+    let now = at("2026-11-24T03:00:00Z");
+    let plan = retention::plan(&candidates, &rules, &locks.zone, now);
+    let due = locks.all_due(&source(), &plan, &candidates, now);
+    let due: Vec<_> = due.iter().map(|(id, due)| format!("{id} {}", due.until)).collect();
+    let [newest, october, full] =
+        ["2026-11-24", "2026-10-31", "2026-10-29"].map(|day| format!("{day}T02:00:00Z"));
+    assert_eq!(
+        due,
+        [
+            format!("{newest} 2026-11-26T00:00:00Z"),
+            format!("{october} 2027-10-01T00:00:00Z"),
+            format!("{full} 2027-10-01T00:00:00Z"),
+        ]
     );
 }
 

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::archive::toc::{DataState, FormatVersion, Header, Section};
+use crate::archive::toc::{Compression, DataState, FormatVersion, Header, Section};
 
 const MIB: u64 = 1 << 20;
 
@@ -44,7 +44,8 @@ fn contents(made: &[RelationFacts], with_rows: &[RelationFacts]) -> Toc {
         version,
         int_size: 4,
         off_size: 8,
-        compressed: false,
+        compression: Compression::None,
+        created: None,
         database,
         server_version,
         dump_version,

@@ -9,7 +9,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use pgproof_policies::locks::{Due, Locks};
 use pgproof_policies::names::SourceName;
-use pgproof_policies::retention::{Decision, Plan};
+use pgproof_policies::retention::{Candidate, Decision, Plan};
 
 use super::{Failure, PruneError, Pruner};
 use crate::ids::{BackupId, ObjectKey};
@@ -43,11 +43,12 @@ impl LockPlan {
         store: &SharedStore,
         source: &SourceName,
         plan: &Plan,
+        candidates: &[Candidate],
         locks: &Locks,
         now: Timestamp,
     ) -> Result<Self, PruneError> {
-        let kept =
-            plan.lines.iter().filter_map(|line| Some((line.id.parse().ok()?, locks.due(source, line, now)?)));
+        let kept = locks.all_due(source, plan, candidates, now).into_iter();
+        let kept = kept.filter_map(|(id, due)| Some((id.parse().ok()?, due)));
         let removed = plan.lines.iter().rev().filter(|line| line.decision == Decision::Expire);
         let removed = removed.filter_map(|line| line.id.parse().ok()).take(REMOVALS_LOOKED_AT_MAX);
         let wanted: Vec<(BackupId, Option<Due>)> =

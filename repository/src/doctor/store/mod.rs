@@ -88,7 +88,7 @@ pub async fn heeds(loaded: &LoadedPolicy) -> Heeds {
         heeds
     };
     let too_long = || Heeds::NotTried { why: format!("no answer within {} s", CLEARING.as_secs()) };
-    tokio::time::timeout(CLEARING, tried).await.unwrap_or_else(|_| too_long())
+    Box::pin(tokio::time::timeout(CLEARING, tried)).await.unwrap_or_else(|_| too_long())
 }
 
 /// What an attempt came to.
