@@ -104,6 +104,14 @@ fn nobody_reaches_beyond_the_prefix() {
         let on_bucket =
             statements.iter().filter(|statement| texts(&statement["Resource"]).contains(&BUCKET.to_owned()));
         for statement in on_bucket {
+            let actions = texts(&statement["Action"]);
+            if actions
+                .iter()
+                .all(|action| action.starts_with("s3:GetBucket") || action == "s3:GetLifecycleConfiguration")
+            {
+                // How the bucket is set belongs to no prefix, and says nothing of what is in it.
+                continue;
+            }
             let prefixes = texts(&statement["Condition"]["StringLike"]["s3:prefix"]);
             assert_eq!(prefixes, ["PREFIX", "PREFIX/*"], "{role} lists its own prefix alone");
         }

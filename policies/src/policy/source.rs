@@ -6,7 +6,7 @@ use super::{
     Alarms, COMPRESSION_LEVEL_DEFAULT, Connection, Hooks, JOBS_DEFAULT, JOBS_MAX, Kind, LOCK_WAIT_DEFAULT,
     NO_PROGRESS_TIMEOUT_DEFAULT, Objectives, PostgresSource, Source, Timing, Verification, alarms,
     configuration, files, hooks,
-    raw::{Report, Table},
+    raw::{Field, Report, Table},
     timing, values, verification,
 };
 use crate::{
@@ -155,9 +155,8 @@ fn postgres(
 ) -> Option<PostgresSource> {
     let connection = connection(table, report);
     let password_file = table.path("password_file", report);
-    let mut patterns =
-        |key| -> Vec<String> { table.texts(key, report).into_iter().map(|field| field.value).collect() };
-    let (exclude_tables, exclude_table_data) = (patterns("exclude_tables"), patterns("exclude_table_data"));
+    let (exclude_tables, exclude_table_data) =
+        (patterns(table, "exclude_tables", report), patterns(table, "exclude_table_data", report));
     let lock_wait = table.duration("lock_wait", report).unwrap_or(LOCK_WAIT_DEFAULT);
     let snapshot_max = table.duration("snapshot_max", report);
     let client_dirs = client_dirs.to_vec();
@@ -170,6 +169,23 @@ fn postgres(
         lock_wait,
         snapshot_max,
     })
+}
+
+/// Patterns of `pg_dump` for tables. It runs without a search path, so that one without a schema would match nothing, and
+/// what was to be left out would be dumped.
+fn patterns(table: &mut Table<'_>, key: &'static str, report: &mut Report<'_>) -> Vec<String> {
+    let mut patterns = Vec::new();
+    for Field { value, path, offset } in table.texts(key, report) {
+        // What is between quotes is a name, dots and all.
+        if value.split('"').step_by(2).any(|unquoted| unquoted.contains('.')) {
+            patterns.push(value);
+        } else {
+            let constraint =
+                "must name a schema too, as in \"public.visits\", or \"*.visits\" for any schema";
+            report.add(offset, &path, constraint, Some(value));
+        }
+    }
+    patterns
 }
 
 pub(super) fn connection(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<Connection> {

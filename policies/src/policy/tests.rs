@@ -153,6 +153,21 @@ fn what_the_nightly_policy_leaves_as_comments_can_be_used() {
 }
 
 #[test]
+fn what_is_left_out_is_named_with_its_schema() {
+    let with = |pattern: &str| {
+        SEVERAL.replacen("\"public.page_cache\"", &format!("\"{}\"", pattern.replace('"', "\\\"")), 1)
+    };
+    for sound in ["*.visits", "public.*", "\"odd.name\".t", "shop.public.visits"] {
+        let policy = parsed(&with(sound));
+        assert_eq!(database_of(&source(&policy, "shop")).exclude_table_data, [sound]);
+    }
+    for bare in ["visits", "\"odd.name\"", "v*"] {
+        let problems = problems(&with(bare));
+        assert!(problems.contains("exclude_table_data[0]: must name a schema too"), "{problems}");
+    }
+}
+
+#[test]
 fn several_sources_keep_to_themselves() {
     let policy = parsed(SEVERAL);
     let names: Vec<&str> = policy.sources.keys().map(SourceName::as_str).collect();

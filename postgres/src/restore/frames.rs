@@ -66,10 +66,9 @@ impl FrameMap {
         self.frames.last().map_or(0, |last| last.plain().end)
     }
 
-    /// Whether the frames are an archive of this length, from a stream of `sealed_bytes`, to the last byte.
-    pub(crate) fn is_all_of(&self, plain_bytes: u64, sealed_bytes: u64) -> bool {
-        let sealed = self.frames.last().map_or(0, |last| last.record.sealed_end());
-        self.plain_bytes() == plain_bytes && sealed == sealed_bytes
+    /// Length of the stream that the frames make up.
+    pub(crate) fn sealed_bytes(&self) -> u64 {
+        self.frames.last().map_or(0, |last| last.record.sealed_end())
     }
 
     /// The frames that hold bytes of `range`.

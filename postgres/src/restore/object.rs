@@ -52,7 +52,6 @@ pub(crate) struct ArchiveObject {
     pub(crate) map: FrameMap,
     /// Which of the map's frames were decrypted, compared and decoded; clones share it.
     opened: Arc<[AtomicBool]>,
-    plain_bytes: u64,
 }
 
 impl ArchiveObject {
@@ -70,7 +69,7 @@ impl ArchiveObject {
         let reader = SealedReader::open(store.clone(), runtime.clone(), key, expected, identities)
             .map_err(|source| unreadable(&object.name, source))?;
         let opened = (0..map.len()).map(|_| AtomicBool::new(false)).collect();
-        Ok(Self { name: object.name.clone(), reader, map, opened, plain_bytes: object.plaintext.bytes })
+        Ok(Self { name: object.name.clone(), reader, map, opened })
     }
 
     /// Gives each of the frames with its plaintext to `take`, which says whether it wants more; blocks.
@@ -148,8 +147,8 @@ impl ReadArchives {
         Self(archives.into_iter().collect())
     }
 
-    /// Opens every frame that the restore had no need of, and sees that the frames are all of their archives: then each
-    /// byte was decrypted, compared with the signed inventory and decoded. Archives without frames are left out.
+    /// Opens every frame that the restore had no need of, and sees that nothing lies behind the last one: then each byte was
+    /// decrypted, compared with the signed inventory and decoded. Archives without frames are left out.
     pub async fn open_rest(self) -> Result<OpenedFrames, RestoreError> {
         let open = move || {
             let indexed = self.0.iter().filter(|archive| archive.map.len() > 0);
@@ -161,7 +160,7 @@ impl ReadArchives {
 
 impl ArchiveObject {
     fn open_rest(&self) -> Result<OpenedFrames, RestoreError> {
-        if !self.map.is_all_of(self.plain_bytes, self.reader.sealed_bytes()) {
+        if self.map.sealed_bytes() != self.reader.sealed_bytes() {
             return Err(RestoreError::Inventory { why: format!("its frames are not all of {}", self.name) });
         }
         let rest: Vec<usize> =
