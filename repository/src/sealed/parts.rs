@@ -72,21 +72,23 @@ impl PartWriter {
 }
 
 impl Write for PartWriter {
+    /// Takes all of it, over as many parts as it fills: age does not write its header on where less was taken.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if bytes.is_empty() {
-            return Ok(0);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if self.part_size == 0 {
+                self.begin()?;
+            }
+            let (taken, left) = rest.split_at(rest.len().min(self.part_size - self.part.len()));
+            self.part.extend_from_slice(taken);
+            self.hash.update(taken);
+            self.bytes += taken.len() as u64;
+            if self.part.len() == self.part_size {
+                self.send()?;
+            }
+            rest = left;
         }
-        if self.part_size == 0 {
-            self.begin()?;
-        }
-        let taken = bytes.len().min(self.part_size - self.part.len());
-        self.part.extend_from_slice(&bytes[..taken]);
-        self.hash.update(&bytes[..taken]);
-        self.bytes += taken as u64;
-        if self.part.len() == self.part_size {
-            self.send()?;
-        }
-        Ok(taken)
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -77,7 +77,8 @@ fn a_consumer_that_goes_away_ends_everything() {
     }
     let (sealer, parts) = Sealer::<()>::start(&keys.recipients, 1, 2, |_| 10).unwrap();
     drop(parts);
-    assert!(matches!(sealer.finish(), Err(SealError::ConsumerGone)));
+    let ended = sealer.finish();
+    assert!(matches!(ended, Err(SealError::ConsumerGone)), "{ended:?}");
 }
 
 #[test]
