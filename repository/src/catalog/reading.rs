@@ -16,7 +16,7 @@ use crate::signature::TrustedSigners;
 use crate::store::{SharedStore, StoreError};
 
 /// Folders that one task reads and whose signatures it checks together: beyond so many a check gets no cheaper.
-const READ_TOGETHER: usize = 256;
+const READ_TOGETHER: usize = 1024;
 /// Tasks at work at the same time: while some wait for the store, the others have the processors.
 const TASKS: usize = 4;
 /// Folders that a task fetches at the same time: reading waits on round trips, not on bytes.
