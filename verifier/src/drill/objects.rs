@@ -46,7 +46,7 @@ impl Drill {
             }
         }
         self.took("read objects", since);
-        if manifest.objects.iter().all(|object| self.depth(object) == Depth::Plaintext) {
+        if self.is_read_to_the_plaintext() {
             let detail = format!("{}, each down to its plaintext", self.objects_read());
             self.enter(OBJECTS, Outcome::Passed, Some(detail));
         }
@@ -56,8 +56,7 @@ impl Drill {
 
     /// Opens what the restore had no need of.
     pub(super) async fn open_rest(&mut self, archives: ReadArchives) {
-        let manifest = self.signed.get();
-        if manifest.objects.iter().all(|object| self.depth(object) == Depth::Plaintext) {
+        if self.is_read_to_the_plaintext() {
             return;
         }
         let since = Instant::now();
@@ -82,6 +81,10 @@ impl Drill {
     fn depth(&self, object: &Object) -> Depth {
         let opened_later = object.role == Role::Archive && self.dumped.archive.indexed;
         if opened_later && self.control.is_none() { Depth::Ciphertext } else { Depth::Plaintext }
+    }
+
+    fn is_read_to_the_plaintext(&self) -> bool {
+        self.signed.get().objects.iter().all(|object| self.depth(object) == Depth::Plaintext)
     }
 
     fn objects_read(&self) -> String {
