@@ -248,7 +248,8 @@ fn condition(check: &str, probe: &Probe<bool>, is_counted_on: bool) -> Line {
 
 fn uploads(found: &Found, expected: &Expected) -> Vec<Line> {
     let limits = found.limits;
-    let size = |bytes: u64| format!("{} MiB", bytes >> 20);
+    let size =
+        |bytes: u64| if bytes < 1 << 20 { format!("{bytes} B") } else { format!("{} MiB", bytes >> 20) };
     let equal = if limits.equal_parts { ", all but the last of one size" } else { "" };
     let mut uploaded = flaw("upload in parts", &found.upload, "parts that grow become one object");
     if limits.equal_parts && uploaded.verdict == Verdict::Ok {
