@@ -78,6 +78,14 @@ pub(crate) fn report(error: &anyhow::Error, json: bool) -> Exit {
     exit
 }
 
+/// Whether the same may succeed later though nobody changes anything here: the repository is away, or not made yet.
+pub(crate) fn may_pass(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<StoreError>()
+            || cause.downcast_ref::<Failure>().is_some_and(|failure| failure.exit == Exit::NothingFound)
+    })
+}
+
 fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(failure) = cause.downcast_ref::<Failure>() {
         return Some(failure.exit);

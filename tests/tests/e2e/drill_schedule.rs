@@ -113,6 +113,39 @@ fn daemon_keeps_its_policy_when_the_new_one_is_wrong() {
 }
 
 #[test]
+fn daemon_may_begin_before_its_repository_does() {
+    let sandbox = verified(Sandbox::small(), YEARLY);
+    sandbox.proxy.add(Rule::new(Fault::Status(403)));
+    let daemon = start_daemon(&sandbox);
+    daemon.wait_for("is not permitted");
+    daemon.wait_for("trying again");
+    sandbox.proxy.clear();
+    daemon.signal("HUP");
+    daemon.wait_for("there is no repository");
+    daemon.wait_for("trying again");
+    sandbox.run_well(&["backup", SOURCE]);
+    daemon.signal("HUP");
+    assert!(sandbox.proxy.wait_until(PATIENCE, |seen| stored_reports(seen) == 1), "no drill");
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended(), Some(0));
+    is_whole(&sandbox, 1);
+}
+
+#[test]
+fn daemon_that_waits_for_its_repository_can_be_stopped_and_a_wrong_policy_ends_it() {
+    let sandbox = verified(Sandbox::small(), YEARLY);
+    let daemon = start_daemon(&sandbox);
+    daemon.wait_for("trying again");
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended(), Some(0));
+    let daemon = start_daemon(&sandbox);
+    daemon.wait_for("trying again");
+    std::fs::write(sandbox.policy(), "[repository]\nlocation = 7\n").expect("own file");
+    daemon.signal("HUP");
+    assert_eq!(daemon.ended(), Some(2));
+}
+
+#[test]
 fn killed_verifier_loses_its_lease_at_once() {
     let sandbox = Sandbox::small();
     sandbox.run_well(&["backup", SOURCE]);

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::plan::Planned;
 use super::textfile;
 use crate::cli;
-use crate::daemon::{self, Daemon};
+use crate::daemon;
 use crate::failure::Exit;
 use crate::verifier::Verifier;
 
@@ -19,9 +19,8 @@ pub(crate) async fn run(
     json: bool,
     cancel: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let verifier = Verifier::open(policy).await?;
     if args.dry_run {
-        return dry_run(&verifier, json).await;
+        return dry_run(&Verifier::open(policy).await?, json).await;
     }
     let options = daemon::Options {
         policy: policy.to_owned(),
@@ -30,7 +29,7 @@ pub(crate) async fn run(
         jobs: super::jobs(args.jobs),
         json,
     };
-    let worst = Box::pin(Daemon::new(verifier, options)?.run(cancel)).await;
+    let worst = Box::pin(daemon::run(options, cancel)).await;
     // A daemon serves its metrics.
     let worst = if args.once { Box::pin(textfile::leave(policy, worst)).await? } else { worst? };
     Ok(worst.map_or(ExitCode::SUCCESS, Exit::into))

@@ -5,6 +5,7 @@
 //! rest is waiting: [`Turns`] says for whom.
 
 mod activity;
+mod opening;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub(crate) struct Options {
 }
 
 #[derive(Debug)]
-pub(crate) struct Daemon {
+struct Daemon {
     verifier: Arc<Verifier>,
     options: Options,
     turns: Turns,
@@ -58,12 +59,25 @@ pub(crate) struct Daemon {
 /// What a worker comes back with.
 type Ended = (SourceName, anyhow::Result<Drilled>);
 
+/// Works until it is cancelled, or once until nothing is due. Gives the worst exit code of what it did once.
+pub(crate) async fn run(options: Options, cancel: CancellationToken) -> anyhow::Result<Option<Exit>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (verifier, manager) = if options.once {
+        (Verifier::open(&options.policy).await?, ServiceManager::default())
+    } else {
+        let mut manager = ServiceManager::of_this_process();
+        let opening = opening::open(&options.policy, options.json, &mut manager, &mut hangup, &cancel);
+        let Some(verifier) = Box::pin(opening).await? else { return Ok(None) };
+        (verifier, manager)
+    };
+    Box::pin(Daemon::new(verifier, options, manager)?.run(hangup, cancel)).await
+}
+
 impl Daemon {
-    pub(crate) fn new(verifier: Verifier, options: Options) -> anyhow::Result<Self> {
+    fn new(verifier: Verifier, options: Options, manager: ServiceManager) -> anyhow::Result<Self> {
         let mut turns = Turns::new(RETRIES);
         turns.restart(verified(&verifier)?, Timestamp::now());
         let activity = watch::Sender::new(Activity::default());
-        let manager = ServiceManager::default();
         Ok(Self {
             verifier: Arc::new(verifier),
             options,
@@ -75,15 +89,12 @@ impl Daemon {
         })
     }
 
-    /// Works until it is cancelled, or once until nothing is due. Gives the worst exit code of what it did once.
-    pub(crate) async fn run(mut self, cancel: CancellationToken) -> anyhow::Result<Option<Exit>> {
-        let mut hangup = signal(SignalKind::hangup())?;
+    async fn run(mut self, mut hangup: Signal, cancel: CancellationToken) -> anyhow::Result<Option<Exit>> {
         if !self.options.once {
             self.lookout = Some(activity::lookout(&self.verifier, self.activity.subscribe()).await?);
         }
         drill::sweep().await;
         if !self.options.once {
-            self.manager = ServiceManager::of_this_process();
             self.manager.ready();
         }
         let mut workers = JoinSet::new();
