@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pgproof_monitoring::fleet::DEADLINE_DEFAULT;
 use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::{JOBS_MAX, Provider};
 use pgproof_repository::ids::BackupId;
@@ -11,13 +12,18 @@ use pgproof_repository::ids::BackupId;
 /// Backups of a source that are listed unless more are asked for: what a screen or two show.
 const LISTED_BY_DEFAULT: NonZeroUsize = NonZeroUsize::new(50).expect("more than none");
 
+/// Nobody waits longer for a table.
+const DEADLINE_MAX_SECONDS: u64 = 3600;
+
 /// PostgreSQL backup, restore and proof of restore.
 #[derive(Debug, Parser)]
 #[command(version, about, propagate_version = true)]
 pub(crate) struct Cli {
     /// The policy file; pgproof.toml in this folder if not given, or else /etc/pgproof/pgproof.toml.
+    ///
+    /// `pgproof fleet` takes several.
     #[arg(long, short, global = true, env = "PGPROOF_POLICY", value_name = "FILE")]
-    pub policy: Option<PathBuf>,
+    pub policy: Vec<PathBuf>,
     /// Print one JSON document on standard output instead of text.
     ///
     /// Standard error then has lines of JSON: {"progress": …} every five seconds and at each new step of a backup or
@@ -87,6 +93,12 @@ pub(crate) enum Command {
     /// Exit code: 0 all is well; 1 something needs a look; 2 critical; 3 it could not be found out. It needs no key but the
     /// trusted signers.
     Status(Status),
+    /// Who is unprotected: the sources of many repositories, from the buckets alone, the worst first.
+    ///
+    /// Repositories are those of a fleet file, or of one --policy or several. Each is read with a deadline of its own; what
+    /// could not be read is unknown, never taken for empty. Exit code: 0 all are protected; 1 one is at risk; 2 one is
+    /// unprotected; 3 it could not be found out. It needs no key but the trusted signers.
+    Fleet(Fleet),
     /// Write manual pages and shell completions into a folder, for whoever packages this.
     Documents {
         /// The folder; it is made where there is none.
@@ -429,6 +441,17 @@ pub(crate) struct Status {
     /// One line with performance data, for Nagios and what is like it.
     #[arg(long, conflicts_with = "json")]
     pub nagios: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Fleet {
+    /// The fleet file, in place of policies: repositories by name, each with its policy, or with its place and what is
+    /// promised of it.
+    #[arg(value_name = "FLEET")]
+    pub file: Option<PathBuf>,
+    /// How long reading one repository may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = DEADLINE_DEFAULT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=DEADLINE_MAX_SECONDS))]
+    pub deadline: u64,
 }
 
 fn provider(name: &str) -> Result<Provider, String> {
