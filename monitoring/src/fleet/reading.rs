@@ -85,7 +85,7 @@ impl Reading {
     async fn open(&self, loaded: &LoadedPolicy) -> Result<Opened, String> {
         let opened = async {
             let signers = loaded.trusted_signers().map_err(|error| on_one_line(&error))?;
-            let store = loaded.open_store_trying(PATIENCE).await.map_err(|error| on_one_line(&error))?;
+            let store = loaded.open_store_to_look(PATIENCE).await.map_err(|error| on_one_line(&error))?;
             let marker = catalog::find_marker(&*store).await.map_err(|error| on_one_line(&error))?;
             let page = store.folders_from(&KeyPrefix::everything(), None, SOURCES_MAX).await;
             let page = page.map_err(|error| on_one_line(&error))?;
