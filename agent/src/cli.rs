@@ -20,10 +20,8 @@ const DEADLINE_MAX_SECONDS: u64 = 3600;
 #[command(version, about, propagate_version = true)]
 pub(crate) struct Cli {
     /// The policy file; pgproof.toml in this folder if not given, or else /etc/pgproof/pgproof.toml.
-    ///
-    /// `pgproof fleet` takes several.
     #[arg(long, short, global = true, env = "PGPROOF_POLICY", value_name = "FILE")]
-    pub policy: Vec<PathBuf>,
+    pub policy: Option<PathBuf>,
     /// Print one JSON document on standard output instead of text.
     ///
     /// Standard error then has lines of JSON: {"progress": …} every five seconds and at each new step of a backup or
@@ -95,8 +93,7 @@ pub(crate) enum Command {
     Status(Status),
     /// Who is unprotected: the sources of many repositories, from the buckets alone, the worst first.
     ///
-    /// Repositories are those of a fleet file, or of one --policy or several. Each is read with a deadline of its own; what
-    /// could not be read is unknown, never taken for empty. Exit code: 0 all are protected; 1 one is at risk; 2 one is
+    /// Each repository is read with a deadline of its own; what could not be read is unknown, never taken for empty. Exit code: 0 all are protected; 1 one is at risk; 2 one is
     /// unprotected; 3 it could not be found out. It needs no key but the trusted signers.
     Fleet(Fleet),
     /// Write manual pages and shell completions into a folder, for whoever packages this.
@@ -445,10 +442,11 @@ pub(crate) struct Status {
 
 #[derive(Debug, Args)]
 pub(crate) struct Fleet {
-    /// The fleet file, in place of policies: repositories by name, each with its policy, or with its place and what is
-    /// promised of it.
-    #[arg(value_name = "FLEET")]
-    pub file: Option<PathBuf>,
+    /// Policies, and fleet files: repositories by name, each with its policy, or with its place and what is promised of it.
+    ///
+    /// Without any it is the repository of the policy that other commands go by.
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
     /// How long reading one repository may take.
     #[arg(long, value_name = "SECONDS", default_value_t = DEADLINE_DEFAULT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=DEADLINE_MAX_SECONDS))]
     pub deadline: u64,

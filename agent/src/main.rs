@@ -20,7 +20,6 @@ use tokio::signal::unix::SignalKind;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, PolicyCommand};
-use crate::failure::{Exit, Failure};
 
 /// Where the package's services look for the policy.
 const POLICY_OF_HOST: &str = "/etc/pgproof/pgproof.toml";
@@ -58,15 +57,11 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let Cli { policy: mut policies, json, command, .. } = cli;
-    if policies.len() > 1 && !matches!(command, Command::Fleet(_)) {
-        let hint = "`pgproof fleet` alone goes by several";
-        return Err(Failure::new(Exit::Usage, "there is more than one --policy", hint).into());
-    }
-    let policy = match (&command, policies.pop()) {
+    let Cli { policy, json, command, .. } = cli;
+    let policy = match command {
         // What is written new comes where somebody works.
-        (Command::Init(_), named) => named.unwrap_or_else(|| POLICY_HERE.into()),
-        (_, named) => policy_path(named, POLICY_OF_HOST),
+        Command::Init(_) => policy.unwrap_or_else(|| POLICY_HERE.into()),
+        _ => policy_path(policy, POLICY_OF_HOST),
     };
     // The daemon reads its policy again on SIGHUP; whatever else runs belongs to a terminal.
     let cancel = match command {
@@ -103,9 +98,6 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Audit(args) => commands::audit::run(&policy, args, json).await,
         Command::Documents { to } => commands::documents::run(&to),
         Command::Status(args) => Box::pin(commands::status::run(&policy, args, json)).await,
-        Command::Fleet(args) => {
-            policies.push(policy);
-            Box::pin(commands::fleet::run(policies, args, json)).await
-        }
+        Command::Fleet(args) => Box::pin(commands::fleet::run(policy, args, json)).await,
     }
 }

@@ -83,7 +83,7 @@ fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(failure) = cause.downcast_ref::<Failure>() {
         return Some(failure.exit);
     }
-    if cause.is::<PolicyProblems>() || cause.is::<MomentError>() || cause.is::<serve::AccessError>() {
+    if cause.is::<PolicyProblems>() || cause.is::<MomentError>() || cause.is::<serve::TokenError>() {
         return Some(Exit::Usage);
     }
     let access = cause.downcast_ref::<AccessError>();
@@ -113,7 +113,7 @@ fn hint_of(cause: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<ExportError>() {
         return error.hint().map(str::to_owned);
     }
-    if let Some(error) = cause.downcast_ref::<serve::AccessError>() {
+    if let Some(error) = cause.downcast_ref::<serve::TokenError>() {
         return Some(error.hint().to_owned());
     }
     cause.downcast_ref::<AccessError>()?.hint().map(str::to_owned)

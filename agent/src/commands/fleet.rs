@@ -19,8 +19,8 @@ use crate::{cli, failure, plain};
 const STATES: [State; 4] = [State::Critical, State::Unknown, State::Warning, State::Ok];
 
 /// Its exit codes are those of `status`: what could not be found out is unknown.
-pub(crate) async fn run(policies: Vec<PathBuf>, args: cli::Fleet, json: bool) -> anyhow::Result<ExitCode> {
-    let state = match survey(policies, args).await.and_then(|survey| tell(&survey, json)) {
+pub(crate) async fn run(policy: PathBuf, args: cli::Fleet, json: bool) -> anyhow::Result<ExitCode> {
+    let state = match survey(policy, args).await.and_then(|survey| tell(&survey, json)) {
         Ok(state) => state,
         Err(error) => {
             failure::report(&error, json);
@@ -30,11 +30,9 @@ pub(crate) async fn run(policies: Vec<PathBuf>, args: cli::Fleet, json: bool) ->
     Ok(state.exit_code().into())
 }
 
-async fn survey(policies: Vec<PathBuf>, args: cli::Fleet) -> anyhow::Result<FleetSurvey> {
-    let fleet = match args.file {
-        Some(file) => Fleet::read(&file)?,
-        None => Fleet::of_policies(policies),
-    };
+async fn survey(policy: PathBuf, args: cli::Fleet) -> anyhow::Result<FleetSurvey> {
+    let files = if args.files.is_empty() { vec![policy] } else { args.files };
+    let fleet = Fleet::read(&files)?;
     Ok(fleet.survey(Timestamp::now(), Duration::from_secs(args.deadline)).await)
 }
 

@@ -88,27 +88,22 @@ pub struct Line<'a> {
 }
 
 impl Fleet {
-    /// Reads a fleet file. Paths in it are meant from its folder.
+    /// Reads fleet files, and takes every other file for a policy, whose repository is called by its path. Paths in a fleet
+    /// file are meant from its folder.
     ///
     /// # Errors
-    /// When it cannot be read or has a mistake.
-    pub fn read(path: &Path) -> Result<Self, FleetError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| FleetError::File { path: path.to_owned(), source })?;
-        let parsed = policy::Fleet::parse(&text, &path.display().to_string())
-            .map_err(|source| FleetError::Problems { source })?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let members = parsed.repositories.into_iter().map(|(name, it)| (name, below(folder, it)));
-        Ok(Self { members: members.collect() })
-    }
-
-    /// The repositories of these policies, which are called by their paths.
-    pub fn of_policies(paths: impl IntoIterator<Item = PathBuf>) -> Self {
-        let member = |path: PathBuf| {
-            let name = path.display().to_string();
-            (name, FleetRepository { goes_by: GoesBy::Policy(path), retired: BTreeSet::new() })
-        };
-        Self { members: paths.into_iter().map(member).collect() }
+    /// When a fleet file has a mistake, or two of them give one name. A policy that cannot be read is one repository of
+    /// which nothing is known.
+    pub fn read(paths: &[PathBuf]) -> Result<Self, FleetError> {
+        let mut members = BTreeMap::new();
+        for path in paths {
+            for (name, member) in read_file(path)? {
+                if members.insert(name.clone(), member).is_some() {
+                    return Err(FleetError::Twice { name, path: path.clone() });
+                }
+            }
+        }
+        Ok(Self { members })
     }
 
     /// Reads all of them. One that cannot be read keeps no other from being read.
@@ -220,6 +215,22 @@ fn leave_out_named_elsewhere(repositories: &mut [Repository]) {
     }
 }
 
+fn read_file(path: &Path) -> Result<BTreeMap<String, FleetRepository>, FleetError> {
+    let name = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) if policy::Fleet::is_meant_by(&text) => {
+            let parsed = policy::Fleet::parse(&text, &name);
+            let parsed = parsed.map_err(|source| FleetError::Problems { source })?;
+            let folder = path.parent().unwrap_or(Path::new(""));
+            Ok(parsed.repositories.into_iter().map(|(name, it)| (name, below(folder, it))).collect())
+        }
+        _ => {
+            let goes_by = GoesBy::Policy(path.to_owned());
+            Ok(BTreeMap::from([(name, FleetRepository { goes_by, retired: BTreeSet::new() })]))
+        }
+    }
+}
+
 /// Paths of a member as they are meant in a file of this folder.
 fn below(folder: &Path, mut member: FleetRepository) -> FleetRepository {
     match &mut member.goes_by {
@@ -232,25 +243,19 @@ fn below(folder: &Path, mut member: FleetRepository) -> FleetRepository {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FleetError {
-    #[error("fleet file {} cannot be read", path.display())]
-    File {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
     #[error("fleet file is not usable")]
     Problems {
         #[source]
         source: PolicyProblems,
     },
+    #[error("repository {name} is named twice, the second time in {}", path.display())]
+    Twice { name: String, path: PathBuf },
 }
 
 impl FleetError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::File { .. } => {
-                Some("name a file with [repositories.NAME] sections; docs/monitoring.md shows one")
-            }
+            Self::Twice { .. } => Some("give each repository a name of its own, and each file once"),
             Self::Problems { .. } => None,
         }
     }

@@ -52,7 +52,7 @@ impl Place {
 
     async fn survey(&self, fleet: &str) -> FleetSurvey {
         self.write("fleet.toml", &fleet.replace("PLACE", &self.path().display().to_string()));
-        Fleet::read(&self.path().join("fleet.toml")).unwrap().survey(noon(), DEADLINE).await
+        Fleet::read(&[self.path().join("fleet.toml")]).unwrap().survey(noon(), DEADLINE).await
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use jiff::SignedDuration;
+use toml::de::DeTable;
 
 use super::raw::{Field, Report, Table};
 use super::{
@@ -20,6 +21,7 @@ use crate::retention::Retention;
 /// Longest name of a repository in bytes: it is a column of a table.
 const NAME_BYTES_MAX: usize = 63;
 
+const REPOSITORIES: &str = "repositories";
 const POLICY_OR_REPOSITORY: &str =
     "must say which policy it goes by, or else `repository`, `trusted_signers` and `recovery_point`";
 const SIGNERS: &str = "must name the file with the public keys that are trusted";
@@ -61,6 +63,11 @@ pub struct Promise {
 }
 
 impl Fleet {
+    /// Whether a text is a fleet file's and not a policy's: it says which repositories there are.
+    pub fn is_meant_by(text: &str) -> bool {
+        DeTable::parse_recoverable(text).0.get_ref().contains_key(REPOSITORIES)
+    }
+
     /// Reads and checks the text of a fleet file. `file` is what problems call it.
     ///
     /// # Errors
@@ -148,7 +155,7 @@ fn twice_is_critical(age: SignedDuration) -> Thresholds {
 
 fn read(mut top: Table<'_>, report: &mut Report<'_>) -> Option<Fleet> {
     let mut repositories = BTreeMap::new();
-    if let Some(table) = required(&mut top, "repositories", report) {
+    if let Some(table) = required(&mut top, REPOSITORIES, report) {
         let (here, offset) = (table.path_of("<name>"), table.offset());
         let tables = table.named_tables(report);
         if tables.is_empty() {
@@ -174,6 +181,7 @@ fn is_name(text: &str) -> bool {
 }
 
 fn repository(mut table: Table<'_>, report: &mut Report<'_>) -> Option<FleetRepository> {
+    let policy = table.path("policy", report);
     let goes_by = match (table.has("policy"), table.has("repository")) {
         (true, _) => {
             for key in ["repository", "trusted_signers", "sources"].into_iter().chain(PROMISED) {
@@ -181,7 +189,6 @@ fn repository(mut table: Table<'_>, report: &mut Report<'_>) -> Option<FleetRepo
                     table.refuse(key, BESIDE_POLICY, None, report);
                 }
             }
-            let policy = table.path("policy", report);
             // Known, so that each is told of once.
             promise(&mut table, report);
             policy.map(GoesBy::Policy)
@@ -266,6 +273,7 @@ proof_age = "8d"
 
     #[test]
     fn a_repository_goes_by_its_policy_or_by_what_is_promised_here() {
+        assert!(Fleet::is_meant_by(BOTH) && !Fleet::is_meant_by("[repository]\n"));
         let fleet = Fleet::parse(BOTH, "fleet.toml").unwrap();
         let shop = &fleet.repositories["shop"];
         assert_eq!(shop.goes_by, GoesBy::Policy("shop/pgproof.toml".into()));

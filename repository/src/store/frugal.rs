@@ -113,10 +113,14 @@ impl Store for FrugalStore {
         paid.boxed()
     }
 
-    /// However many answers it takes, it passes as one: nobody who only looks asks for all names.
+    /// How many answers it takes is known afterwards, and counts then.
     async fn list_folders(&self, prefix: &KeyPrefix) -> Result<Vec<String>, StoreError> {
         self.request("list", prefix.as_str())?;
-        self.inner.list_folders(prefix).await
+        let names = self.inner.list_folders(prefix).await?;
+        for _ in 0..names.len() / NAMES_PER_REQUEST {
+            self.request("list", prefix.as_str())?;
+        }
+        Ok(names)
     }
 
     async fn folders_from(

@@ -19,8 +19,8 @@ fn a_repository_that_is_silent_is_unknown_and_holds_up_no_other() {
     let other = sandbox.path("silent.toml");
     std::fs::write(&other, text.replace(&sandbox.proxy.url(), &address)).expect("own file");
     let began = Instant::now();
-    let other = other.to_string_lossy();
-    let outcome = sandbox.run(&["fleet", "--policy", &other, "--deadline", "2", "--json"]);
+    let (own, other) = (sandbox.policy().display().to_string(), other.display().to_string());
+    let outcome = sandbox.run(&["fleet", &own, &other, "--deadline", "2", "--json"]);
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     // Not known is the worst here, and has Nagios's number.
     assert_eq!(outcome.code, Some(3), "{}\n{}", outcome.text(), outcome.stderr);
@@ -48,6 +48,6 @@ fn a_repository_that_is_silent_is_unknown_and_holds_up_no_other() {
     let outcome = sandbox.run(&["fleet", &misspelt.to_string_lossy()]);
     assert_eq!(outcome.code, Some(3));
     assert!(outcome.stderr.contains("did you mean `policy`?"), "{}", outcome.stderr);
-    let twice = sandbox.run(&["list", "--policy", &other]);
-    assert_eq!(twice.code, Some(2), "{}", twice.stderr);
+    let twice = sandbox.run(&["fleet", &own, &own]);
+    assert!(twice.code == Some(3) && twice.stderr.contains("is named twice"), "{}", twice.stderr);
 }

@@ -73,23 +73,23 @@ pub(crate) struct Hosts(Option<BTreeSet<String>>);
 
 impl Token {
     /// The first line of a file that only its owner can read, or root's that a group may read, too.
-    pub(crate) fn read(path: &Path) -> Result<Self, AccessError> {
-        let unreadable = |source| AccessError::TokenFile { path: path.to_owned(), source };
+    pub(crate) fn read(path: &Path) -> Result<Self, TokenError> {
+        let unreadable = |source| TokenError::File { path: path.to_owned(), source };
         let file = File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
         let mode = metadata.mode() & 0o7777;
         if !is_private(mode, metadata.uid()) {
-            return Err(AccessError::TokenFileTooOpen { path: path.to_owned(), mode });
+            return Err(TokenError::FileTooOpen { path: path.to_owned(), mode });
         }
         let mut text = String::new();
         file.take(TOKEN_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
         Self::of(text.lines().next().unwrap_or_default())
     }
 
-    pub(crate) fn of(text: &str) -> Result<Self, AccessError> {
+    pub(crate) fn of(text: &str) -> Result<Self, TokenError> {
         let text = text.trim();
         if text.chars().count() < TOKEN_CHARS_MIN {
-            return Err(AccessError::TokenTooShort);
+            return Err(TokenError::TooShort);
         }
         let key: [u8; 32] = rand::random();
         Ok(Self { key, mac: keyed(&key, text).finalize().into_bytes().to_vec() })
@@ -262,26 +262,26 @@ fn without_port(host: &str) -> &str {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AccessError {
+pub(crate) enum TokenError {
     #[error("token file {} cannot be read", path.display())]
-    TokenFile {
+    File {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
     #[error("token file {} can be read by others: its mode is {mode:04o}", path.display())]
-    TokenFileTooOpen { path: PathBuf, mode: u32 },
+    FileTooOpen { path: PathBuf, mode: u32 },
     #[error("token has fewer than {TOKEN_CHARS_MIN} characters")]
-    TokenTooShort,
+    TooShort,
 }
 
-impl AccessError {
+impl TokenError {
     pub(crate) fn hint(&self) -> &'static str {
         match self {
-            Self::TokenFile { .. } | Self::TokenTooShort => {
+            Self::File { .. } | Self::TooShort => {
                 "make one: (umask 077; openssl rand -hex 24 > FILE), and give it to those who may look"
             }
-            Self::TokenFileTooOpen { .. } => "chmod 600 it; root's may be 640, for the service's group",
+            Self::FileTooOpen { .. } => "chmod 600 it; root's may be 640, for the service's group",
         }
     }
 }
@@ -303,12 +303,12 @@ mod tests {
     #[test]
     fn short_tokens_and_open_files_are_refused() {
         use std::os::unix::fs::PermissionsExt;
-        assert!(matches!(Token::of("hunter2"), Err(AccessError::TokenTooShort)));
+        assert!(matches!(Token::of("hunter2"), Err(TokenError::TooShort)));
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), format!("{TOKEN}\n")).unwrap();
         assert!(Token::read(file.path()).unwrap().is(TOKEN));
         std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(Token::read(file.path()), Err(AccessError::TokenFileTooOpen { mode: 0o644, .. })));
+        assert!(matches!(Token::read(file.path()), Err(TokenError::FileTooOpen { mode: 0o644, .. })));
         assert_eq!(format!("{:?}", Access::with_token(Token::of(TOKEN).unwrap())).matches("0123").count(), 0);
     }
 

@@ -32,7 +32,7 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-pub(crate) use access::{Access, AccessError, Hosts, Token};
+pub(crate) use access::{Access, Hosts, Token, TokenError};
 pub(crate) use bucket::Bucket;
 
 use access::Entrance;

@@ -72,8 +72,10 @@ fn judged(audit: &Audit, source: &SourceName) -> (Tone, String, String) {
 }
 
 fn findings(audit: &Audit) -> Grid {
-    let mut grid =
-        Grid::new("What does not check", [Column::text("Record"), Column::text("What is the matter")]);
+    let mut grid = Grid::new(
+        "Records, and what is the matter with each",
+        [Column::text("Record"), Column::text("What is the matter")],
+    );
     for finding in &audit.findings {
         let record =
             finding.record.as_deref().map_or_else(|| Cell::from("the source as a whole"), Cell::code);

@@ -31,10 +31,11 @@ impl Frame {
     }
 }
 
-/// `As of 2026-11-24 04:00:12 UTC, 12 s before`.
+/// `As of 2026-11-24 04:00:12 UTC, 12 seconds before this page was made`.
 pub(super) fn as_of(read_at: Timestamp, now: Timestamp) -> String {
-    let age = figures::seconds_between(read_at, now).max(0.0).round();
-    format!("As of {}, read {} before this page was made", figures::stamp(read_at), figures::span(age))
+    let age = now.duration_since(read_at).as_secs().max(0).unsigned_abs();
+    let age = figures::counted(age, "second", "seconds");
+    format!("As of {}, {age} before this page was made", figures::stamp(read_at))
 }
 
 /// A page of a report, which has no style of the site.
