@@ -4,12 +4,16 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pgproof_monitoring::fleet::DEADLINE_DEFAULT;
 use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::{JOBS_MAX, Provider};
 use pgproof_repository::ids::BackupId;
 
 /// Backups of a source that are listed unless more are asked for: what a screen or two show.
 const LISTED_BY_DEFAULT: NonZeroUsize = NonZeroUsize::new(50).expect("more than none");
+
+/// Nobody waits longer for a table.
+const DEADLINE_MAX_SECONDS: u64 = 3600;
 
 /// PostgreSQL backup, restore and proof of restore.
 #[derive(Debug, Parser)]
@@ -87,6 +91,11 @@ pub(crate) enum Command {
     /// Exit code: 0 all is well; 1 something needs a look; 2 critical; 3 it could not be found out. It needs no key but the
     /// trusted signers.
     Status(Status),
+    /// Who is unprotected: the sources of many repositories, from the buckets alone, the worst first.
+    ///
+    /// Each repository is read with a deadline of its own; what could not be read is unknown, never taken for empty. Exit code: 0 all are protected; 1 one is at risk; 2 one is
+    /// unprotected; 3 it could not be found out. It needs no key but the trusted signers.
+    Fleet(Fleet),
     /// Write manual pages and shell completions into a folder, for whoever packages this.
     Documents {
         /// The folder; it is made where there is none.
@@ -429,6 +438,18 @@ pub(crate) struct Status {
     /// One line with performance data, for Nagios and what is like it.
     #[arg(long, conflicts_with = "json")]
     pub nagios: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Fleet {
+    /// Policies, and fleet files: repositories by name, each with its policy, or with its place and what is promised of it.
+    ///
+    /// Without any it is the repository of the policy that other commands go by.
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// How long reading one repository may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = DEADLINE_DEFAULT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=DEADLINE_MAX_SECONDS))]
+    pub deadline: u64,
 }
 
 fn provider(name: &str) -> Result<Provider, String> {

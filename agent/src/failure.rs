@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use pgproof_files as files;
 use pgproof_monitoring::alerts::NotTold;
+use pgproof_monitoring::fleet::FleetError;
 use pgproof_monitoring::journal::say;
 use pgproof_policies::backups::Cause;
 use pgproof_policies::moment::MomentError;
@@ -222,6 +223,7 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         GatherError,
         WriteError,
         NotTold,
+        FleetError,
         NoRestorePoint,
         PolicyProblems,
         MomentError,

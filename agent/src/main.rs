@@ -98,5 +98,6 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Audit(args) => commands::audit::run(&policy, args, json).await,
         Command::Documents { to } => commands::documents::run(&to),
         Command::Status(args) => Box::pin(commands::status::run(&policy, args, json)).await,
+        Command::Fleet(args) => Box::pin(commands::fleet::run(policy, args, json)).await,
     }
 }

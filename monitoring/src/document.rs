@@ -1,4 +1,4 @@
-//! How things stand as JSON, for `pgproof status --json` and `/health/detailed`. Fields are only added; what is not known
+//! How things stand as JSON, for `pgproof status --json` and `/health/detailed`, and of each source for `pgproof fleet --json`. Fields are only added; what is not known
 //! is `null`. Spans are seconds, sizes bytes, times RFC 3339 in UTC.
 
 use jiff::{SignedDuration, Timestamp};
@@ -102,6 +102,12 @@ pub struct AtWork {
     pub on: &'static str,
     pub host: String,
     pub pid: u32,
+}
+
+impl Source {
+    pub(crate) fn of(standing: &Standing<'_>, now: Timestamp) -> Self {
+        source(standing, now)
+    }
 }
 
 impl Document {

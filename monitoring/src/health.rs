@@ -14,35 +14,20 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::Monitoring;
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::document::Document;
 use crate::metrics::{self, LastRead};
-use crate::survey::{Subject, Survey, on_one_line};
+use crate::server;
+use crate::survey::{Subject, Survey};
 
-/// Connections at the same time: a Prometheus pair, a few probes.
-const CONNECTIONS_MAX: usize = 32;
-/// Bytes of a request's head.
-const HEAD_BYTES_MAX: usize = 16 << 10;
-/// How long a client may take to send it.
-const HEAD_TIME_LIMIT: Duration = Duration::from_secs(5);
-/// How long a connection lives: Prometheus keeps one open between scrapes, and opens another as easily.
-const CONNECTION_TIME_LIMIT: Duration = Duration::from_secs(300);
-/// How long answers that are under way may take when the server stops.
-const STOP_DEADLINE: Duration = Duration::from_secs(3);
-/// After an error of accepting, such as too many open files, which an immediate new try meets again.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// So many refreshes may fail or be late before what was read counts as unknown.
 const REFRESHES_MISSED_MAX: i32 = 3;
 
@@ -75,7 +60,7 @@ pub async fn start(
     let (latest, seen) = watch::channel(Latest::default());
     let shared = Shared { latest: seen, refresh: monitoring.refresh, activity };
     let refreshing = refresh(watched, latest, monitoring.refresh, cancel.clone());
-    let serving = serve(listener, router(shared), cancel);
+    let serving = server::serve(listener, router(shared), cancel);
     tracing::info!(%address, "health and metrics are served");
     Ok(Some(Health { address, subject, tasks: [tokio::spawn(refreshing), tokio::spawn(serving)] }))
 }
@@ -153,50 +138,6 @@ async fn refresh(
         }
     };
     cancel.run_until_cancelled(rounds).await;
-}
-
-async fn serve(listener: TcpListener, router: Router, cancel: CancellationToken) {
-    let graceful = GracefulShutdown::new();
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let accepting = async {
-        loop {
-            // Who comes while all are taken waits in the kernel's queue.
-            let Ok(permit) = permits.clone().acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let answering = answer(stream, &router, &graceful);
-                    tokio::spawn(async move {
-                        answering.await;
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection to the health server failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    };
-    cancel.run_until_cancelled(accepting).await;
-    if tokio::time::timeout(STOP_DEADLINE, graceful.shutdown()).await.is_err() {
-        tracing::info!("an answer was cut short");
-    }
-}
-
-fn answer(
-    stream: TcpStream,
-    router: &Router,
-    graceful: &GracefulShutdown,
-) -> impl Future<Output = ()> + use<> {
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_LIMIT).max_buf_size(HEAD_BYTES_MAX);
-    let service = TowerToHyperService::new(router.clone());
-    let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
-    async move {
-        if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME_LIMIT, connection).await {
-            tracing::debug!(error = on_one_line(&error), "a client went away");
-        }
-    }
 }
 
 fn router(shared: Shared) -> Router {

@@ -2,9 +2,11 @@
 //!
 //! - [`facts`]: what the bucket says of a source, in few requests however many backups there are.
 //! - [`survey`]: all sources of a policy, read once and judged at any later time.
+//! - [`fleet`]: many repositories side by side, the unprotected first.
 //! - [`document`]: the JSON of it.
 //! - [`metrics`], [`textfile`]: the metrics of it.
 //! - [`health`]: the server that answers from the last survey and never waits for the bucket.
+//! - [`server`]: what serves HTTP, with its limits.
 //! - [`alerts`]: who is told of what.
 //! - [`lookout`]: all of that beside a daemon's work.
 //! - [`service_manager`], [`journal`]: what systemd is told of a daemon, and the log's form.
@@ -12,10 +14,12 @@
 pub mod alerts;
 pub mod document;
 pub mod facts;
+pub mod fleet;
 pub mod health;
 pub mod journal;
 pub mod lookout;
 pub mod metrics;
+pub mod server;
 pub mod service_manager;
 pub mod survey;
 pub mod textfile;

@@ -14,11 +14,12 @@ use pgproof_repository::catalog;
 use pgproof_repository::signature::TrustedSigners;
 use pgproof_repository::store::SharedStore;
 use pgproof_repository::store::retry::RetryPolicy;
+use tokio::time::Instant;
 
 use crate::facts;
 
 /// How long a store that does not answer is tried: somebody waits, and a scheduler's patience is half a minute.
-pub(crate) const PATIENCE: RetryPolicy = RetryPolicy {
+pub const PATIENCE: RetryPolicy = RetryPolicy {
     total: Duration::from_secs(5),
     first_wait: Duration::from_millis(200),
     longest_wait: Duration::from_secs(2),
@@ -92,13 +93,18 @@ impl Subject {
 
     /// Reads everything. A source that cannot be read keeps no other from being read.
     pub async fn survey(&self, now: Timestamp) -> Survey {
+        self.survey_until(now, None).await
+    }
+
+    /// The same, where nothing is waited for after `deadline`: sources that were not read by then are known not to be.
+    pub(crate) async fn survey_until(&self, now: Timestamp, deadline: Option<Instant>) -> Survey {
         // A store that does not answer is waited for once, not once a source.
-        let opened = self.open_repository(now).await;
+        let opened = self.open_repository(now, deadline).await;
         let opened = &opened;
         let read = futures::stream::iter(self.sources.clone()).map(|(source, limits)| async move {
             let facts = match opened {
                 Ok(clock) => {
-                    let read = self.read(&source, now).await;
+                    let read = self.read(&source, now, deadline).await;
                     read.map(|facts| Facts { store_clock_ahead: *clock, ..facts })
                 }
                 Err(why) => Err(why.clone()),
@@ -109,31 +115,53 @@ impl Subject {
         Survey { location: self.store.location(), read_at: now, zone: self.zone.clone(), sources }
     }
 
-    async fn read(&self, source: &Source, now: Timestamp) -> Result<Facts, String> {
+    async fn read(
+        &self,
+        source: &Source,
+        now: Timestamp,
+        deadline: Option<Instant>,
+    ) -> Result<Facts, String> {
         let gathered = facts::gather(&self.store, &source.name, &self.signers, now);
-        match tokio::time::timeout(TIME_LIMIT, gathered).await {
-            Ok(Ok(facts)) => Ok(facts),
-            Ok(Err(error)) => Err(on_one_line(&error)),
-            Err(_) => Err(no_answer()),
-        }
+        within(deadline, async { gathered.await.map_err(|error| on_one_line(&error)) }).await
     }
 
     /// Whether what lies there is a repository that this program understands, or nothing yet. Gives how far the store's
     /// clock is ahead, where it tells one.
-    async fn open_repository(&self, now: Timestamp) -> Result<Option<SignedDuration>, String> {
+    async fn open_repository(
+        &self,
+        now: Timestamp,
+        deadline: Option<Instant>,
+    ) -> Result<Option<SignedDuration>, String> {
         let asked = async {
             catalog::find_marker(&*self.store).await.map_err(|error| on_one_line(&error))?;
             let clock = self.store.clock().await.map_err(|error| on_one_line(&error))?;
             Ok(clock.map(|clock| clock.duration_since(now)))
         };
-        match tokio::time::timeout(TIME_LIMIT, asked).await {
-            Ok(answer) => answer,
-            Err(_) => Err(no_answer()),
-        }
+        within(deadline, asked).await
+    }
+
+    pub(crate) fn store(&self) -> &SharedStore {
+        &self.store
     }
 }
 
 impl Survey {
+    /// All sources of a policy, none of which could be read.
+    pub(crate) fn unread(location: String, policy: &Policy, why: &str, now: Timestamp) -> Self {
+        let zone = policy.time_zone();
+        let unread = |source: &Source| Surveyed {
+            source: source.clone(),
+            limits: Limits::of(source, &zone, now),
+            facts: Err(why.to_owned()),
+        };
+        let sources = policy.sources.values().map(unread).collect();
+        Self { location, read_at: now, zone, sources }
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &SourceName> {
+        self.sources.iter().map(|surveyed| &surveyed.source.name)
+    }
+
     /// How each source stands at `now`, in the order of their names.
     pub fn judge(&self, now: Timestamp) -> Vec<Standing<'_>> {
         self.sources.iter().map(|surveyed| surveyed.judge(&self.zone, now)).collect()
@@ -180,8 +208,20 @@ pub fn worst(standings: &[Standing<'_>]) -> State {
     standing::worst(standings.iter().flat_map(|standing| &standing.findings))
 }
 
-fn no_answer() -> String {
-    format!("no answer within {} s", TIME_LIMIT.as_secs())
+/// What comes of reading before its time limit, and before the deadline of all.
+async fn within<T>(
+    deadline: Option<Instant>,
+    read: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    let limit = Instant::now() + TIME_LIMIT;
+    let read = tokio::time::timeout_at(deadline.map_or(limit, |deadline| deadline.min(limit)), read);
+    match read.await {
+        Ok(answer) => answer,
+        Err(_) if deadline.is_some_and(|deadline| deadline < limit) => {
+            Err("no answer before the repository's deadline".to_owned())
+        }
+        Err(_) => Err(format!("no answer within {} s", TIME_LIMIT.as_secs())),
+    }
 }
 
 /// An error and its causes on one line.

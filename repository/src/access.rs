@@ -66,10 +66,23 @@ impl LoadedPolicy {
 
     /// The store, for somebody who waits no longer than `patience` says.
     pub async fn open_store_trying(&self, patience: RetryPolicy) -> Result<SharedStore, AccessError> {
+        self.open_with(patience, |path| DirectoryStore::open(path)).await
+    }
+
+    /// The store, for somebody who only looks: a folder that is not there is not made, since it may be a disk that is away.
+    pub async fn open_store_to_look(&self, patience: RetryPolicy) -> Result<SharedStore, AccessError> {
+        self.open_with(patience, |path| DirectoryStore::open_existing(path)).await
+    }
+
+    async fn open_with(
+        &self,
+        patience: RetryPolicy,
+        open: fn(&Path) -> Result<DirectoryStore, StoreError>,
+    ) -> Result<SharedStore, AccessError> {
         let opened = |source| AccessError::Store { source };
         let location = &self.policy.repository.location;
         let store: SharedStore = match location {
-            Location::Directory { path } => Arc::new(DirectoryStore::open(path).map_err(opened)?),
+            Location::Directory { path } => Arc::new(open(path).map_err(opened)?),
             Location::S3 { bucket, prefix, .. } => {
                 let common = S3Settings { locks: Locks::of(&self.policy), ..S3Settings::new(bucket, prefix) };
                 let settings = s3_settings(common, location);

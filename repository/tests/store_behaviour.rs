@@ -180,3 +180,24 @@ async fn put(store: &dyn Store, name: &str, body: &[u8]) {
 fn key(text: &str) -> ObjectKey {
     text.parse().unwrap()
 }
+
+#[tokio::test]
+async fn a_folder_that_went_away_is_no_empty_repository() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("repository");
+    let missing = DirectoryStore::open_existing(&root).unwrap_err();
+    assert!(matches!(missing, StoreError::NoSuchPlace { .. }), "{missing:?}");
+    assert!(!root.exists(), "who looks makes nothing");
+    DirectoryStore::open(&root).unwrap();
+    let store = DirectoryStore::open_existing(&root).unwrap();
+    let (key, everything) = ("app/runs/one.json".parse().unwrap(), KeyPrefix::everything());
+    assert!(matches!(store.get(&key, 10).await, Err(StoreError::NotFound { .. })));
+    assert!(store.folders_from(&everything, None, 10).await.unwrap().names.is_empty());
+    std::fs::remove_dir_all(&root).unwrap();
+    let gone = |error: &StoreError| matches!(error, StoreError::NoSuchPlace { .. });
+    assert!(store.get(&key, 10).await.is_err_and(|error| gone(&error)));
+    assert!(store.head(&key).await.is_err_and(|error| gone(&error)));
+    assert!(store.folders_from(&everything, None, 10).await.is_err_and(|error| gone(&error)));
+    let listed: Result<Vec<_>, _> = store.list(&everything, None).try_collect().await;
+    assert!(listed.is_err_and(|error| gone(&error)));
+}

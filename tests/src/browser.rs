@@ -55,6 +55,43 @@ pub fn measure(page: &Path, width: u32) -> Measured {
     Measured { window_width, overflow, height }
 }
 
+/// A page as the browser has it after it was loaded from a server. What the browser complains of, such as a style or a script
+/// that the page's own policy refuses, is a failure.
+///
+/// # Panics
+/// When it does not load, or the browser complains.
+#[must_use]
+pub fn visit(url: &str) -> String {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut chromium = chromium(folder.path());
+    chromium.args(["--enable-logging=stderr", "--virtual-time-budget=10000", "--dump-dom", url]);
+    let output = succeed(&mut chromium);
+    let said = String::from_utf8_lossy(&output.stderr);
+    // A page that is refused or out of order is one all the same.
+    let complaints: Vec<&str> = said
+        .lines()
+        .filter(|line| {
+            line.contains(":CONSOLE") && !line.contains("status of 401") && !line.contains("status of 503")
+        })
+        .collect();
+    assert!(complaints.is_empty(), "{url}: {complaints:#?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Leaves a picture of a page, for people.
+///
+/// # Panics
+/// When it cannot be made.
+pub fn picture(url: &str, width: u32, dark: bool, file: &Path) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut chromium = chromium(folder.path());
+    if dark {
+        chromium.arg("--blink-settings=preferredColorScheme=0");
+    }
+    let (size, target) = (format!("--window-size={width},1600"), format!("--screenshot={}", file.display()));
+    succeed(chromium.args(["--hide-scrollbars", &size, &target, url]));
+}
+
 /// The text of the page printed on paper, and the number of sheets.
 ///
 /// # Panics
@@ -73,8 +110,14 @@ pub fn print(page: &Path) -> (String, usize) {
 
 fn run(folder: &Path, arguments: &[&str], page: &Path) -> String {
     let page: PathBuf = page.canonicalize().expect("the page's path");
+    let mut chromium = chromium(folder);
+    chromium.args(arguments).arg(format!("file://{}", page.display()));
+    String::from_utf8_lossy(&succeed(&mut chromium).stdout).into_owned()
+}
+
+fn chromium(folder: &Path) -> Command {
     let mut chromium = Command::new("chromium");
     chromium.args(ARGUMENTS).arg(format!("--user-data-dir={}", folder.join("profile").display()));
-    chromium.args(arguments).arg(format!("file://{}", page.display())).env("HOME", folder);
-    String::from_utf8_lossy(&succeed(&mut chromium).stdout).into_owned()
+    chromium.env("HOME", folder);
+    chromium
 }

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -51,6 +52,11 @@ pub(crate) enum Command {
     /// Read, hand on and check stored reports.
     #[command(subcommand)]
     Report(Report),
+    /// Serve pages for reviewers: sources, backups and drills by date, reports with what their signatures are worth.
+    ///
+    /// They are read and nothing can be changed there; the bucket is only read. It speaks plain HTTP: for others than this
+    /// machine put a proxy with TLS before it. Ends with 0 on SIGTERM or SIGINT.
+    Serve(Serve),
     /// Write manual pages and shell completions into a folder, for whoever packages this.
     Documents {
         /// The folder; it is made where there is none.
@@ -128,6 +134,25 @@ pub(crate) struct Run {
     /// Connections of each drill that load and read tables at the same time; the number of processors if not given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Where to listen.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8431")]
+    pub listen: SocketAddr,
+    /// Show pages only to those who have the token on the first line of this file, or in PGPROOF_SERVE_TOKEN.
+    ///
+    /// Other addresses than loopback take it.
+    #[arg(long, value_name = "FILE", conflicts_with = "without_token")]
+    pub token_file: Option<PathBuf>,
+    /// Show them to everybody who reaches the address.
+    #[arg(long)]
+    pub without_token: bool,
+    /// A name under which this server is asked (may be repeated): a proxy's. On loopback, and where any is given, others
+    /// are refused.
+    #[arg(long, value_name = "NAME")]
+    pub host: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

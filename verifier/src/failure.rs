@@ -13,6 +13,7 @@ use pgproof_repository::store::StoreError;
 use tracing::Level;
 
 use crate::report::export::ExportError;
+use crate::serve;
 
 /// Exit codes, documented in the README.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +91,7 @@ fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(failure) = cause.downcast_ref::<Failure>() {
         return Some(failure.exit);
     }
-    if cause.is::<PolicyProblems>() || cause.is::<MomentError>() {
+    if cause.is::<PolicyProblems>() || cause.is::<MomentError>() || cause.is::<serve::TokenError>() {
         return Some(Exit::Usage);
     }
     let access = cause.downcast_ref::<AccessError>();
@@ -119,6 +120,9 @@ fn hint_of(cause: &(dyn Error + 'static)) -> Option<String> {
     }
     if let Some(error) = cause.downcast_ref::<ExportError>() {
         return error.hint().map(str::to_owned);
+    }
+    if let Some(error) = cause.downcast_ref::<serve::TokenError>() {
+        return Some(error.hint().to_owned());
     }
     cause.downcast_ref::<AccessError>()?.hint().map(str::to_owned)
 }

@@ -6,6 +6,7 @@ mod daemon;
 mod drill;
 mod failure;
 mod report;
+mod serve;
 mod verifier;
 
 use std::io::IsTerminal;
@@ -61,8 +62,12 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     // The daemon reads its policy again on SIGHUP; whatever else runs belongs to a terminal.
     let hangup = (!matches!(cli.command, Command::Run(_))).then(SignalKind::hangup);
-    let cancel =
-        cancel_on_signals([SignalKind::interrupt(), SignalKind::terminate()].into_iter().chain(hangup))?;
+    let stopping = match cli.command {
+        Command::Serve(_) => "stopping: answers that are under way are finished",
+        _ => "stopping: the private server is being removed",
+    };
+    let signals = [SignalKind::interrupt(), SignalKind::terminate()].into_iter().chain(hangup);
+    let cancel = cancel_on_signals(signals, stopping)?;
     let policy = policy_path(cli.policy, POLICY_OF_HOST);
     match cli.command {
         Command::Documents { to } => commands::documents::run(&to),
@@ -71,12 +76,16 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Drill(args) => Box::pin(commands::drill::run(&policy, args, cli.json, cancel)).await,
         Command::Plan(args) => Box::pin(commands::plan::run(&policy, args, cli.json)).await,
         Command::Run(args) => Box::pin(commands::run::run(&policy, args, cli.json, cancel)).await,
+        Command::Serve(args) => Box::pin(commands::serve::run(&policy, args, cancel)).await,
         Command::Report(command) => commands::report::run(&policy, command, cli.json).await,
     }
 }
 
-/// A token that any of these signals cancels. The private server is then stopped and removed.
-fn cancel_on_signals(kinds: impl IntoIterator<Item = SignalKind>) -> anyhow::Result<CancellationToken> {
+/// A token that any of these signals cancels, and what is said then.
+fn cancel_on_signals(
+    kinds: impl IntoIterator<Item = SignalKind>,
+    stopping: &'static str,
+) -> anyhow::Result<CancellationToken> {
     let token = CancellationToken::new();
     for kind in kinds {
         let (mut signal, token) = (signal(kind)?, token.clone());
@@ -84,7 +93,7 @@ fn cancel_on_signals(kinds: impl IntoIterator<Item = SignalKind>) -> anyhow::Res
             signal.recv().await;
             // First, since the terminal may be gone.
             token.cancel();
-            say(tracing::Level::INFO, "stopping: the private server is being removed");
+            say(tracing::Level::INFO, stopping);
         });
     }
     Ok(token)

@@ -7,6 +7,7 @@ pub(crate) mod check;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod documents;
+pub(crate) mod fleet;
 pub(crate) mod hold;
 pub(crate) mod import;
 pub(crate) mod init;

@@ -179,7 +179,7 @@ fn performance(standing: &Standing<'_>, now: Timestamp) -> Vec<String> {
     aged.chain(size).collect()
 }
 
-fn colour(state: State) -> Color {
+pub(super) fn colour(state: State) -> Color {
     match state {
         State::Ok => Color::Green,
         State::Warning => Color::Yellow,

@@ -18,6 +18,7 @@ mod alarms;
 mod alerts;
 mod configuration;
 mod files;
+mod fleet;
 mod hooks;
 mod location;
 mod monitoring;
@@ -35,6 +36,7 @@ mod verification;
 pub use alarms::{Alarms, Thresholds};
 pub use alerts::{Alerts, Delivery, Email, REPEAT_AFTER_DEFAULT, Route, Tls, Url};
 pub use configuration::{ConfigSource, Environment};
+pub use fleet::{Fleet, FleetRepository, GoesBy, Promise};
 pub use hooks::{HookProgram, Hooks};
 pub use monitoring::{Monitoring, REFRESH_DEFAULT};
 pub use problems::{PolicyProblems, Problem};
@@ -298,23 +300,7 @@ impl Policy {
     /// # Errors
     /// All problems of the file at once.
     pub fn parse(text: &str, file: &str) -> Result<Self, PolicyProblems> {
-        let mut report = Report::of(text, file);
-        if text.len() > POLICY_BYTES_MAX {
-            let constraint = format!("the file must have at most {POLICY_BYTES_MAX} bytes");
-            report.add(0, "", &constraint, Some(text.len().to_string()));
-            return report.conclude(None);
-        }
-        let (document, errors) = DeTable::parse_recoverable(text);
-        if !errors.is_empty() {
-            // What could be recovered is a guess, and problems found in a guess mislead.
-            for error in errors {
-                let offset = error.span().map_or(0, |span| span.start);
-                report.add(offset, "", &format!("is not TOML: {}", error.message()), None);
-            }
-            return report.conclude(None);
-        }
-        let policy = read(Table::top(document.get_ref()), &mut report);
-        report.conclude(policy)
+        document(text, file, read)
     }
 
     /// The policy as the verifier has it: with its own keys and credentials in place of the agent's.
@@ -340,6 +326,31 @@ impl Policy {
         // A zone that parsing found and that is gone since can only mean the machine's database went away.
         self.zone.as_deref().and_then(|name| TimeZone::get(name).ok()).unwrap_or(TimeZone::UTC)
     }
+}
+
+/// Reads a file by its tables.
+fn document<T>(
+    text: &str,
+    file: &str,
+    read: impl FnOnce(Table<'_>, &mut Report<'_>) -> Option<T>,
+) -> Result<T, PolicyProblems> {
+    let mut report = Report::of(text, file);
+    if text.len() > POLICY_BYTES_MAX {
+        let constraint = format!("the file must have at most {POLICY_BYTES_MAX} bytes");
+        report.add(0, "", &constraint, Some(text.len().to_string()));
+        return report.conclude(None);
+    }
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        // What could be recovered is a guess, and problems found in a guess mislead.
+        for error in errors {
+            let offset = error.span().map_or(0, |span| span.start);
+            report.add(offset, "", &format!("is not TOML: {}", error.message()), None);
+        }
+        return report.conclude(None);
+    }
+    let value = read(Table::top(document.get_ref()), &mut report);
+    report.conclude(value)
 }
 
 /// What `[keys]` says.

@@ -276,6 +276,16 @@ impl State {
         }
     }
 
+    /// What it means to whoever owns the data, as documents name it.
+    pub fn protection(self) -> &'static str {
+        match self {
+            Self::Ok => "protected",
+            Self::Warning => "at_risk",
+            Self::Unknown => "unknown",
+            Self::Critical => "unprotected",
+        }
+    }
+
     /// <https://nagios-plugins.org/doc/guidelines.html#AEN78>
     pub fn exit_code(self) -> u8 {
         match self {

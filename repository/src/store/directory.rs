@@ -10,7 +10,7 @@ mod upload;
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -42,6 +42,11 @@ impl DirectoryStore {
     /// Opens the folder, making it (not its parents) if it is missing.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, StoreError> {
         Ok(Self { root: Arc::new(Root::open(path.into())?) })
+    }
+
+    /// Opens a folder that is there, making nothing: for those who look and may have no right to write.
+    pub fn open_existing(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        Ok(Self { root: Arc::new(Root::open_existing(path.as_ref())?) })
     }
 
     async fn on_root<T: Send + 'static>(

@@ -9,6 +9,7 @@ pub mod conformance;
 pub mod counting;
 pub mod directory;
 pub mod faulty;
+pub mod frugal;
 pub mod memory;
 pub mod operation;
 pub mod part_plan;

@@ -33,7 +33,7 @@ fn systemd_finds_no_fault_with_a_unit() {
 #[test]
 fn services_are_exposed_to_little() {
     let services = units(".service");
-    assert_eq!(services.len(), 5, "{services:?}");
+    assert_eq!(services.len(), 6, "{services:?}");
     for path in services.into_values() {
         is_within(&path);
     }

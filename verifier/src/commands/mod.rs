@@ -7,6 +7,7 @@ pub(crate) mod plan;
 pub(crate) mod report;
 pub(crate) mod restorability;
 pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod textfile;
 
 /// Connections of a drill, unless somebody says otherwise: one a processor.

@@ -34,6 +34,7 @@ pub(crate) use agenda::NothingDue;
 pub(crate) use choice::Pick;
 pub(crate) use scratch::sweep;
 use standing::Standing;
+pub(crate) use standing::history_backup;
 use work::{ControlOrder, Drill};
 
 use crate::failure::Exit;

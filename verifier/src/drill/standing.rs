@@ -187,7 +187,8 @@ fn measured_now(report: &Report, at: Timestamp) -> Option<Measured> {
     Some(Measured { at, database_bytes: report.database.bytes, recovery_seconds })
 }
 
-fn history_backup(entry: &Entry, repository: &RepositoryId) -> Option<v1::HistoryBackup> {
+/// What a report or a page says of a backup; `None` where retention has begun to remove it.
+pub(crate) fn history_backup(entry: &Entry, repository: &RepositoryId) -> Option<v1::HistoryBackup> {
     let manifest = entry.whole();
     let standing = match &entry.standing {
         catalog::Standing::Whole(signed) if signed.get().repository == *repository => GOOD,

@@ -9,8 +9,8 @@ pub(crate) mod export;
 pub(crate) mod figures;
 pub(crate) mod files;
 mod index;
-mod page;
-mod parts;
+pub(crate) mod page;
+pub(crate) mod parts;
 pub(crate) mod period;
 pub(crate) mod period_page;
 mod proof;
@@ -19,8 +19,8 @@ mod publish;
 pub(crate) mod sample;
 pub(crate) mod schema;
 pub(crate) mod span;
-mod table;
-mod timeline;
+pub(crate) mod table;
+pub(crate) mod timeline;
 pub(crate) mod verdict;
 
 /// What pages say they were made by. Pages of the same version are equal byte for byte.

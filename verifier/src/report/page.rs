@@ -10,7 +10,7 @@ use pgproof_repository::signature::namespace;
 
 use super::controls::{self, Control};
 use super::files;
-use super::parts::{Cell, Column, Fact, Grid, Tone};
+use super::parts::{Cell, Column, Fact, Grid, Notice, Tone};
 use super::proof::{self, Group, LIMITS};
 use super::timeline::Timeline;
 use super::verdict::{self, Summary};
@@ -28,6 +28,8 @@ struct Page<'a> {
     title: String,
     sha256: String,
     generator: &'static str,
+    /// What whoever hands the page out has to say of the report.
+    notice: Option<Notice>,
     summary: Summary,
     figures: Vec<Fact>,
     groups: [Group<'a>; 4],
@@ -64,6 +66,11 @@ struct Schema {
 
 /// The page of the report whose bytes have this hash.
 pub(crate) fn html(report: &Report, sha256: ReportSha256) -> String {
+    html_below(None, report, sha256)
+}
+
+/// The same below a notice.
+pub(crate) fn html_below(notice: Option<Notice>, report: &Report, sha256: ReportSha256) -> String {
     let objective = report.objectives.recovery_point.objective_seconds;
     let timeline = |width| Timeline::of(&report.history, report.finished_at, objective, width);
     let page = Page {
@@ -71,6 +78,7 @@ pub(crate) fn html(report: &Report, sha256: ReportSha256) -> String {
         title: format!("Drill report {} of {}", report.number, report.source),
         sha256: sha256.to_string(),
         generator: GENERATOR,
+        notice,
         summary: Summary::of(report),
         figures: key_figures(report),
         groups: proof::groups(report),

@@ -44,6 +44,28 @@ pub(crate) struct Cell {
     pub code: bool,
 }
 
+/// What a page says above its contents, with where to go from there.
+#[derive(Debug, Clone, PartialEq, Eq, Template)]
+#[template(path = "notice.html")]
+pub(crate) struct Notice {
+    pub tone: Tone,
+    pub heading: String,
+    pub sentences: Vec<String>,
+    pub facts: Vec<Fact>,
+    /// Pages above this one.
+    pub above: Vec<Link>,
+    /// Files to take along.
+    pub files: Vec<Link>,
+    pub as_of: String,
+}
+
+/// A place of the same site, whose path is made of checked names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub path: String,
+    pub text: String,
+}
+
 /// A name and its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fact {

@@ -38,6 +38,20 @@ impl Root {
         Ok(Self { path })
     }
 
+    /// The same, where nothing is made: for those who look.
+    pub(super) fn open_existing(path: &Path) -> Result<Self, StoreError> {
+        let opened = path.canonicalize().and_then(|path| fs::read_dir(&path).map(|_| path));
+        opened.map(|path| Self { path }).map_err(|source| place_error(source, path))
+    }
+
+    /// That nothing is found where the folder itself has gone, such as a disk that was taken away, says nothing of what was there.
+    fn unless_gone(&self, error: StoreError) -> StoreError {
+        match (error, self.path.metadata()) {
+            (StoreError::NotFound { .. }, Err(source)) => place_error(source, &self.path),
+            (error, _) => error,
+        }
+    }
+
     pub(super) fn location(&self) -> String {
         format!("file://{}", self.path.display())
     }
@@ -106,7 +120,7 @@ impl Root {
     ) -> Result<(File, ObjectMeta), StoreError> {
         let path = self.resolve(key, operation)?;
         let opened = OpenOptions::new().read(true).custom_flags(no_follow()).open(path);
-        let file = opened.map_err(|e| io_error(e, operation, key))?;
+        let file = opened.map_err(|e| self.unless_gone(io_error(e, operation, key)))?;
         let meta = file.metadata().map_err(|e| io_error(e, operation, key))?;
         match object_meta(key.clone(), &meta) {
             Some(object) => Ok((file, object)),
@@ -126,7 +140,7 @@ impl Root {
         found: &mut dyn FnMut(ObjectMeta) -> bool,
     ) -> Result<(), StoreError> {
         let walked = self.walk_folder(prefix.as_str(), after.map_or("", ObjectKey::as_str), found);
-        walked.map(|_| ()).map_err(|e| io_error(e, Operation::List, prefix))
+        walked.map(|_| ()).map_err(|e| self.unless_gone(io_error(e, Operation::List, prefix)))
     }
 
     /// `folder` is empty or ends with `/`. Returns whether to go on.
@@ -170,7 +184,8 @@ impl Root {
         }
         let listing = match fs::read_dir(self.path.join(folder)) {
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                return Ok(Vec::new());
+                // Below a folder that is there itself.
+                return self.path.metadata().map(|_| Vec::new());
             }
             other => other?,
         };
@@ -224,7 +239,7 @@ impl Root {
             }
             Ok(page)
         };
-        named().map_err(|e| io_error(e, Operation::ListFolders, prefix))
+        named().map_err(|e| self.unless_gone(io_error(e, Operation::ListFolders, prefix)))
     }
 
     /// Removes the file, and the folders above it that it leaves empty.
