@@ -24,11 +24,12 @@ pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace")
 }
 
-/// Test executables lie in `target/PROFILE/deps`, programs one folder higher. Cargo builds no programs of other packages
-/// for a test; `tests/run` has built them before, and whoever runs one test alone gets them built once.
+/// Test executables lie in `target/PROFILE/deps`, programs (and those of this crate) one folder higher. Cargo builds no programs of
+/// other packages for a test; `tests/run` has built them before, and whoever runs one test alone gets them built once.
 fn built(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the test's own path");
-    let profile = test.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").to_owned();
+    let own = std::env::current_exe().expect("the test's own path");
+    let folder = own.parent().expect("it lies in target/PROFILE or in its deps");
+    let profile = if folder.ends_with("deps") { folder.parent().expect("target/PROFILE") } else { folder };
     let program = profile.join(name);
     if !program.exists() {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

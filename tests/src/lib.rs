@@ -16,6 +16,7 @@ pub mod moto;
 pub mod postgres_server;
 pub mod postgres_versions;
 pub mod receiver;
+pub mod released;
 pub mod s3_proxy;
 pub mod s3_server;
 pub mod sandbox;

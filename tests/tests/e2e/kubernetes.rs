@@ -12,7 +12,7 @@ use pgproof_tests::sandbox::{RepositoryKind, Sandbox};
 use serde_json::Value;
 
 /// What kustomize reads itself, and what the Prometheus operator brings: no schema is published with Kubernetes'.
-const OTHER_KINDS: [&str; 3] = ["Kustomization", "ServiceMonitor", "PrometheusRule"];
+pub(crate) const OTHER_KINDS: [&str; 3] = ["Kustomization", "ServiceMonitor", "PrometheusRule"];
 
 #[test]
 fn every_manifest_fits_the_published_schemas() {
@@ -81,18 +81,7 @@ fn what_is_named_is_there() {
 #[test]
 fn pods_have_no_power_that_they_do_not_need() {
     let all: Vec<Value> = manifests().iter().flat_map(|path| documents(path)).collect();
-    for pod in all.iter().filter_map(pod) {
-        assert_eq!(pod["automountServiceAccountToken"], false);
-        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
-        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
-        for container in list(&pod["containers"]).iter().chain(&list(&pod["initContainers"])) {
-            let context = &container["securityContext"];
-            assert_eq!(context["readOnlyRootFilesystem"], true, "{container:#}");
-            assert_eq!(context["allowPrivilegeEscalation"], false);
-            assert_eq!(context["capabilities"]["drop"], serde_json::json!(["ALL"]));
-            assert!(container["resources"]["limits"]["memory"].is_string());
-        }
-    }
+    all.iter().filter_map(pod).for_each(assert_confined);
 }
 
 #[test]
@@ -119,7 +108,20 @@ fn the_policies_in_them_are_sound() {
     }
 }
 
-fn folder() -> PathBuf {
+pub(crate) fn assert_confined(pod: &Value) {
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    for container in list(&pod["containers"]).iter().chain(&list(&pod["initContainers"])) {
+        let context = &container["securityContext"];
+        assert_eq!(context["readOnlyRootFilesystem"], true, "{container:#}");
+        assert_eq!(context["allowPrivilegeEscalation"], false);
+        assert_eq!(context["capabilities"]["drop"], serde_json::json!(["ALL"]));
+        assert!(container["resources"]["limits"]["memory"].is_string());
+    }
+}
+
+pub(crate) fn folder() -> PathBuf {
     binaries::workspace().join("packaging/kubernetes")
 }
 
@@ -133,19 +135,19 @@ fn manifests() -> Vec<PathBuf> {
 }
 
 /// The YAML documents of a file.
-fn documents(path: &Path) -> Vec<Value> {
+pub(crate) fn documents(path: &Path) -> Vec<Value> {
     let program = "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
     let output = succeed(Command::new(validator("python")).args(["-c", program]).arg(path));
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
-fn validator(name: &str) -> PathBuf {
+pub(crate) fn validator(name: &str) -> PathBuf {
     let program = binaries::workspace().join("target/testbed/validators/bin").join(name);
     assert!(program.exists(), "{} is missing; tests/run --setup-only installs it", program.display());
     program
 }
 
-fn pod(document: &Value) -> Option<&Value> {
+pub(crate) fn pod(document: &Value) -> Option<&Value> {
     match text(&document["kind"]) {
         "Deployment" => Some(&document["spec"]["template"]["spec"]),
         "CronJob" => Some(&document["spec"]["jobTemplate"]["spec"]["template"]["spec"]),
@@ -153,10 +155,10 @@ fn pod(document: &Value) -> Option<&Value> {
     }
 }
 
-fn list(value: &Value) -> Vec<Value> {
+pub(crate) fn list(value: &Value) -> Vec<Value> {
     value.as_array().cloned().unwrap_or_default()
 }
 
-fn text(value: &Value) -> &str {
+pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }

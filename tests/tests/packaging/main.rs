@@ -3,4 +3,5 @@
 mod container;
 mod debian;
 mod documents;
+mod third_parties;
 mod units;
