@@ -16,7 +16,7 @@ use pgproof_repository::lease::{self, LeaseError};
 use pgproof_repository::manifest::v1::Contents;
 use pgproof_repository::manifest::{ManifestError, SignedManifest};
 use pgproof_repository::records::{self, RecordError, RunOutcome};
-use pgproof_repository::report::{self, chain};
+use pgproof_repository::report::{self, by_time, chain};
 use pgproof_repository::signature::TrustedSigners;
 use pgproof_repository::store::{SharedStore, StoreError};
 
@@ -28,6 +28,8 @@ const FOLDERS_READ_FOR_GROWTH: usize = 3;
 const RUNS_READ_MAX: usize = 24;
 /// Reports that are read: the newest proof is among them, or there is much to tell.
 const REPORTS_READ_MAX: usize = 24;
+/// The newest backups whose own reports are looked for.
+const BACKUPS_WITH_REPORTS: usize = 8;
 /// Removals that are looked into.
 const REMOVALS_READ_MAX: usize = 8;
 /// Folders whose tombstone is asked for by its name: more than retention leaves of most sources.
@@ -61,8 +63,10 @@ pub async fn gather(
     // Records before folders: what a record tells of was there when it was written.
     let (runs, worthless_runs, first_run) = reader.runs(now).await?;
     let folders = Folders::open(store, source).await.map_err(|source| FactsError::Catalog { source })?;
-    let (reports, worthless_reports) = reader.reports().await?;
-    let mut search = reader.newest_backups(&folders, &reports, now).await?;
+    let newest = folders.newest(None, FOLDERS_READ_MAX).await;
+    let newest = newest.map_err(|source| FactsError::Catalog { source })?;
+    let (reports, worthless_reports) = reader.reports(&newest, now).await?;
+    let mut search = reader.newest_backups(&folders, newest, &reports, now).await?;
     search.passed_over.extend(reader.vanished(&runs, &search).await?);
     confirm(&mut search.backups, &runs);
     let at_work = reader.at_work(now).await?;
@@ -131,13 +135,25 @@ enum Looked {
 }
 
 impl Reader<'_> {
-    /// The newest signed reports of this source, newest first, and how many among them are worth nothing.
-    async fn reports(&self) -> Result<(Vec<chain::SignedReport>, usize), FactsError> {
-        let mut keys: Vec<ObjectKey> =
-            chain::keys(self.store, self.source).await?.into_iter().map(|(_, key)| key).collect();
-        // File names are the times at which the drills ended.
-        keys.sort_by(|one, other| file_name(other).cmp(file_name(one)));
-        keys.truncate(REPORTS_READ_MAX);
+    /// The newest signed reports of this source and of its newest backups, newest first, and how many among them are worth
+    /// nothing.
+    async fn reports(
+        &self,
+        newest_backups: &[BackupId],
+        now: Timestamp,
+    ) -> Result<(Vec<chain::SignedReport>, usize), FactsError> {
+        let mut keys = by_time::newest(self.store, self.source, REPORTS_READ_MAX, now).await?;
+        let looked_at = newest_backups.iter().take(BACKUPS_WITH_REPORTS);
+        if let (Some(newest), Some(oldest)) = (newest_backups.first(), looked_at.last()) {
+            // That one of them was found bad must be known, whether that report can be found by its time or not.
+            let theirs = chain::keys_of(self.store, self.source, oldest, newest).await?;
+            let mut theirs: Vec<ObjectKey> = theirs.into_iter().map(|(_, key)| key).collect();
+            by_time::newest_first(&mut theirs);
+            theirs.truncate(REPORTS_READ_MAX);
+            keys.extend(theirs);
+        }
+        by_time::newest_first(&mut keys);
+        keys.dedup();
         let fetched = stream::iter(keys).map(|key| chain::fetch(self.store, key, self.signers));
         let found: Vec<chain::Found> = fetched.buffered(FETCHES_IN_FLIGHT).try_collect().await?;
         let count = found.len();
@@ -215,13 +231,13 @@ impl Reader<'_> {
     async fn newest_backups(
         &self,
         folders: &Folders,
+        newest_first: Vec<BackupId>,
         reports: &[chain::SignedReport],
         now: Timestamp,
     ) -> Result<Search, FactsError> {
         let refuted = refuted(reports);
         let mut search = Search::default();
         let in_catalog = |source| FactsError::Catalog { source };
-        let newest_first = folders.newest(None, FOLDERS_READ_MAX).await.map_err(in_catalog)?;
         let oldest_read = newest_first.last().map(Before::id);
         let mut read = stream::iter(newest_first)
             .map(|id| async move { self.look(&id).await.map(|looked| (id, looked)) })
@@ -473,8 +489,4 @@ fn flaw(error: &ManifestError) -> String {
 fn run_id(prefix: &KeyPrefix, key: &ObjectKey) -> Option<BackupId> {
     let name = key.as_str().strip_prefix(prefix.as_str())?;
     name.split('.').next()?.parse().ok()
-}
-
-fn file_name(key: &ObjectKey) -> &str {
-    key.as_str().rsplit('/').next().unwrap_or_default()
 }

@@ -3,6 +3,7 @@
 //! "Absent", "unreadable", "newer", "badly signed" and "unreachable" stay five outcomes. Only a [`SignedManifest`]
 //! is a backup; the others are listed with their reason and touched by nobody.
 
+mod choice;
 mod folders;
 mod reading;
 mod survey;
@@ -25,6 +26,7 @@ use crate::signature::TrustedSigners;
 use crate::store::{PutCondition, SharedStore, Store, StoreError};
 use reading::{Folder, Reader};
 
+pub use choice::{Choice, choose, for_moment};
 pub use folders::{Before, Folders};
 pub use survey::{Brief, BriefStanding, survey};
 
@@ -251,36 +253,6 @@ pub async fn find(
         Standing::Unsigned => Err(CatalogError::Unsigned { id: id.clone() }),
         Standing::Incomplete | Standing::Pruned => Err(CatalogError::NoSuchBackup { id: id.clone() }),
     }
-}
-
-/// What a moment asks for.
-#[derive(Debug)]
-pub struct Choice<'a> {
-    pub backup: &'a SignedManifest,
-    /// Whole backups whose snapshot is later than the moment, oldest first.
-    pub later: Vec<&'a SignedManifest>,
-    /// Backups nearer to the moment that cannot be used, with the reason.
-    pub unusable: Vec<&'a Entry>,
-}
-
-/// The newest whole backup whose snapshot is not after `at`.
-pub fn choose(entries: &[Entry], at: Timestamp) -> Option<Choice<'_>> {
-    let whole = || entries.iter().filter_map(Entry::whole);
-    let backup =
-        whole().filter(|m| m.snapshot_at() <= at).max_by_key(|m| (m.snapshot_at(), m.get().finished_at))?;
-    let mut later: Vec<_> = whole().filter(|m| m.snapshot_at() > at).collect();
-    later.sort_by_key(|m| m.snapshot_at());
-    // Nothing unusable has a time of its own that can be believed, but for that in its name.
-    let since = backup.get().id.started_at();
-    let nearer = |entry: &&Entry| {
-        entry.id != backup.get().id && entry.id.started_at() >= since && entry.id.started_at() <= at
-    };
-    let unusable = entries
-        .iter()
-        .filter(nearer)
-        .filter(|e| matches!(e.standing, Standing::Quarantined(_) | Standing::Unsigned))
-        .collect();
-    Some(Choice { backup, later, unusable })
 }
 
 async fn ids_below(store: &SharedStore, prefix: &KeyPrefix) -> Result<Vec<BackupId>, CatalogError> {

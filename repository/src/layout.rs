@@ -166,6 +166,28 @@ pub fn verification(source: &SourceName, id: &BackupId, at: Timestamp) -> Object
     key(format!("{source}/verifications/{id}/{}.json", file_time(at)))
 }
 
+/// The report of a drill that ended at a time as file names have it; `None` where that is no part of a name.
+pub fn verification_at(source: &SourceName, id: &BackupId, file_time: &str) -> Option<ObjectKey> {
+    let is_name = file_time.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_name.then(|| key(format!("{source}/verifications/{id}/{file_time}.json")))
+}
+
+/// Names of reports, by their times.
+pub fn verification_names(source: &SourceName) -> KeyPrefix {
+    prefix(format!("{source}/verifications/by-time/"))
+}
+
+/// What sorts before the names of reports of `since` or later; `None` where all of them are.
+pub fn verification_names_from(source: &SourceName, since: Timestamp) -> Option<ObjectKey> {
+    let is_of_our_time = since >= Timestamp::UNIX_EPOCH;
+    is_of_our_time.then(|| key(format!("{source}/verifications/by-time/{}", file_time(since))))
+}
+
+/// Leads from a report's time to the report.
+pub fn verification_name(source: &SourceName, id: &BackupId, at: Timestamp) -> ObjectKey {
+    key(format!("{source}/verifications/by-time/{}-{id}", file_time(at)))
+}
+
 /// What was told of a source, and to whom: changed in place, like a lease.
 pub fn alerts(source: &SourceName) -> ObjectKey {
     key(format!("{source}/alerts/sent.json"))

@@ -95,6 +95,43 @@ async fn the_newest_first_are_all_of_them() {
     assert_eq!(folders.oldest(), bucket.ids.first());
 }
 
+#[tokio::test]
+async fn what_a_moment_asks_for_is_found_in_few_requests_and_is_what_all_of_them_say() {
+    let mut bucket = Bucket::new();
+    bucket.backups_up_to(2_000).await;
+    let hours_ago = |hours: i32| bucket.now - HOUR * hours;
+    bucket.proof(&bucket.ids[1_999].clone()).await;
+    // Taken in an hour ago, it shows what was there a thousand hours ago.
+    let imported =
+        bucket.backup(hours_ago(1) + SignedDuration::from_mins(7), hours_ago(1_000) + HOUR / 2).await;
+    bucket.delete(&layout::manifest_signature(&source(), &bucket.ids[998])).await;
+
+    let all = catalog::list(&bucket.store, &source(), &bucket.signers).await.unwrap();
+    for (at, requests_max) in [
+        (Timestamp::MAX, 80),
+        (bucket.now, 80),
+        (hours_ago(1_000) - HOUR / 2, 4_100),
+        (hours_ago(1_000) + HOUR / 2, 4_100),
+        (hours_ago(9_000), 4_100),
+    ] {
+        let counting = CountingStore::new(bucket.store.clone());
+        let store: SharedStore = Arc::new(counting.clone());
+        let entries = catalog::for_moment(&store, &source(), &bucket.signers, at).await.unwrap();
+        let told = |entries: &[Entry]| {
+            let choice = catalog::choose(entries, at)?;
+            let proofs = entries.iter().find(|entry| entry.id == choice.backup.get().id).map(|it| &it.proofs);
+            Some(format!("{:?} {:?} {proofs:?}", choice, choice.later.len()))
+        };
+        assert_eq!(told(&entries), told(&all), "{at}");
+        let requests: u64 = counting.counters().all().values().map(|count| count.requests).sum();
+        assert!(requests <= requests_max, "{at}: {requests}");
+    }
+    let entries =
+        catalog::for_moment(&bucket.store, &source(), &bucket.signers, hours_ago(999)).await.unwrap();
+    let choice = catalog::choose(&entries, hours_ago(999) - HOUR / 4).unwrap();
+    assert_eq!(choice.backup.get().id, imported);
+}
+
 /// A repository in memory, of a backup an hour.
 struct Bucket {
     store: SharedStore,
@@ -114,19 +151,24 @@ impl Bucket {
     }
 
     async fn backups_up_to(&mut self, count: usize) {
-        let mut made = manifest::parse(MANIFEST).unwrap();
-        made.previous = Previous::None;
         for number in self.ids.len()..count {
             let at = self.now - HOUR * i32::try_from(number).unwrap();
-            let id: BackupId = format!("{}-aaaaaa", at.strftime("%Y%m%dT%H%M%SZ")).parse().unwrap();
-            (made.id, made.started_at, made.finished_at, made.snapshot.at) = (id.clone(), at, at, at);
-            let bytes = made.to_bytes();
-            let signature = self.key.sign(manifest::NAMESPACE, &bytes).unwrap();
-            self.put(&layout::manifest_signature(&source(), &id), signature.as_bytes()).await;
-            self.put(&layout::manifest(&source(), &id), &bytes).await;
+            let id = self.backup(at, at).await;
             self.ids.push(id);
         }
         self.ids.sort();
+    }
+
+    async fn backup(&self, at: Timestamp, snapshot_at: Timestamp) -> BackupId {
+        let mut made = manifest::parse(MANIFEST).unwrap();
+        made.previous = Previous::None;
+        let id: BackupId = format!("{}-aaaaaa", at.strftime("%Y%m%dT%H%M%SZ")).parse().unwrap();
+        (made.id, made.started_at, made.finished_at, made.snapshot.at) = (id.clone(), at, at, snapshot_at);
+        let bytes = made.to_bytes();
+        let signature = self.key.sign(manifest::NAMESPACE, &bytes).unwrap();
+        self.put(&layout::manifest_signature(&source(), &id), signature.as_bytes()).await;
+        self.put(&layout::manifest(&source(), &id), &bytes).await;
+        id
     }
 
     async fn proof(&self, id: &BackupId) {

@@ -42,6 +42,7 @@ fn kinds() -> Vec<Kind> {
         kind("act", layout::act(&source, &writer, 1), &["agent", "restorer", "pruner"], &[]),
         kind("tombstone", layout::tombstone(&source, &id), &["pruner"], &["pruner"]),
         kind("verification", layout::verification(&source, &id, at), &["verifier"], &[]),
+        kind("verification_name", layout::verification_name(&source, &id, at), &["verifier"], &[]),
         kind("alerts", layout::alerts(&source), &["agent", "verifier", "pruner"], &[]),
         kind("restore_point", layout::restore_point(&point), &["agent"], &[]),
         kind("custody", layout::custody(&source, at), &["verifier"], &[]),

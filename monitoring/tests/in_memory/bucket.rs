@@ -15,6 +15,7 @@ use pgproof_repository::store::{PutCondition, SharedStore};
 use crate::support::{self, Bucket, noon, source};
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
+const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 /// GETs for one source, whatever lies there.
 const GETS_MAX: u64 = 120;
 /// Listings of a source, each page of one counted.
@@ -28,13 +29,21 @@ async fn ten_thousand_backups_cost_no_more_requests_than_ten() {
     for count in [10, 10_000] {
         while made < count {
             made += 1;
-            bucket.backup(noon() - HOUR * made).await;
+            let at = noon() - HOUR * made;
+            let id = bucket.backup(at).await;
+            // Only that there are so many reports matters here.
+            bucket.put(&layout::verification(&source(), &id, at), b"{}".to_vec()).await;
+            bucket.named(&id, at).await;
         }
+        let oldest = support::id_at(noon() - HOUR * made);
+        bucket.report(&oldest, noon() + MINUTE * made, Verdict::Proved, &bucket.key).await;
+        bucket.named(&oldest, noon() + MINUTE * made).await;
         bucket.run(noon() - HOUR, None, &bucket.key).await;
         let counting = CountingStore::new(bucket.store.clone());
         let store: SharedStore = Arc::new(counting.clone());
         let facts = gather(&store, &source(), &bucket.signers, noon()).await.unwrap();
         assert_eq!(facts.newest_backup(noon()).unwrap().snapshot_at, noon() - HOUR);
+        assert!(facts.drills.iter().any(|drill| drill.backup == oldest.to_string()), "{:?}", facts.drills);
         let counters = counting.counters();
         let listings = counters.of(Operation::List).requests + counters.of(Operation::ListFolders).requests;
         assert!(counters.of(Operation::Get).requests <= GETS_MAX, "{:?}", counters.all());
@@ -97,6 +106,26 @@ async fn reports_prove_and_refute_and_only_signed_ones_do() {
     // A later drill may know better.
     bucket.report(&newer, noon(), Verdict::Proved, &bucket.key).await;
     assert_eq!(bucket.facts(noon()).await.newest_backup(noon()).unwrap().id, newer.to_string());
+}
+
+#[tokio::test]
+async fn that_a_new_backup_was_found_bad_is_seen_without_the_name_of_its_report() {
+    let bucket = Bucket::new();
+    let older = bucket.backup(noon() - HOUR * 5).await;
+    let newer = bucket.backup(noon() - HOUR * 4).await;
+    for hours in 10..40 {
+        let at = noon() - HOUR * hours;
+        bucket.report(&older, at, Verdict::Proved, &bucket.key).await;
+        bucket.named(&older, at).await;
+    }
+    bucket.report(&newer, noon() - HOUR, Verdict::Bad, &bucket.key).await;
+    let facts = bucket.facts(noon()).await;
+    assert_eq!(facts.drills[0].verdict, Verdict::Bad);
+    assert_eq!(facts.newest_backup(noon()).unwrap().id, older.to_string());
+    // A name whose report is gone is told, too.
+    let gone = layout::verification(&source(), &older, noon() - HOUR * 10);
+    bucket.store.delete(&gone).await.unwrap();
+    assert_eq!(bucket.facts(noon()).await.worthless_records, 1);
 }
 
 #[tokio::test]

@@ -73,6 +73,11 @@ impl Bucket {
         self.put(&place, bytes).await;
     }
 
+    /// As the report of a drill is named when it is stored.
+    pub(crate) async fn named(&self, id: &BackupId, at: Timestamp) {
+        self.put(&layout::verification_name(&source(), id, at), Vec::new()).await;
+    }
+
     pub(crate) async fn run(&self, started_at: Timestamp, error: Option<&str>, key: &SigningKey) {
         let id = id_at(started_at);
         let outcome = match error {

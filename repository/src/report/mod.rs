@@ -1,8 +1,9 @@
 //! Reports of drills: signed, chained, with fixed fields, and the only ground on which a backup counts as proved.
 //!
 //! A drill enters its checks and concludes; [`Proofs`] is what all reports of a backup say together; [`chain`] tells
-//! whether a report was removed, changed or slipped in.
+//! whether a report was removed, changed or slipped in; [`by_time`] finds the newest.
 
+pub mod by_time;
 pub mod chain;
 mod text;
 pub mod v1;

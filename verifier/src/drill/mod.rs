@@ -26,7 +26,7 @@ use pgproof_repository::ids::ObjectKey;
 use pgproof_repository::lease::Lease;
 use pgproof_repository::pins::Pin;
 use pgproof_repository::report::chain::Found;
-use pgproof_repository::report::{self, Report, v1};
+use pgproof_repository::report::{self, Report, by_time, v1};
 use pgproof_repository::{catalog, custody, layout, records};
 use tokio_util::sync::CancellationToken;
 
@@ -37,7 +37,7 @@ use standing::Standing;
 pub(crate) use standing::history_backup;
 use work::{ControlOrder, Drill};
 
-use crate::failure::Exit;
+use crate::failure::{self, Exit};
 use crate::verifier::Verifier;
 
 /// What is asked of one drill.
@@ -184,6 +184,9 @@ impl Verifier {
         let key = layout::verification(&report.source, &report.backup, report.finished_at);
         let stored = records::put(&*self.store, &key, report, &self.signing_key).await;
         stored.context("the report could not be stored")?;
+        if let Err(error) = by_time::name(&*self.store, report).await {
+            tracing::warn!(%key, error = %failure::chain(&error), "the report has no name by its time: `status` may show an older proof");
+        }
         Ok(key)
     }
 }

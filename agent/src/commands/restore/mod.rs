@@ -148,7 +148,7 @@ async fn choose(
         (None, at) => {
             let zone = opened.loaded.policy.zone.as_deref();
             let at = moment::parse(at.as_deref().unwrap_or("now"), zone, &TimeZone::system(), now)?;
-            let entries = catalog::list(&opened.store, &args.source, &signers).await?;
+            let entries = catalog::for_moment(&opened.store, &args.source, &signers, at).await?;
             choose_at(&entries, at, json, now)?
         }
     };
