@@ -210,6 +210,26 @@ async fn sixty_days_of_runs_that_died_cost_no_good_backup() {
 }
 
 #[tokio::test]
+async fn names_and_pins_from_the_end_of_time_stop_no_prune() {
+    let repository = Repository::new();
+    let (expired, _) = repository.put("20261124T020000Z-aaaaaa", "02:00:01", Previous::None).await;
+    let end: BackupId = "99991230T215959Z-zzzzzz".parse().unwrap();
+    let data = layout::backup_object(&source(), &end, &layout::archive_name(0)).unwrap();
+    repository.raw(&data, b"half").await;
+    let pin = format!(
+        r#"{{"version": 1, "holder": {{"host": "h", "boot": "b", "pid": 1}}, "since": "{0}", "expires_at": "{0}",
+            "released": false}}"#,
+        end.started_at()
+    );
+    repository.raw(&layout::pin(&source(), &end, "a"), pin.as_bytes()).await;
+    let entries = repository.list().await;
+    let outcome = repository.prune(&[&entries[0]], &entries).await;
+    assert_eq!(outcome.removed, [expired]);
+    assert_eq!((outcome.swept.len(), outcome.failures.len()), (0, 0), "{outcome:?}");
+    assert!(repository.store.head(&data).await.is_ok());
+}
+
+#[tokio::test]
 async fn the_rest_of_a_backup_whose_manifest_vanished_is_no_litter() {
     for told_by_run in [true, false] {
         let repository = Repository::new();
