@@ -8,6 +8,8 @@
 
 mod candidates;
 mod locks;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
