@@ -450,6 +450,46 @@ mod tests {
         assert_eq!(due(&policy(), &source(), &sent, &many, &looked_at, at(1)).len(), PER_HOUR_MAX);
     }
 
+    #[test]
+    fn a_route_is_told_of_its_own_sources_and_a_ping_of_nothing() {
+        let url = || Url::Written("https://example.org".to_owned());
+        let only = |name: &str| Route { sources: BTreeSet::from([name.parse().unwrap()]), ..route(&[]) };
+        let ping = Route { delivery: Delivery::Ping { url: url() }, ..route(&[]) };
+        let routes = [("app", only("app")), ("other", only("other")), ("ping", ping)];
+        let routes = routes.map(|(name, route)| (name.to_owned(), route)).into();
+        let policy = Alerts { routes, ..policy() };
+        let messages =
+            due(&policy, &source(), &Sent::default(), &[alert(Kind::RunFailed)], &failed_runs, at(0));
+        assert_eq!(messages.iter().map(|it| it.route.as_str()).collect::<Vec<_>>(), ["app"]);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_by_more_than_an_hour_silences_nobody() {
+        let failed = [alert(Kind::RunFailed)];
+        let again = |hours: i64| {
+            let mut sent = Sent::default();
+            step(&mut sent, &failed, 5);
+            step(&mut sent, &failed, hours)
+        };
+        assert_eq!((again(5), again(4)), (vec![], vec![]));
+        assert_eq!(again(3), [("all".to_owned(), Event::Reminder)]);
+    }
+
+    #[test]
+    fn taking_back_is_for_the_one_route_that_did_not_take_it() {
+        let mut sent = Sent::default();
+        step(&mut sent, &[alert(Kind::BackupBad)], 0);
+        let known = sent.clone();
+        let looked_at = |kind: Kind, _: &str| kind == Kind::BackupBad;
+        let over = due(&policy(), &source(), &sent, &[], &looked_at, at(1));
+        assert_eq!(over.len(), 2);
+        over.iter().for_each(|message| sent.enter(message, at(1)));
+        sent.forget();
+        sent.take_back(&over[0], &known);
+        let told: Vec<_> = sent.alerts.values().flat_map(|known| known.told.keys()).collect();
+        assert_eq!(told, [&over[0].route]);
+    }
+
     proptest! {
         #[test]
         fn nobody_is_told_twice_within_the_repeat_and_each_raised_alert_is_told_at_once(

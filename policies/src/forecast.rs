@@ -241,4 +241,62 @@ mod tests {
         let broken = weekly(6, growing, |_| f64::NAN);
         assert_eq!(told(&broken, hours(1)), Forecast::TooFewDrills { drills: 0 });
     }
+
+    #[test]
+    fn restores_have_a_part_that_does_not_grow() {
+        // Five minutes whatever there is, and a minute for each GiB: an hour is reached at 55 GiB.
+        let measured = weekly(11, |week| (10.0 + week) * GIB, |week| 300.0 + (10.0 + week) * 60.0);
+        let at = recovery_time(&measured, hours(1), now()).missed_from().unwrap();
+        let off = at.duration_since(now() + SignedDuration::from_hours(35 * 7 * 24)).abs();
+        assert!(off < SignedDuration::from_mins(1), "{at}");
+    }
+
+    #[test]
+    fn two_weeks_of_drills_are_enough_and_a_level_line_relates_nothing() {
+        let mut measured = weekly(6, |week| (10.0 + week) * GIB, |week| (10.0 + week) * 60.0);
+        measured[0].at = now() - SPAN_MIN;
+        for one in &mut measured[1..4] {
+            one.at = now() - SignedDuration::from_hours(7 * 24);
+        }
+        let forecast = recovery_time(&measured, hours(24), now());
+        assert!(!matches!(forecast, Forecast::TooShort { .. }), "{forecast:?}");
+        let level = weekly(6, |week| (10.0 + week) * GIB, |_| 600.0);
+        assert_eq!(recovery_time(&level, hours(1), now()), Forecast::NoRelation { drills: 6 });
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between_the_two_in_the_middle() {
+        assert_eq!(median(vec![10.0, 1.0, 3.0, 2.0]), Some(2.5));
+        assert_eq!((median(vec![7.0]), median(vec![])), (Some(7.0), None));
+    }
+
+    #[test]
+    fn only_a_day_is_a_day_and_all_else_is_said_in_words() {
+        let drills = 6;
+        let at = now();
+        let told = [
+            (Forecast::NoObjective, "the policy names no recovery time"),
+            (
+                Forecast::TooFewDrills { drills: 4 },
+                "not worked out: 4 drill(s) measured a restore, it takes 5",
+            ),
+            (
+                Forecast::TooShort { span: SignedDuration::from_hours(60) },
+                "not worked out: the drills lie within 2 day(s), it takes 14",
+            ),
+            (Forecast::NoGrowth { drills }, "at the growth of 6 drills not at all: the data does not grow"),
+            (
+                Forecast::NoRelation { drills },
+                "not worked out: in 6 drills more data did not take longer to restore",
+            ),
+            (Forecast::MissedAlready { drills }, "by the line through 6 drills it is missed already"),
+            (Forecast::NotWithinHorizon { drills }, "at the growth of 6 drills not within 5 years"),
+        ];
+        for (forecast, text) in told {
+            assert_eq!((forecast.to_string().as_str(), forecast.missed_from()), (text, None));
+        }
+        let day = Forecast::MissedFrom { at, bytes_per_day: 1000.4, drills };
+        assert_eq!(day.missed_from(), Some(at));
+        assert_eq!(day.to_string(), "at the growth of 6 drills (1000 bytes a day) from 2026-11-24 on");
+    }
 }

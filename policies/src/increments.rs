@@ -125,4 +125,19 @@ mod tests {
         }
         assert_eq!(fulls, [0, 7, 14, 21, 28, 35, 42, 49, 56]);
     }
+
+    #[test]
+    fn the_end_of_a_chain_says_why() {
+        let told = [
+            (ChainEnd::Age { full_every: DAY * 7 }, "one is made every 168h"),
+            (ChainEnd::Length { chain_max: 14 }, "the one before is followed by 14 already"),
+            (
+                ChainEnd::Future { full_at: Timestamp::UNIX_EPOCH },
+                "the one before is dated 1970-01-01T00:00:00Z, ahead of the clock",
+            ),
+        ];
+        for (end, text) in told {
+            assert_eq!(end.to_string(), text);
+        }
+    }
 }

@@ -19,6 +19,8 @@ use jiff::{
 
 /// Longest text looked at, in bytes: a full date, time and offset with the longest zone name has under 100.
 pub const MOMENT_BYTES_MAX: usize = 128;
+/// The first second of the year 1: what lies before it cannot be written in a form that is read again.
+const EARLIEST_SECOND: i64 = -62_135_596_800;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -61,6 +63,32 @@ pub fn parse(
     now: Timestamp,
 ) -> Result<Timestamp, MomentError> {
     let given = text.trim();
+    let at = read(given, zone, system, now)?;
+    let is_counted = at.as_second() >= EARLIEST_SECOND;
+    is_counted.then_some(at).ok_or_else(|| MomentError::OutOfRange { given: given.to_owned() })
+}
+
+impl MomentError {
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Unreadable { .. } | Self::OutOfRange { .. } => {
+                "Write a date, a time and a zone, such as \"2026-11-24 01:30 UTC\", or \"2 hours ago\"."
+            }
+            Self::UnknownZone { .. } => "Use a name such as Europe/Berlin, UTC, or an offset such as +02:00.",
+            Self::NoZone { .. } => "Add the zone to the time, or set `zone` in the policy.",
+            Self::Ambiguous { .. } | Self::Skipped { .. } => "Write one of these instants instead.",
+            Self::OffsetConflict { .. } => "Leave out the offset or the zone.",
+        };
+        Some(hint.to_owned())
+    }
+}
+
+fn read(
+    given: &str,
+    zone: Option<&str>,
+    system: &TimeZone,
+    now: Timestamp,
+) -> Result<Timestamp, MomentError> {
     if given.len() > MOMENT_BYTES_MAX {
         return Err(unreadable(given.chars().take(MOMENT_BYTES_MAX / 2).collect::<String>().as_str()));
     }
@@ -78,21 +106,6 @@ pub fn parse(
         (Place::OffsetInZone(offset, zone), _) => written.at_offset_of(*offset, zone, now),
         (Place::Unsaid, Some(zone)) => written.in_zone(&zone, now),
         (Place::Unsaid, None) => Err(written.refuse_without_zone(system, now)),
-    }
-}
-
-impl MomentError {
-    pub fn hint(&self) -> Option<String> {
-        let hint = match self {
-            Self::Unreadable { .. } | Self::OutOfRange { .. } => {
-                "Write a date, a time and a zone, such as \"2026-11-24 01:30 UTC\", or \"2 hours ago\"."
-            }
-            Self::UnknownZone { .. } => "Use a name such as Europe/Berlin, UTC, or an offset such as +02:00.",
-            Self::NoZone { .. } => "Add the zone to the time, or set `zone` in the policy.",
-            Self::Ambiguous { .. } | Self::Skipped { .. } => "Write one of these instants instead.",
-            Self::OffsetConflict { .. } => "Leave out the offset or the zone.",
-        };
-        Some(hint.to_owned())
     }
 }
 
@@ -136,9 +149,6 @@ impl<'a> Written<'a> {
         if relative.is_some() {
             // Any date will do: it is replaced once the zone is known.
             words[0] = "2000-01-01";
-        }
-        if words.is_empty() || words.len() > 2 {
-            return Err(unreadable(given));
         }
         let formal = format!("{}{place_word}", words.join("T"));
         let pieces = DateTimeParser::new().parse_pieces(&formal).map_err(|_| unreadable(given))?;

@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn names_that_fit_object_keys_are_taken() {
         for good in ["a", "9", "app", "app-2", "orders_eu", &"x".repeat(63)] {
-            assert_eq!(good.parse::<SourceName>().unwrap().as_str(), good);
+            assert_eq!(String::from(good.parse::<SourceName>().unwrap()), good);
         }
     }
 
@@ -151,6 +151,11 @@ mod tests {
         assert!(matches!("=x".parse::<Tag>(), Err(TagError::Form(_))));
         assert!(matches!("x".parse::<Tag>(), Err(TagError::Form(_))));
         assert!(matches!("a=b\u{7}".parse::<Tag>(), Err(TagError::Control(_))));
-        assert!(matches!(format!("a={}", "b".repeat(129)).parse::<Tag>(), Err(TagError::Length { .. })));
+        let of =
+            |key: usize, value: usize| format!("{}={}", "a".repeat(key), "b".repeat(value)).parse::<Tag>();
+        assert!(of(TAG_BYTES_MAX, TAG_BYTES_MAX).is_ok());
+        for (key, value) in [(TAG_BYTES_MAX + 1, 1), (1, TAG_BYTES_MAX + 1)] {
+            assert_eq!(of(key, value), Err(TagError::Length { key, value }));
+        }
     }
 }

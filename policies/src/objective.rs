@@ -197,6 +197,12 @@ mod tests {
         assert!(too_many[0].contains("up to 42 backups are kept, and 2 run(s)"), "{too_many:?}");
         assert!(told("{ within = \"10d\" }")[0].contains("up to 10 backups"));
         assert!(told("{ keep_all = true }")[0].contains("every backup is kept"));
+        // A window without a run proves nothing.
+        let yearly = "schedule = \"0 2 * * *\"\n[sources.app.verification]\nschedule = \"0 4 1 6 *\"\nwindow = \"14d\"";
+        let found = of(yearly);
+        let [Shortfall::VerificationTooSparse { kept: Some(1), provable: 0, runs: 0, .. }] = found[..] else {
+            panic!("{found:?}")
+        };
     }
 
     #[test]

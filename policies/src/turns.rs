@@ -218,8 +218,12 @@ mod tests {
     fn a_clock_that_was_set_back_silences_nobody() {
         let mut turns = of(&["a"]);
         turns.take(now());
+        assert_eq!(turns.look_at(&named("a")), None);
         turns.enter(&named("a"), Looked::NothingDue { wake_at: now() + MINUTE * 60 }, true, now());
-        assert_eq!(turns.take(now() - SignedDuration::from_secs(5)), None);
+        assert_eq!(turns.look_at(&named("a")), Some(now() + MINUTE * 60));
+        // A clock that is kept right goes back by no more than this at once.
+        assert_eq!(turns.take(now()), None);
+        assert_eq!(turns.take(now() - CLOCK_STEP), None);
         assert_eq!(turns.take(now() - MINUTE * 24 * 60), Some(named("a")));
     }
 

@@ -221,7 +221,7 @@ pub async fn sweep(store: &SharedStore, source: &SourceName, now: Timestamp) -> 
     let mut swept = 0;
     for key in keys(store, &layout::pins(source)).await? {
         let Some(Ok(pin)) = read(store, &key).await? else { continue };
-        if pin.expires_at + LITTER_GRACE < now {
+        if pin.expires_at < now - LITTER_GRACE {
             store.delete(&key).await?;
             swept += 1;
         }

@@ -10,10 +10,10 @@ use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::backups::{Attempt, Cause, Known};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::retention::{self, Candidate, Retention};
-use pgproof_repository::catalog::{self, Brief, CatalogError, Entry, Standing};
+use pgproof_repository::catalog::{self, Brief, CatalogError, Entry, Marker, Standing};
 use pgproof_repository::chain::{self, Break};
 use pgproof_repository::history;
-use pgproof_repository::ids::{BackupId, ManifestSha256, ObjectKey};
+use pgproof_repository::ids::{BackupId, ManifestSha256, ObjectKey, RepositoryId};
 use pgproof_repository::layout;
 use pgproof_repository::manifest::v1::{Manifest, Previous};
 use pgproof_repository::manifest::{self, SignedManifest};
@@ -46,6 +46,72 @@ async fn of_backups_in_the_same_second_the_signed_times_decide() {
         assert_eq!(chosen.backup.get().id, newer.0);
         assert_eq!(repository.breaks().await, []);
     }
+}
+
+#[tokio::test]
+async fn marker_names_the_repository_and_others_are_refused_by_reason() {
+    let store = MemoryStore::new();
+    let (id, now) = (RepositoryId::generate(&mut rand::rng()), NOW.parse().unwrap());
+    assert_eq!(catalog::find_marker(&store).await.unwrap(), None);
+    let made = catalog::ensure_marker(&store, id.clone(), now).await.unwrap();
+    assert_eq!((&made.id, made.created_at), (&id, now));
+    // Whoever comes later takes the one that is there.
+    let other = RepositoryId::generate(&mut rand::rng());
+    assert_eq!(catalog::ensure_marker(&store, other, now).await.unwrap(), made);
+    assert_eq!(catalog::find_marker(&store).await.unwrap().as_ref(), Some(&made));
+    let refused = async |change: fn(&mut Marker)| {
+        let mut marker = made.clone();
+        change(&mut marker);
+        store.overwrite(&layout::repository_marker(), serde_json::to_vec(&marker).unwrap().into());
+        catalog::find_marker(&store).await.unwrap_err().to_string()
+    };
+    let newer = refused(|marker| marker.version += 1).await;
+    assert!(newer.starts_with("repository has layout version 2"), "{newer}");
+    let foreign = refused(|marker| marker.format = "another".to_owned()).await;
+    assert!(foreign.contains("this is not a pgproof repository"), "{foreign}");
+}
+
+#[tokio::test]
+async fn newest_until_a_second_and_pages_end_where_they_should() {
+    let repository = Repository::new();
+    let mut ids = Vec::new();
+    for day in [20, 21, 22] {
+        let id = format!("202611{day}T020000Z-aaaaaa");
+        ids.push(repository.put(&id, "02:00:01", Previous::None).await.0);
+    }
+    let (store, signers) = (&repository.store, &repository.signers);
+    let newest = async |until: Timestamp| {
+        let found = catalog::newest_until(store, &source(), signers, until).await.unwrap();
+        found.map(|(id, _)| id)
+    };
+    let at = ids[1].started_at();
+    assert_eq!(newest(at).await.as_ref(), Some(&ids[1]));
+    assert_eq!(newest(at - SignedDuration::from_secs(1)).await.as_ref(), Some(&ids[0]));
+    for (limit, has_older) in [(2, true), (3, false), (4, false)] {
+        let page = catalog::page(store, &source(), signers, None, limit).await.unwrap();
+        assert_eq!((page.entries.len(), page.has_older), (limit.min(3), has_older), "{limit}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_is_named_where_it_is_nearer_to_the_moment() {
+    let repository = Repository::new();
+    let whole = repository.put("20261121T020000Z-aaaaaa", "02:00:01", Previous::None).await.0;
+    let mut unsigned = Vec::new();
+    for id in ["20261120T020000Z-aaaaaa", "20261121T020000Z-bbbbbb", "20261122T020000Z-aaaaaa"] {
+        let id: BackupId = id.parse().unwrap();
+        repository.raw(&layout::manifest(&source(), &id), b"{}").await;
+        unsigned.push(id);
+    }
+    let entries = repository.list().await;
+    let nearer = |at: Timestamp| {
+        let choice = catalog::choose(&entries, at).unwrap();
+        assert_eq!(choice.backup.get().id, whole);
+        choice.unusable.iter().map(|entry| entry.id.clone()).collect::<Vec<_>>()
+    };
+    let last = unsigned[2].started_at();
+    assert_eq!(nearer(last - SignedDuration::from_secs(1)), unsigned[1..2]);
+    assert_eq!(nearer(last), unsigned[1..]);
 }
 
 #[tokio::test]
@@ -207,6 +273,26 @@ async fn sixty_days_of_runs_that_died_cost_no_good_backup() {
     let left = repository.list().await;
     assert_eq!(left.iter().map(|entry| &entry.id).collect::<Vec<_>>(), [&good]);
     assert!(left[0].whole().is_some());
+}
+
+#[tokio::test]
+async fn names_and_pins_from_the_end_of_time_stop_no_prune() {
+    let repository = Repository::new();
+    let (expired, _) = repository.put("20261124T020000Z-aaaaaa", "02:00:01", Previous::None).await;
+    let end: BackupId = "99991230T215959Z-zzzzzz".parse().unwrap();
+    let data = layout::backup_object(&source(), &end, &layout::archive_name(0)).unwrap();
+    repository.raw(&data, b"half").await;
+    let pin = format!(
+        r#"{{"version": 1, "holder": {{"host": "h", "boot": "b", "pid": 1}}, "since": "{0}", "expires_at": "{0}",
+            "released": false}}"#,
+        end.started_at()
+    );
+    repository.raw(&layout::pin(&source(), &end, "a"), pin.as_bytes()).await;
+    let entries = repository.list().await;
+    let outcome = repository.prune(&[&entries[0]], &entries).await;
+    assert_eq!(outcome.removed, [expired]);
+    assert_eq!((outcome.swept.len(), outcome.failures.len()), (0, 0), "{outcome:?}");
+    assert!(repository.store.head(&data).await.is_ok());
 }
 
 #[tokio::test]

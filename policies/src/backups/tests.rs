@@ -208,3 +208,43 @@ fn clock_set_forward_by_a_day_is_a_run_that_comes_early() {
     assert_eq!(right.step, Step::Wait { until: at(BEGAN) + DAY, why: Wait::Done(at(BEGAN)) });
     assert_eq!(right.warnings.len(), 1);
 }
+
+#[test]
+fn run_that_begins_five_minutes_late_is_on_time() {
+    let known = known(&[at(BEGAN) - DAY]);
+    let reason = |late: SignedDuration| planned(&known, &nightly(), at(BEGAN) + late).step;
+    assert_eq!(reason(LATE), Step::BackUp(Reason::OnTime));
+    assert_eq!(reason(LATE + MINUTE), Step::BackUp(Reason::CatchUp { missed: 0 }));
+}
+
+#[test]
+fn what_is_dated_now_is_not_from_the_future() {
+    assert_eq!(planned(&known(&[at(BEGAN)]), &nightly(), at(BEGAN)).warnings, []);
+}
+
+#[test]
+fn plan_says_why() {
+    let reasons = [
+        (Reason::First, "there is no backup yet"),
+        (Reason::OnTime, "its time came"),
+        (Reason::CatchUp { missed: 0 }, "late"),
+        (Reason::CatchUp { missed: 2 }, "makes up for 2 run(s) without a backup"),
+        (Reason::Retry { failures: 3 }, "again after 3 failed attempt(s)"),
+    ];
+    for (reason, told) in reasons {
+        assert_eq!(reason.to_string(), told);
+    }
+    let waits = [
+        (Wait::Done(at(BEGAN)), "backed up at 2026-11-24T02:00:00Z"),
+        (
+            Wait::Failed { failures: 1, cause: Cause::Standing },
+            "1 attempt(s) failed, and somebody has to mend it",
+        ),
+        (Wait::Failed { failures: 2, cause: Cause::Passing }, "2 attempt(s) failed"),
+        (Wait::GivenUp { failures: 3 }, "given up after 3 failed attempt(s): its deadline is over"),
+        (Wait::Paused("08:00 to 18:00".to_owned()), "paused from 08:00 to 18:00"),
+    ];
+    for (wait, told) in waits {
+        assert_eq!(wait.to_string(), told);
+    }
+}

@@ -121,6 +121,7 @@ fn a_drill_without_verdict_is_tried_again_ever_later_and_after_the_others() {
     let mut drills = vec![failed(0)];
     let waiting = planned(&backups, &drills, &weekly(4), at(NOW) + HOUR);
     assert_eq!((ids(&waiting), waiting.retry_at), (vec![], Some(at(NOW) + HOUR + RETRIES.first)));
+    assert!(!waiting.awaits_backup);
     let retry_at = waiting.wake_at(at(NOW) + HOUR);
     assert_eq!(retry_at, at(NOW) + HOUR + RETRIES.first);
     assert_eq!(ids(&planned(&backups, &drills, &weekly(4), retry_at)), ["old", "new"]);
@@ -154,6 +155,10 @@ fn a_proof_that_runs_out_comes_before_the_never_proved() {
     assert_eq!(plan.picks[1].id, "monthly", "{plan:?}");
     assert_eq!(plan.picks[1].reason.to_string(), "last proved 2026-08-28, due by 2026-11-26");
     assert_eq!(plan.picks[2].reason, Reason::NeverProved);
+    // One is urgent, and so many may be taken.
+    assert_eq!(plan.shortfall, None);
+    let two = [backup("new", 0), proved("monthly", 89, 88)];
+    assert_eq!(planned(&two, &long_ago, &weekly(1), at(NOW)).shortfall, None);
 }
 
 #[test]
@@ -171,6 +176,9 @@ fn jitter_delays_each_run_by_its_own_bit_and_never_more() {
         delays.insert(delay);
     }
     assert!(delays.len() > 40);
+    let cadence_of_a_second = Cadence { jitter: SignedDuration::from_secs(1), ..weekly(1).cadence };
+    let begins_at = |randomness| cadence_of_a_second.run_at(&TimeZone::UTC, at(NOW), randomness).begins_at;
+    assert_eq!((0..50).map(begins_at).collect::<BTreeSet<_>>().len(), 2);
     // Longer than the time between two runs: they still come one after another.
     let cadence = Cadence { jitter: DAY * 20, ..weekly(1).cadence };
     assert!(cadence.run_at(&TimeZone::UTC, at(NOW), 3).begins_at <= at(NOW));
@@ -179,9 +187,61 @@ fn jitter_delays_each_run_by_its_own_bit_and_never_more() {
 #[test]
 fn coverage_counts_what_holds_within_the_window() {
     let refuted = Backup { failed_at: Some(at(NOW)), ..proved("bad", 50, 3) };
-    let backups = [backup("a", 5), proved("b", 100, 10), proved("c", 100, 90), refuted];
+    let backups = [backup("a", 5), proved("b", 100, 10), proved("c", 100, 90), proved("d", 9, 8), refuted];
     let coverage = Coverage::of(&backups, DAY * 90, at(NOW));
-    assert_eq!(coverage.to_string(), "1 of 4 kept backups proved in 90 days");
+    assert_eq!(coverage.to_string(), "2 of 5 kept backups proved in 90 days");
+}
+
+#[test]
+fn the_last_verdict_counts_and_at_the_same_time_the_bad_one() {
+    let of = |proved_days_ago, failed_days_ago| {
+        let failed_at = Some(at(NOW) - DAY * failed_days_ago);
+        let backup = Backup { failed_at, ..proved("a", 100, proved_days_ago) };
+        (backup.is_proved(), backup.is_refuted())
+    };
+    assert_eq!(of(1, 2), (true, false));
+    assert_eq!(of(2, 1), (false, true));
+    assert_eq!(of(1, 1), (false, true));
+    assert_eq!((backup("a", 1).is_proved(), backup("a", 1).is_refuted()), (false, false));
+}
+
+#[test]
+fn a_proof_is_renewed_in_the_second_half_of_its_window() {
+    let backups = [backup("new", 0), proved("first half", 100, 44), proved("second half", 100, 45)];
+    let long_ago = [drill("gone", Trigger::ScheduledOlder, Verdict::Good, at(NOW) - DAY * 100)];
+    assert_eq!(ids(&planned(&backups, &long_ago, &weekly(4), at(NOW))), ["new", "second half"]);
+}
+
+#[test]
+fn a_run_that_begins_when_a_proof_falls_due_comes_too_late_for_it() {
+    let next = at("2026-11-29T04:00:00Z");
+    let due = Backup { proved_at: Some(next - DAY * 90), ..backup("due", 200) };
+    let long_ago = [drill("due", Trigger::ScheduledOlder, Verdict::Good, at(NOW) - DAY * 100)];
+    let plan = planned(&[backup("new", 0), due.clone()], &long_ago, &weekly(4), at(NOW));
+    assert_eq!(plan.picks[1].reason, Reason::DueBy { deadline: next, proved_at: due.proved_at });
+}
+
+/// What a run has to do was settled when it began, by what was known of each backup itself.
+#[test]
+fn other_drills_and_those_without_verdict_make_a_run_no_shorter() {
+    // One more than there are runs left for them: this one takes two.
+    let mut backups = vec![backup("new", 0)];
+    backups.extend((0..17).map(|n| backup(&format!("{n:02}"), 14)));
+    backups.push(proved("proved", 40, 30));
+    let month_ago = at(NOW) - DAY * 30;
+    let mut drills = vec![drill("proved", Trigger::ScheduledOlder, Verdict::Good, month_ago)];
+    let opens =
+        backups[..15].iter().map(|it| drill(&it.id, Trigger::ScheduledOlder, Verdict::Open, month_ago));
+    drills.extend(opens);
+    let rhythm = Rhythm { window: DAY * 120, ..weekly(4) };
+    let before = planned(&backups, &drills, &rhythm, at(NOW));
+    assert_eq!(before.picks.len(), 1 + 2, "{:?}", before.picks);
+    let triggers = [Trigger::ScheduledNewest, Trigger::ScheduledOlder];
+    for (pick, trigger) in before.picks.iter().zip(triggers) {
+        drills.push(drill(&pick.id, trigger, Verdict::Good, at(NOW)));
+        backups.iter_mut().find(|it| it.id == pick.id).unwrap().proved_at = Some(at(NOW) + HOUR);
+    }
+    assert_eq!(ids(&planned(&backups, &drills, &rhythm, at(NOW) + HOUR * 2)), [&*before.picks[2].id]);
 }
 
 fn some_backups() -> impl Strategy<Value = Vec<Backup>> {

@@ -70,6 +70,7 @@ fn at_its_upload_a_backup_is_locked_as_the_finest_rule_keeps_it() {
     assert_eq!(uploaded(&locks(rules(0, 0, 0, 1)), night), "2027-01-01T00:00:00Z");
     let hourly = Retention { hourly: 48, ..rules(30, 0, 0, 0) };
     assert_eq!(uploaded(&locks(hourly.clone()), night), "2026-11-26T02:00:00Z");
+    assert_eq!(uploaded(&locks(hourly.clone()), "2026-11-24T02:37:05Z"), "2026-11-26T02:00:00Z");
     // What stays for being young stays for sure.
     let within = Retention { within: Some(SignedDuration::from_hours(72)), ..hourly };
     assert_eq!(uploaded(&locks(within), night), "2026-11-27T02:00:05Z");
@@ -141,6 +142,45 @@ fn what_an_incremental_backup_needs_is_locked_as_long() {
             format!("{full} 2027-10-01T00:00:00Z"),
         ]
     );
+}
+
+#[test]
+fn what_has_the_longer_lock_keeps_it_whatever_needs_it() {
+    let rules = rules(2, 0, 12, 0);
+    let full = candidate(at("2026-10-31T02:00:00Z"));
+    let next = Candidate { needs: vec![full.id.clone()], ..candidate(at("2026-11-23T02:00:00Z")) };
+    let newest = Candidate { needs: vec![next.id.clone()], ..candidate(at("2026-11-24T02:00:00Z")) };
+    let candidates = [full, next, newest];
+    let locks = by_class(&rules, ClassSpans::default(), "UTC");
+    let now = at("2026-11-24T03:00:00Z");
+    let plan = retention::plan(&candidates, &rules, &locks.zone, now);
+    let due = locks.all_due(&source(), &plan, &candidates, now);
+    let due: Vec<_> = due.iter().map(|(_, due)| due.until.to_string()).collect();
+    // Of the day before, the day's own lock ends before that of what needs it.
+    assert_eq!(due, ["2026-11-26T00:00:00Z", "2026-11-26T00:00:00Z", "2027-10-01T00:00:00Z"]);
+}
+
+#[test]
+fn what_stays_for_being_young_is_locked_so_long_and_no_lock_ends_now() {
+    let young = Retention { within: Some(SignedDuration::from_hours(72)), ..Retention::default() };
+    let locks = by_class(&young, ClassSpans::default(), "UTC");
+    let night = [candidate(at("2026-11-24T02:00:00Z"))];
+    let expected = "2026-11-24T02:00:00Z: 2026-11-27T02:00:00Z for within";
+    assert_eq!(due(&locks, &young, &night, at("2026-11-27T01:59:59Z")), [expected]);
+    assert_eq!(due(&locks, &young, &night, at("2026-11-27T02:00:00Z")), Vec::<String>::new());
+}
+
+#[test]
+fn a_policy_without_object_lock_locks_nothing() {
+    let policy = |lines: &str| {
+        let nightly = include_str!("../../examples/nightly.toml");
+        let text = nightly.replacen("[repository]\n", &format!("[repository]\n{lines}\n"), 1);
+        Policy::parse(&text, "pgproof.toml").unwrap()
+    };
+    assert!(Locks::of(&policy("")).is_none());
+    let set = Locks::of(&policy("object_lock = { mode = \"compliance\", retain = \"35d\" }")).unwrap();
+    let now = at("2026-11-24T12:00:00Z");
+    assert_eq!((set.mode(), set.of_record(now)), (LockMode::Compliance, Some(now + OTHERWISE)));
 }
 
 #[test]

@@ -153,3 +153,22 @@ proptest::proptest! {
         proptest::prop_assert_eq!(read(&spelled), Ok(instant));
     }
 }
+
+#[test]
+fn what_is_too_long_for_a_time_is_refused_and_not_repeated_whole() {
+    let longest = format!("now{}", " ".repeat(MOMENT_BYTES_MAX));
+    assert!(read(&longest).is_ok(), "white space around it has no length");
+    let words = "x".repeat(MOMENT_BYTES_MAX);
+    let told = |text: &str| read(text).unwrap_err().to_string();
+    assert!(told(&words).contains(&words));
+    let cut = format!("\"{}\"", "x".repeat(MOMENT_BYTES_MAX / 2));
+    assert!(told(&format!("{words}x")).contains(&cut), "{}", told(&format!("{words}x")));
+}
+
+#[test]
+fn before_the_year_one_nothing_is_counted() {
+    assert_eq!(read("0001-01-01T00:00:00Z"), Ok(at("0001-01-01T00:00:00Z")));
+    for text in ["220622w7ms ago", "0001-01-01T00:00:00+00:01", "0000-12-31 23:59 UTC"] {
+        assert!(matches!(read(text), Err(MomentError::OutOfRange { .. })), "{text}: {:?}", read(text));
+    }
+}

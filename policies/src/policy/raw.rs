@@ -335,3 +335,23 @@ fn distance(one: &str, other: &str) -> usize {
     }
     row[other.len()]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_are_put_in_taken_out_and_changed() {
+        let pairs =
+            [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "", 3), ("ab", "ab", 0), ("abcd", "bcde", 2)];
+        for (one, other, expected) in pairs {
+            assert_eq!((distance(one, other), distance(other, one)), (expected, expected), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn short_words_are_like_few_others() {
+        assert_eq!(closest("jitte", &["jitter", "schedule"]), Some("jitter"));
+        assert_eq!((closest("ab", &["xy"]), closest("ab", &["ax"])), (None, Some("ax")));
+    }
+}

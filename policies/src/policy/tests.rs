@@ -5,6 +5,8 @@ use jiff::SignedDuration;
 use super::*;
 use crate::alerts::{Kind as AlertKind, Severity};
 
+mod forms;
+
 const DIRECTORY: &str = include_str!("../../examples/directory.toml");
 const NIGHTLY: &str = include_str!("../../examples/nightly.toml");
 const FILES: &str = include_str!("../../examples/files.toml");

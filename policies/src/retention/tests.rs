@@ -368,3 +368,34 @@ fn retention_is_said_in_words() {
     assert_eq!(young.to_string(), "within 48h, only proved ones displace");
     assert_eq!(Retention { keep_all: true, ..Retention::default() }.to_string(), "everything");
 }
+
+#[test]
+fn what_fills_no_slot_displaces_not_even_a_failed_backup() {
+    check(
+        &[
+            backup("2099-01-01T00:00:00Z", Standing::Failed),
+            backup("2026-11-24T00:00:00Z", Standing::Unsigned),
+            backup("2026-11-23T00:00:00Z", Standing::Failed),
+            backup("2026-11-22T00:00:00Z", GOOD),
+        ],
+        &Retention { last: 1, ..Retention::default() },
+        "UTC",
+        "2026-11-24T01:00:00Z",
+        &[
+            "2099-01-01T00:00:00Z: dated in the future, its time is not believed",
+            "2026-11-24T00:00:00Z: never delete what is not signed",
+            "2026-11-23T00:00:00Z: failed its verification, not yet displaced",
+            "2026-11-22T00:00:00Z: newest good backup, last 1",
+        ],
+    );
+}
+
+#[test]
+fn each_class_has_its_own_reason_and_name() {
+    for class in Class::ALL {
+        let reason = class.reason("2026".to_owned());
+        assert_eq!((reason.class(), reason.to_string()), (Some(class), format!("{class} 2026")));
+        assert_eq!(class.to_string(), class.name());
+    }
+    assert_eq!(Reason::Last(1).class(), None);
+}

@@ -161,3 +161,9 @@ fn looking_back_finds_what_looking_ahead_found() {
         }
     }
 }
+
+#[test]
+fn the_longest_gap_of_a_leap_day_is_four_years() {
+    let leap_day = schedule("0 0 29 2 *").longest_gap(&TimeZone::UTC, at("2026-11-24T00:00:00Z"));
+    assert_eq!(leap_day, Some(SignedDuration::from_hours((4 * 365 + 1) * 24)));
+}

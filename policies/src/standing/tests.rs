@@ -92,7 +92,8 @@ fn never_backed_up_is_critical_from_the_first_moment() {
     // Nor does something that is no good backup make it better.
     let unsigned = PassedOver { id: "x".to_owned(), why: "it is not signed".to_owned() };
     let facts = Facts { passed_over: vec![unsigned], ..Facts::default() };
-    assert_eq!(state(&source(NIGHTLY), &facts, noon(), Aspect::BackupAge), State::Critical);
+    let finding = found(&source(NIGHTLY), &facts, noon(), Aspect::BackupAge);
+    assert_eq!((finding.state, &*finding.told), (State::Critical, "there is no good backup"));
     assert_eq!(state(&source(NIGHTLY), &facts, noon(), Aspect::Unreadable), State::Warning);
 }
 
@@ -115,6 +116,7 @@ fn the_age_of_a_backup_goes_by_alarms_then_the_objective_then_the_schedule() {
         let second = SignedDuration::from_secs(1);
         assert_eq!(at(warning), (State::Ok, None), "{lines}");
         assert_eq!(at(warning + second), (State::Warning, Some(snapshot_at + warning)), "{lines}");
+        assert_eq!(at(critical), (State::Warning, Some(snapshot_at + warning)), "{lines}");
         assert_eq!(at(critical + second), (State::Critical, Some(snapshot_at + critical)), "{lines}");
     }
     // Nothing follows from nothing: it is said, and never alarms.
@@ -154,7 +156,10 @@ fn never_proved_is_critical_once_the_first_drill_is_overdue() {
     let facts = Facts { drills: vec![drill(noon(), Verdict::Open)], ..fresh() };
     assert_eq!(state(&source, &facts, noon(), Aspect::ProofAge), State::Ok);
     assert_eq!(state(&source, &facts, noon() + DAY * 10, Aspect::ProofAge), State::Ok);
-    assert_eq!(state(&source, &facts, noon() + DAY * 11, Aspect::ProofAge), State::Critical);
+    let overdue = found(&source, &facts, noon() + DAY * 11, Aspect::ProofAge);
+    let limits = Limits::of(&source, &TimeZone::UTC, noon()).proof_age;
+    assert_eq!((overdue.state, overdue.thresholds), (State::Critical, limits));
+    assert_eq!(overdue.since, Some(noon() - HOUR + limits.unwrap().warning));
     assert_eq!(state(&source, &Facts::default(), noon(), Aspect::ProofAge), State::Unknown);
 }
 
@@ -199,8 +204,12 @@ fn drills_speak_by_their_newest() {
     for (verdict, expected) in cases {
         let mut facts = fresh();
         facts.drills.insert(0, drill(noon(), verdict));
-        assert_eq!(state(&source, &facts, noon(), Aspect::Drill), expected, "{verdict:?}");
-        assert_eq!(state(&source, &facts, noon(), Aspect::ProofAge), State::Ok, "{verdict:?}");
+        let finding = found(&source, &facts, noon(), Aspect::Drill);
+        let since = (expected != State::Ok).then_some(noon());
+        assert_eq!((finding.state, finding.since), (expected, since), "{verdict:?}");
+        // A proof is younger than the one before; whatever else a drill came to leaves that.
+        let age = if verdict.is_proof() { SignedDuration::ZERO } else { HOUR };
+        assert_eq!(found(&source, &facts, noon(), Aspect::ProofAge).value, Some(age), "{verdict:?}");
     }
 }
 
@@ -228,16 +237,24 @@ fn clocks_that_jump_are_findings_and_never_make_a_backup_younger() {
     assert_eq!(state(&source, &facts, noon(), Aspect::Clock), State::Ok);
     assert_eq!(found(&source, &facts, noon(), Aspect::BackupAge).value, Some(SignedDuration::ZERO));
     // The store has another time, either way.
-    for skew in [HOUR, -HOUR] {
+    let second = SignedDuration::from_secs(1);
+    for skew in [CLOCK_SKEW_MAX + second, -CLOCK_SKEW_MAX - second] {
         let facts = Facts { store_clock_ahead: Some(skew), ..fresh() };
         assert_eq!(state(&source, &facts, noon(), Aspect::Clock), State::Warning);
     }
+    let facts = Facts {
+        backups: vec![backup("b", noon() + CLOCK_SKEW_MAX)],
+        store_clock_ahead: Some(-CLOCK_SKEW_MAX),
+        ..fresh()
+    };
+    assert_eq!(state(&source, &facts, noon(), Aspect::Clock), State::Ok);
 }
 
 #[test]
 fn objectives_are_met_or_missed() {
     let source = source("objectives = { recovery_point = \"2h\", recovery_time = \"1h\" }");
     assert_eq!(state(&source, &fresh(), noon(), Aspect::RecoveryPoint), State::Ok);
+    assert_eq!(state(&source, &fresh(), noon() + HOUR, Aspect::RecoveryPoint), State::Ok);
     assert_eq!(state(&source, &fresh(), noon() + HOUR * 2, Aspect::RecoveryPoint), State::Warning);
     assert_eq!(state(&source, &fresh(), noon(), Aspect::RecoveryTime), State::Warning);
     let mut verified = source.clone();
@@ -255,6 +272,7 @@ fn objectives_are_met_or_missed() {
     assert_eq!(time(&with(61, 1, None)), State::Warning);
     assert_eq!(time(&with(10, 1, Some(noon() + DAY * 20))), State::Warning);
     assert_eq!(time(&with(10, 1, Some(noon() + DAY * 200))), State::Ok);
+    assert_eq!(state(&source, &with(10, 2, None), noon(), Aspect::RecoveryPoint), State::Ok);
     assert_eq!(state(&source, &with(10, 3, None), noon(), Aspect::RecoveryPoint), State::Warning);
 }
 
@@ -264,6 +282,9 @@ fn one_silent_host_of_two_is_a_warning() {
     facts.runs.push(run(noon() - DAY * 5, "db2", None));
     let finding = found(&source(NIGHTLY), &facts, noon(), Aspect::HostSilent);
     assert_eq!((finding.state, &*finding.told), (State::Warning, "nothing was heard from db2 for 5 d"));
+    let limit = Limits::of(&source(NIGHTLY), &TimeZone::UTC, noon()).host_silent.unwrap().warning;
+    facts.runs[1] = run(noon() - limit, "db2", None);
+    assert_eq!(state(&source(NIGHTLY), &facts, noon(), Aspect::HostSilent), State::Ok);
 }
 
 #[test]
@@ -292,4 +313,47 @@ fn litter_and_stopped_removals_are_told() {
     let told = found(&source(NIGHTLY), &facts, noon(), Aspect::Unreadable).told;
     assert!(told.contains("x3: it is not signed; 2 more; 2 record(s)"), "{told}");
     assert_eq!(state(&source(NIGHTLY), &facts, noon(), Aspect::Removal), State::Warning);
+}
+
+#[test]
+fn a_source_without_litter_says_so() {
+    let told = found(&source(NIGHTLY), &fresh(), noon(), Aspect::Unreadable).told;
+    assert_eq!(told, "nothing newer than the newest good backup was passed over");
+}
+
+#[test]
+fn spans_are_told_in_their_two_largest_units() {
+    let told = [0, 59, 60, 725, 3_600, 3_661, 90_000, 86_400 + 300, 3 * 86_400 + 4 * 3_600 + 59]
+        .map(|seconds| told(SignedDuration::from_secs(seconds)));
+    assert_eq!(told, ["0 s", "59 s", "1 min", "12 min 5 s", "1 h", "1 h 1 min", "1 d 1 h", "1 d", "3 d 4 h"]);
+}
+
+/// Documents, metrics and plugins are read by other programs: these names stay.
+#[test]
+fn names_of_aspects_and_states_stay() {
+    let aspects = [
+        (Aspect::Repository, "repository"),
+        (Aspect::BackupAge, "backup_age"),
+        (Aspect::ProofAge, "proof_age"),
+        (Aspect::Drill, "drill"),
+        (Aspect::RecoveryPoint, "recovery_point"),
+        (Aspect::RecoveryTime, "recovery_time"),
+        (Aspect::Failing, "failing"),
+        (Aspect::HostSilent, "host_silent"),
+        (Aspect::Unreadable, "unreadable"),
+        (Aspect::Removal, "removal"),
+        (Aspect::Clock, "clock"),
+    ];
+    for (aspect, name) in aspects {
+        assert_eq!((aspect.as_str(), format!("{aspect:12}|")), (name, format!("{name:12}|")));
+    }
+    let states = [
+        (State::Ok, "ok", 0),
+        (State::Warning, "warning", 1),
+        (State::Critical, "critical", 2),
+        (State::Unknown, "unknown", 3),
+    ];
+    for (state, name, code) in states {
+        assert_eq!((state.as_str(), state.to_string().as_str(), state.exit_code()), (name, name, code));
+    }
 }

@@ -196,7 +196,7 @@ impl Free {
         if !old.released && old.expires_at > now && !is_dead(&old.holder) {
             return Err(LeaseError::Held { holder: old.holder, expires_at: old.expires_at });
         }
-        Ok(Self { generation: old.generation + 1, condition: PutCondition::IfVersion(version) })
+        Ok(Self { generation: old.generation.saturating_add(1), condition: PutCondition::IfVersion(version) })
     }
 }
 

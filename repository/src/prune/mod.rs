@@ -8,6 +8,8 @@
 
 mod candidates;
 mod locks;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -363,7 +365,7 @@ fn needing_before_needed<'a>(expired: &[&'a Brief]) -> Vec<&'a Brief> {
 }
 
 fn is_litter(id: &BackupId, now: Timestamp) -> bool {
-    id.started_at() + LITTER_GRACE < now
+    id.started_at() < now - LITTER_GRACE
 }
 
 #[derive(Debug, thiserror::Error)]

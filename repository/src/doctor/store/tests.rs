@@ -50,19 +50,21 @@ async fn what_one_may_not_delete_another_does() {
     let memory = MemoryStore::new();
     let bystander = "doctor/note.txt".parse().unwrap();
     memory.overwrite(&bystander, bytes::Bytes::from_static(b"whose?"));
+    let from_the_end_of_time = "doctor/99991230T215959Z-zzzzzz/x".parse().unwrap();
+    memory.overwrite(&from_the_end_of_time, bytes::Bytes::from_static(b"?"));
     let rules = vec![Rule::on(Operation::Delete, Fault::Deny).times(u64::MAX)];
     let first = subject(Arc::new(FaultyStore::scripted(Arc::new(memory.clone()), rules)));
     first.examine().await;
     let left = first.traces.remove(Timestamp::now()).await;
     let Left::Kept { objects, .. } = left else { panic!("{left:?}") };
-    assert_eq!(objects + 1, memory.keys().len());
+    assert_eq!(objects + 2, memory.keys().len());
 
     let second = subject(Arc::new(memory.clone()));
     assert_eq!(second.traces.remove(Timestamp::now()).await, Left::Nothing);
-    assert_eq!(memory.keys().len(), objects + 1, "a run that may still go on was removed");
+    assert_eq!(memory.keys().len(), objects + 2, "a run that may still go on was removed");
     let later = Timestamp::now() + SignedDuration::from_hours(2);
     assert_eq!(second.traces.remove(later).await, Left::Nothing);
-    assert_eq!(memory.keys(), [bystander]);
+    assert_eq!(memory.keys(), [from_the_end_of_time, bystander]);
 }
 
 #[tokio::test]

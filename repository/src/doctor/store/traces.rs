@@ -130,6 +130,6 @@ impl Traces {
     /// Whether an object belongs to this run, or to one that ended. Whatever else lies there is none of ours.
     fn is_over(&self, key: &ObjectKey, now: Timestamp) -> bool {
         let run = key.as_str().split('/').nth(1).and_then(|run| run.parse::<BackupId>().ok());
-        run.is_some_and(|run| run == self.run || run.started_at() + ENDED_AFTER < now)
+        run.is_some_and(|run| run == self.run || run.started_at() < now - ENDED_AFTER)
     }
 }
