@@ -15,6 +15,7 @@ pub mod contents;
 pub mod custody;
 pub mod doctor;
 pub mod history;
+pub mod holds;
 pub mod host_secret;
 pub mod ids;
 pub mod inventory;

@@ -106,9 +106,7 @@ pub async fn put<R: Record>(
     record: &R,
     signing_key: &SigningKey,
 ) -> Result<(), RecordError> {
-    let mut bytes = serde_json::to_vec_pretty(record).expect("records have only string keys");
-    bytes.push(b'\n');
-    let signature = signing_key.sign(R::NAMESPACE, &bytes).map_err(|source| RecordError::Sign { source })?;
+    let (bytes, signature) = signed(record, signing_key)?;
     let put = |key: ObjectKey, bytes: Vec<u8>| async move {
         store.put(&key, Bytes::from(bytes), PutCondition::IfAbsent).await
     };
@@ -117,6 +115,17 @@ pub async fn put<R: Record>(
         .map_err(|source| RecordError::Store { source })?;
     put(key.clone(), bytes).await.map_err(|source| RecordError::Store { source })?;
     Ok(())
+}
+
+/// A record's bytes as they are stored, and their signature.
+pub(crate) fn signed<R: Record>(
+    record: &R,
+    signing_key: &SigningKey,
+) -> Result<(Vec<u8>, String), RecordError> {
+    let mut bytes = serde_json::to_vec_pretty(record).expect("records have only string keys");
+    bytes.push(b'\n');
+    let signature = signing_key.sign(R::NAMESPACE, &bytes).map_err(|source| RecordError::Sign { source })?;
+    Ok((bytes, signature))
 }
 
 /// A record with who signed it and what its bytes hash to.

@@ -9,6 +9,7 @@ use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::{Kind, Source};
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::acts::What;
+use pgproof_repository::holds;
 use pgproof_repository::manifest::v1::Contents;
 use pgproof_repository::sealed::BLOCK_BYTES_MAX;
 use pgproof_repository::sealed::workers::{blocks_in_memory, parts_in_memory};
@@ -63,7 +64,7 @@ async fn one(
     if args.hold {
         let reason = args.reason.unwrap_or_else(|| "pgproof backup --hold".to_owned());
         let hold = hold::new_hold(source, &made.manifest().id, reason);
-        hold::put(&job.store, &hold, &job.loaded.signing_key()?).await?;
+        holds::put(&job.store, &hold, &job.loaded.signing_key()?).await?;
         let what = What::Hold { backup: hold.id, reason: hold.reason };
         record::enter(&job.store, &job.loaded, source, what).await;
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use pgproof_monitoring::alerts::{NotTold, Recollection, Teller};
@@ -29,6 +29,9 @@ use crate::{cli, plain};
 
 /// A clock that is further off than this would expire the wrong backups.
 const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_mins(5);
+
+/// Of a prune that had to stop: every step of it may be the last.
+const IN_PART: &str = "removed in part, and the next prune goes on with it";
 
 pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::Result<ExitCode> {
     let opened = open(policy, Some(&args.source)).await?;
@@ -59,7 +62,8 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
     allowed.map_err(|objection| refused(&source.name, &plan, objection))?;
 
     let signing_key = opened.loaded.signing_key()?;
-    let lease = Lease::take(opened.store.clone(), layout::prune_lease(&source.name), now).await?;
+    // Thousands of objects take longer than a lease lives.
+    let lease = Lease::take(opened.store.clone(), layout::prune_lease(&source.name), now).await?.keep();
     let by_id: BTreeMap<&str, &Brief> = briefs.iter().map(|brief| (brief.id.as_str(), brief)).collect();
     let expired: Vec<&Brief> = plan.expired().filter_map(|id| by_id.get(id).copied()).collect();
     let host = host_name();
@@ -70,14 +74,23 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
         signers: &signers,
         host: &host,
     };
-    // What stays is made safe before anything goes.
-    let (locked, not_locked) = pruner.extend_locks(&locks.extensions).await;
-    let outcome = Outcome { locked, not_locked, ..pruner.carry_out(&expired, &briefs, now).await };
+    let work = async {
+        // What stays is made safe before anything goes.
+        let (locked, not_locked) = pruner.extend_locks(&locks.extensions).await;
+        Outcome { locked, not_locked, ..pruner.carry_out(&expired, &briefs, now).await }
+    };
+    let outcome = tokio::select! {
+        outcome = Box::pin(work) => outcome,
+        lost = lease.lost() => {
+            let error = anyhow!(lost).context("the lease for pruning this source was lost");
+            return Err(error.context(IN_PART));
+        }
+    };
     if outcome.did_something() {
         let what = act(&outcome, args.confirm_removal);
         record::enter(&opened.store, &opened.loaded, &source.name, what).await;
     }
-    lease.release().await.context("removed, but the lease could not be released")?;
+    lease.release().await;
     print_outcome(&plan, &locks, &briefs, &outcome, json)?;
     if opened.store.left_versions() {
         eprintln!(

@@ -140,8 +140,7 @@ impl Lease {
             claim.prolong(LIFE).await?;
         }
         self.stored.expires_at = now + LEASE_TTL;
-        self.version =
-            put(&self.store, &self.key, &self.stored, PutCondition::IfVersion(self.version.clone())).await?;
+        self.write_again().await?;
         if self.claim.is_some() && self.written.elapsed() > LIFE {
             return Err(LeaseError::Lost);
         }
@@ -161,12 +160,38 @@ impl Lease {
 
     pub async fn release(mut self) -> Result<(), LeaseError> {
         self.stored.released = true;
-        let condition = PutCondition::IfVersion(self.version);
-        let released = put(&self.store, &self.key, &self.stored, condition).await.map(drop);
+        let released = self.write_again().await;
         if let Some(claim) = self.claim {
             claim.withdraw().await;
         }
         released
+    }
+
+    /// Writes what the lease has become. What lies there in another version may be an earlier write of its own, whose
+    /// answer was lost.
+    async fn write_again(&mut self) -> Result<(), LeaseError> {
+        let condition = PutCondition::IfVersion(self.version.clone());
+        self.version = match put(&self.store, &self.key, &self.stored, condition).await {
+            Err(LeaseError::Lost) => {
+                let own = PutCondition::IfVersion(self.own_version().await?);
+                put(&self.store, &self.key, &self.stored, own).await?
+            }
+            written => written?,
+        };
+        Ok(())
+    }
+
+    /// The version that lies there, if nobody has taken the lease since.
+    async fn own_version(&self) -> Result<Version, LeaseError> {
+        let (bytes, version) = match self.store.get(&self.key, LEASE_BYTES_MAX).await {
+            Ok(found) => found,
+            Err(StoreError::NotFound { .. }) => return Err(LeaseError::Lost),
+            Err(source) => return Err(LeaseError::Store { source }),
+        };
+        let there: Stored =
+            serde_json::from_slice(&bytes).map_err(|source| LeaseError::Unreadable { source })?;
+        let is_own = (&there.holder, there.generation) == (&self.stored.holder, self.stored.generation);
+        if is_own { Ok(version) } else { Err(LeaseError::Lost) }
     }
 }
 
@@ -274,7 +299,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::store::faulty::{Fault, FaultyStore, Rule};
     use crate::store::memory::MemoryStore;
+    use crate::store::operation::Operation;
 
     fn holder(pid: u32) -> Holder {
         Holder { host: "db1".to_owned(), boot: "b".to_owned(), pid }
@@ -300,5 +327,24 @@ mod tests {
         second.release().await.unwrap();
         acquire(3, now, false).await.unwrap();
         acquire(4, now + LEASE_TTL + LEASE_TTL, false).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_renewal_whose_answer_was_lost_is_no_loss() {
+        // The first put takes the lease, the second renews it.
+        let lost = Rule::on(Operation::Put, Fault::FailAfter).from_call(2);
+        let store: SharedStore = Arc::new(FaultyStore::scripted(Arc::new(MemoryStore::new()), vec![lost]));
+        let key: ObjectKey = "leases/backup.app.json".parse().unwrap();
+        let now: Timestamp = "2026-11-24T02:00:00Z".parse().unwrap();
+        let take = |pid, now| Lease::acquire(store.clone(), key.clone(), holder(pid), now, |_| false);
+        let mut lease = take(1, now).await.unwrap();
+        assert!(matches!(lease.renew(now).await, Err(LeaseError::Store { .. })));
+        lease.renew(now).await.unwrap();
+        lease.release().await.unwrap();
+        // What another has taken is lost all the same.
+        let mut lease = take(2, now).await.unwrap();
+        take(3, now + LEASE_TTL).await.unwrap();
+        assert!(matches!(lease.renew(now).await, Err(LeaseError::Lost)));
+        assert!(matches!(lease.release().await, Err(LeaseError::Lost)));
     }
 }

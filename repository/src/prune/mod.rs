@@ -193,7 +193,7 @@ impl Pruner<'_> {
         if self.is_held(&brief.id).await? {
             return Err(PruneError::Held { id: brief.id.clone() });
         }
-        if let Some(by) = self.in_use(&brief.id).await? {
+        if let Some(by) = self.in_use(&brief.id, now).await? {
             return Ok(Some(Delay::InUse(by)));
         }
         if let Some(lock) = self.lock(&brief.id, now).await? {
@@ -209,7 +209,7 @@ impl Pruner<'_> {
         };
         self.bury(&tombstone).await?;
         // A pin set between the look before and the tombstone; one that comes later finds the tombstone.
-        if let Some(by) = self.in_use(&brief.id).await? {
+        if let Some(by) = self.in_use(&brief.id, now).await? {
             return Ok(Some(Delay::InUse(by)));
         }
         self.remove_objects(&brief.id).await.map(|()| None)
@@ -234,8 +234,9 @@ impl Pruner<'_> {
         Ok(longest)
     }
 
-    async fn in_use(&self, id: &BackupId) -> Result<Option<InUse>, PruneError> {
-        let found = pins::of(self.store, self.source, id, Timestamp::now()).await;
+    /// A pin that has run out since the prune began still counts.
+    async fn in_use(&self, id: &BackupId, now: Timestamp) -> Result<Option<InUse>, PruneError> {
+        let found = pins::of(self.store, self.source, id, now).await;
         found.map_err(|source| PruneError::Store { source })
     }
 
@@ -302,7 +303,15 @@ pub async fn abort_uploads(
 ) -> Aborted {
     let mut aborted = Aborted::default();
     let prefix = layout::backups(source);
-    let Ok(uploads) = store.list_uploads(&prefix).await else { return aborted };
+    let uploads = match store.list_uploads(&prefix).await {
+        Ok(uploads) => uploads,
+        Err(StoreError::Unsupported { .. }) => return aborted,
+        Err(error) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, "uploads that died could not be looked for; the next run looks again");
+            return aborted;
+        }
+    };
     for upload in uploads {
         let id = upload.key.as_str().strip_prefix(prefix.as_str()).and_then(|path| path.split('/').next());
         let Some(id) = id.and_then(|id| id.parse().ok()).filter(&stale) else { continue };

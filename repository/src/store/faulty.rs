@@ -100,6 +100,7 @@ struct Faults(Arc<Mutex<State>>);
 struct State {
     rules: Vec<Rule>,
     chance: Option<Chance>,
+    calls: u64,
     struck: u64,
 }
 
@@ -112,18 +113,23 @@ struct Chance {
 impl FaultyStore {
     /// Faults by rules; the first rule that strikes wins.
     pub fn scripted(inner: SharedStore, rules: Vec<Rule>) -> Self {
-        Self::with(inner, State { rules, chance: None, struck: 0 })
+        Self::with(inner, State { rules, chance: None, calls: 0, struck: 0 })
     }
 
     /// So many calls in a thousand fail, before or after their effect, as `seed` has it.
     pub fn random(inner: SharedStore, seed: u64, permille: u32) -> Self {
         let chance = Chance { random: StdRng::seed_from_u64(seed), permille };
-        Self::with(inner, State { rules: Vec::new(), chance: Some(chance), struck: 0 })
+        Self::with(inner, State { rules: Vec::new(), chance: Some(chance), calls: 0, struck: 0 })
     }
 
     /// Replaces the rules, for instance when an outage ends.
     pub fn script(&self, rules: Vec<Rule>) {
         self.faults.lock().rules = rules;
+    }
+
+    /// How many calls were made, each of which a rule can strike by its number.
+    pub fn calls(&self) -> u64 {
+        self.faults.lock().calls
     }
 
     /// How many calls were struck.
@@ -143,6 +149,7 @@ impl Faults {
 
     fn decide(&self, operation: Operation, key: &str) -> Option<Fault> {
         let mut state = self.lock();
+        state.calls += 1;
         let mut fault = None;
         for rule in &mut state.rules {
             if rule.strikes(operation, key) {

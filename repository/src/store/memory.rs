@@ -26,14 +26,14 @@ const TEST_PART_BYTES_MIN: u64 = 1024;
 /// Sorts after every character that a key may have.
 const LAST_IN_KEYS: char = '\u{7f}';
 
-/// Objects in memory, gone with the value. Clones share the objects.
+/// Objects in memory, gone with the value. Clones share the objects; [`MemoryStore::fork`] does not.
 #[derive(Debug, Clone)]
 pub struct MemoryStore {
     state: Arc<Mutex<State>>,
     limits: PartLimits,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct State {
     objects: BTreeMap<ObjectKey, Object>,
     /// Until when objects cannot be removed.
@@ -52,7 +52,7 @@ struct Object {
     modified_at: Timestamp,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Parts {
     key: ObjectKey,
     started_at: Timestamp,
@@ -66,6 +66,12 @@ impl MemoryStore {
 
     pub fn with_part_limits(limits: PartLimits) -> Self {
         Self { state: Arc::default(), limits }
+    }
+
+    /// A store of its own that holds what this one does now.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self { state: Arc::new(Mutex::new(self.lock().clone())), limits: self.limits }
     }
 
     /// Puts these bytes at `key` whatever lies there: what a failing disk or a hostile administrator can do.
