@@ -146,6 +146,24 @@ pub enum Location {
         /// In a bucket that keeps versions, prune removes all of them and leaves no delete marker.
         delete_versions: bool,
     },
+    /// Google Cloud Storage.
+    Google {
+        bucket: String,
+        prefix: String,
+        /// Of a private endpoint, or of a test's server.
+        endpoint: Option<String>,
+    },
+    /// Azure Blob Storage.
+    Azure {
+        container: String,
+        prefix: String,
+        /// Otherwise from the environment.
+        account: Option<String>,
+        /// Of another cloud, a private endpoint, or a test's server.
+        endpoint: Option<String>,
+        /// The account in the path instead of the host name.
+        path_style: bool,
+    },
     Directory {
         path: PathBuf,
     },

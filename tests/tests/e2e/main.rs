@@ -25,6 +25,7 @@ mod killed;
 mod kubernetes;
 mod looking;
 mod manual;
+mod other_clouds;
 mod parallel_dump;
 mod reports;
 mod retention;
