@@ -123,10 +123,10 @@ pub(crate) enum PolicyCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct Init {
-    /// Where backups go: s3://bucket/prefix or file:///directory.
+    /// Where backups go: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///directory.
     #[arg(long, value_name = "URL")]
     pub location: String,
-    /// For a bucket that is not Amazon's: https://host or https://host:port.
+    /// For a store that is not where its maker has it: https://host or https://host:port.
     #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
     /// The bucket's region; as the provider has it if not given.

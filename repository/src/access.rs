@@ -10,8 +10,10 @@ use sha2::{Digest, Sha256};
 
 use crate::keys::{Identities, KeyError, KeyPrompts, Recipients};
 use crate::signature::{SignatureError, SigningKey, TrustError, TrustedSigners};
+use crate::store::azure::{self, AzureSettings};
 use crate::store::conditions::Conditions;
 use crate::store::directory::DirectoryStore;
+use crate::store::google::{self, GoogleSettings};
 use crate::store::providers::{self, Profile};
 use crate::store::retry::{RetryPolicy, RetryStore};
 use crate::store::s3::{S3Settings, S3Store, Sse as S3Sse};
@@ -66,46 +68,53 @@ impl LoadedPolicy {
 
     /// The store, for somebody who waits no longer than `patience` says.
     pub async fn open_store_trying(&self, patience: RetryPolicy) -> Result<SharedStore, AccessError> {
-        self.open_with(patience, |path| DirectoryStore::open(path)).await
+        trying(self.open_once().await, patience)
     }
 
     /// The store, for somebody who only looks: a folder that is not there is not made, since it may be a disk that is away.
     pub async fn open_store_to_look(&self, patience: RetryPolicy) -> Result<SharedStore, AccessError> {
-        self.open_with(patience, |path| DirectoryStore::open_existing(path)).await
+        trying(self.open_with(|path| DirectoryStore::open_existing(path)).await, patience)
+    }
+
+    /// The store, which tries nothing again.
+    pub async fn open_once(&self) -> Result<SharedStore, StoreError> {
+        self.open_with(|path| DirectoryStore::open(path)).await
     }
 
     async fn open_with(
         &self,
-        patience: RetryPolicy,
         open: fn(&Path) -> Result<DirectoryStore, StoreError>,
-    ) -> Result<SharedStore, AccessError> {
-        let opened = |source| AccessError::Store { source };
+    ) -> Result<SharedStore, StoreError> {
         let location = &self.policy.repository.location;
-        let store: SharedStore = match location {
-            Location::Directory { path } => Arc::new(open(path).map_err(opened)?),
+        match location.clone() {
+            Location::Directory { path } => Ok(Arc::new(open(&path)?)),
             Location::S3 { bucket, prefix, .. } => {
                 let common = S3Settings { locks: Locks::of(&self.policy), ..S3Settings::new(bucket, prefix) };
-                let settings = s3_settings(common, location);
-                Arc::new(S3Store::connect(settings).await.map_err(opened)?)
+                Ok(Arc::new(S3Store::connect(s3_settings(common, location)).await?))
             }
-        };
-        Ok(Arc::new(RetryStore::with_policy(store, patience)))
+            Location::Google { bucket, prefix, endpoint } => {
+                google::connect(GoogleSettings { bucket, prefix, endpoint }).await
+            }
+            Location::Azure { container, prefix, account, endpoint, path_style } => {
+                azure::connect(AzureSettings { container, prefix, account, endpoint, path_style }).await
+            }
+        }
     }
 
-    /// How the bucket is reached; none where the repository is a folder.
+    /// How the bucket is reached; none where the repository is not in S3.
     pub fn s3_settings(&self) -> Option<S3Settings> {
         match &self.policy.repository.location {
-            Location::Directory { .. } => None,
+            Location::Directory { .. } | Location::Google { .. } | Location::Azure { .. } => None,
             location @ Location::S3 { bucket, prefix, .. } => {
                 Some(s3_settings(S3Settings::new(bucket, prefix), location))
             }
         }
     }
 
-    /// What is known of the store's provider; nothing of a folder, and of a store that nobody named.
+    /// What is known of S3's provider; nothing of other places, and of a store that nobody named.
     pub fn provider_profile(&self) -> Option<&'static Profile> {
         match &self.policy.repository.location {
-            Location::Directory { .. } => None,
+            Location::Directory { .. } | Location::Google { .. } | Location::Azure { .. } => None,
             Location::S3 { provider, endpoint, .. } => provider_profile(*provider, endpoint.as_deref()),
         }
     }
@@ -145,6 +154,11 @@ impl LoadedPolicy {
         }
         Identities::load(&self.policy.identity_files, prompts).map_err(|source| AccessError::Keys { source })
     }
+}
+
+fn trying(store: Result<SharedStore, StoreError>, patience: RetryPolicy) -> Result<SharedStore, AccessError> {
+    let store = store.map_err(|source| AccessError::Store { source })?;
+    Ok(Arc::new(RetryStore::with_policy(store, patience)))
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -19,6 +19,7 @@ use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::{LockMode, Policy};
 use pgproof_policies::retention::{self, Class};
 use pgproof_repository::doctor::has_failed;
+use pgproof_repository::doctor::store::powers::Powers;
 use pgproof_repository::doctor::store::{Left, Probe, Replacing, Role, Subject, TriedBucket, verdicts};
 use pgproof_repository::ids::{BackupId, ObjectKey};
 use pgproof_repository::lease::Lease;
@@ -273,6 +274,7 @@ async fn doctor_finds_a_versioned_bucket_well_and_leaves_no_version() {
         is_named: false,
         conditions: Conditions::HONOURED,
         object_lock: None,
+        powers: &Powers::S3,
         role: Role::Agent,
     };
     let lines = verdicts::judge(&found, &expected);

@@ -4,6 +4,7 @@
 //! A test builds a [`sandbox::Sandbox`], runs `pgproof` in it as an operator would, and looks at exit codes, output,
 //! objects in the bucket and databases. Nothing here reaches into the programs.
 
+pub mod azurite;
 mod background;
 pub mod binaries;
 pub mod browser;
@@ -11,6 +12,7 @@ pub mod clients;
 pub mod clock;
 pub mod comparison;
 pub mod daemon;
+pub mod google_server;
 pub mod hard_cases;
 pub mod moto;
 pub mod postgres_server;

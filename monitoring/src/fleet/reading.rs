@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use pgproof_policies::names::SourceName;
-use pgproof_policies::policy::{FleetRepository, GoesBy, Location, Policy, Promise};
+use pgproof_policies::policy::{FleetRepository, GoesBy, Policy, Promise};
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::catalog;
 use pgproof_repository::ids::{BackupId, KeyPrefix, RepositoryId};
@@ -104,7 +104,7 @@ impl Reading {
         let beyond =
             format!("more than {SOURCES_MAX} folders lie there; sources beyond them were not looked for");
         Repository {
-            location: Some(location(policy)),
+            location: Some(policy.repository.location.to_string()),
             id,
             unnamed: sources.difference(&named).cloned().collect(),
             kept,
@@ -137,7 +137,7 @@ impl Reading {
 
     /// Every source that was named is told of, so that an outage hides none.
     fn none_read(&self, policy: &Policy, why: &str) -> Repository {
-        let location = location(policy);
+        let location = policy.repository.location.to_string();
         let survey = Survey::unread(location.clone(), policy, why, self.now);
         match policy.sources.is_empty() {
             true => Repository { location: Some(location), ..unknown(why.to_owned()) },
@@ -154,14 +154,6 @@ async fn holds(store: &SharedStore, source: &SourceName) -> Result<usize, StoreE
     let listed = store.list(&layout::holds(source), None).take(2 * HOLDS_MAX);
     let keys: Vec<_> = listed.map_ok(|meta| meta.key).try_collect().await?;
     Ok(keys.iter().filter(|key| key.as_str().ends_with(".json")).count())
-}
-
-fn location(policy: &Policy) -> String {
-    match &policy.repository.location {
-        Location::S3 { bucket, prefix, .. } if prefix.is_empty() => format!("s3://{bucket}"),
-        Location::S3 { bucket, prefix, .. } => format!("s3://{bucket}/{prefix}"),
-        Location::Directory { path } => format!("file://{}", path.display()),
-    }
 }
 
 fn late() -> String {

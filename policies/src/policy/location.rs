@@ -10,33 +10,71 @@ use super::{
 };
 use crate::retention::Class;
 
-/// Keys that say nothing about a directory.
-const S3_KEYS: [&str; 14] = [
-    "region",
-    "endpoint",
-    "provider",
-    "path_style",
-    "conditional_writes",
-    "checksums",
-    "storage_class",
-    "sse",
-    "sse_kms_key",
-    "profile",
-    "max_parts",
-    "allow_plain_http_reason",
-    "object_lock",
-    "delete_versions",
+/// Keys that say nothing about a directory, and what each has a meaning for.
+const STORE_KEYS: [(&str, &[Scheme]); 15] = [
+    ("region", &[Scheme::S3]),
+    ("endpoint", &[Scheme::S3, Scheme::Google, Scheme::Azure]),
+    ("provider", &[Scheme::S3]),
+    ("path_style", &[Scheme::S3, Scheme::Azure]),
+    ("conditional_writes", &[Scheme::S3]),
+    ("checksums", &[Scheme::S3]),
+    ("storage_class", &[Scheme::S3]),
+    ("sse", &[Scheme::S3]),
+    ("sse_kms_key", &[Scheme::S3]),
+    ("profile", &[Scheme::S3]),
+    ("max_parts", &[Scheme::S3]),
+    ("allow_plain_http_reason", &[Scheme::S3, Scheme::Google, Scheme::Azure]),
+    ("object_lock", &[Scheme::S3]),
+    ("delete_versions", &[Scheme::S3]),
+    ("account", &[Scheme::Azure]),
 ];
 /// Classes from which nothing can be read before it was thawed for hours.
 const FROZEN_CLASSES: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
 /// Longest prefix in bytes: what is left of the 1,024 of an S3 key is ample for the names below it.
 const PREFIX_BYTES_MAX: usize = 512;
 
-const LOCATION: &str = "must be \"s3://bucket/prefix\" or \"file:///directory\"";
+const LOCATION: &str = "must be \"s3://bucket/prefix\", \"gs://bucket/prefix\", \"az://container/prefix\" or \"file:///directory\"";
+/// What other stores have in place of these is set up on the bucket, and pgproof does not ask for it.
+const NO_LOCKS: &str = "has a meaning for an s3:// location only: give the bucket object versioning and soft delete, or the \
+                        container version-level immutability, instead";
+
+const ACCOUNT: &str = "must be the name of a storage account: 3 to 24 lower-case letters and digits";
 
 enum Place {
-    Bucket { bucket: String, prefix: String },
+    Bucket { scheme: Scheme, bucket: String, prefix: String },
     Directory(PathBuf),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    S3,
+    Google,
+    Azure,
+}
+
+impl Scheme {
+    /// The scheme of an address, and what follows it.
+    fn of(text: &str) -> Option<(Self, &str)> {
+        [(Self::S3, "s3://"), (Self::Google, "gs://"), (Self::Azure, "az://")]
+            .into_iter()
+            .find_map(|(scheme, start)| Some((scheme, text.strip_prefix(start)?)))
+    }
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::S3 => "s3://",
+            Self::Google => "gs://",
+            Self::Azure => "az://",
+        }
+    }
+
+    fn has_name(self, name: &str) -> bool {
+        match self {
+            Self::S3 => is_bucket(name),
+            Self::Google => is_google_bucket(name),
+            Self::Azure => is_container(name),
+        }
+    }
 }
 
 pub(super) fn read(mut table: Table<'_>, report: &mut Report<'_>) -> Option<Repository> {
@@ -44,23 +82,46 @@ pub(super) fn read(mut table: Table<'_>, report: &mut Report<'_>) -> Option<Repo
         table.missing("location", LOCATION, report);
     }
     let place = table.converted("location", LOCATION, report, place);
-    let s3 = S3Fields::read(&mut table, report);
-    if let Some(Field { value: Place::Directory(_), .. }) = &place {
-        for key in S3_KEYS.into_iter().filter(|key| table.has(key)) {
-            table.refuse(key, "has a meaning for an s3:// location only", None, report);
-        }
+    let fields = StoreFields::read(&mut table, report);
+    if let Some(place) = &place {
+        refuse_meaningless(&table, &place.value, report);
     }
     table.finish(report);
-    let repository = match place?.value {
+    let (scheme, bucket, prefix) = match place?.value {
         Place::Directory(path) => {
-            Repository { location: Location::Directory { path }, allow_plain_http_reason: None }
+            return Some(Repository {
+                location: Location::Directory { path },
+                allow_plain_http_reason: None,
+            });
         }
-        Place::Bucket { bucket, prefix } => s3.into_repository(bucket, prefix),
+        Place::Bucket { scheme, bucket, prefix } => (scheme, bucket, prefix),
     };
-    Some(repository)
+    Some(fields.into_repository(scheme, bucket, prefix))
 }
 
-struct S3Fields {
+fn refuse_meaningless(table: &Table<'_>, place: &Place, report: &mut Report<'_>) {
+    let scheme = match place {
+        Place::Directory(_) => None,
+        Place::Bucket { scheme, .. } => Some(*scheme),
+    };
+    for (key, schemes) in STORE_KEYS.into_iter().filter(|(key, _)| table.has(key)) {
+        if scheme.is_some_and(|scheme| schemes.contains(&scheme)) {
+            continue;
+        }
+        let named: Vec<&str> = schemes.iter().map(|scheme| scheme.prefix()).collect();
+        let constraint = match (key, scheme) {
+            ("object_lock" | "delete_versions", Some(_)) => NO_LOCKS.to_owned(),
+            _ => format!("has a meaning for {} {} location only", article(named[0]), named.join(" or ")),
+        };
+        table.refuse(key, &constraint, None, report);
+    }
+}
+
+fn article(name: &str) -> &'static str {
+    if name.starts_with('g') { "a" } else { "an" }
+}
+
+struct StoreFields {
     region: Option<String>,
     endpoint: Option<String>,
     provider: Option<Provider>,
@@ -73,10 +134,11 @@ struct S3Fields {
     max_parts: Option<u32>,
     object_lock: Option<Box<ObjectLock>>,
     delete_versions: bool,
+    account: Option<String>,
     allow_plain_http_reason: Option<String>,
 }
 
-impl S3Fields {
+impl StoreFields {
     fn read(table: &mut Table<'_>, report: &mut Report<'_>) -> Self {
         let reason = table.text("allow_plain_http_reason", report).map(|field| field.value);
         let endpoint = table.text("endpoint", report);
@@ -113,26 +175,39 @@ impl S3Fields {
                 .and_then(|table| object_lock(table, report))
                 .map(Box::new),
             delete_versions: table.flag("delete_versions", report).is_some_and(|field| field.value),
+            account: table
+                .converted("account", ACCOUNT, report, |text| is_account(text).then(|| text.to_owned()))
+                .map(|field| field.value),
             allow_plain_http_reason: reason,
         }
     }
 
-    fn into_repository(self, bucket: String, prefix: String) -> Repository {
-        let location = Location::S3 {
-            bucket,
-            prefix,
-            region: self.region,
-            endpoint: self.endpoint,
-            provider: self.provider,
-            path_style: self.path_style,
-            conditional_writes: self.conditional_writes,
-            checksums: self.checksums,
-            storage_class: self.storage_class,
-            sse: self.sse,
-            profile: self.profile,
-            max_parts: self.max_parts,
-            object_lock: self.object_lock,
-            delete_versions: self.delete_versions,
+    fn into_repository(self, scheme: Scheme, bucket: String, prefix: String) -> Repository {
+        let location = match scheme {
+            Scheme::S3 => Location::S3 {
+                bucket,
+                prefix,
+                region: self.region,
+                endpoint: self.endpoint,
+                provider: self.provider,
+                path_style: self.path_style,
+                conditional_writes: self.conditional_writes,
+                checksums: self.checksums,
+                storage_class: self.storage_class,
+                sse: self.sse,
+                profile: self.profile,
+                max_parts: self.max_parts,
+                object_lock: self.object_lock,
+                delete_versions: self.delete_versions,
+            },
+            Scheme::Google => Location::Google { bucket, prefix, endpoint: self.endpoint },
+            Scheme::Azure => Location::Azure {
+                container: bucket,
+                prefix,
+                account: self.account,
+                endpoint: self.endpoint,
+                path_style: self.path_style.unwrap_or(false),
+            },
         };
         Repository { location, allow_plain_http_reason: self.allow_plain_http_reason }
     }
@@ -149,12 +224,12 @@ fn place(text: &str) -> Option<Place> {
         let odd = |letter: char| letter.is_control() || "%?#".contains(letter);
         return (path.starts_with('/') && !path.contains(odd)).then(|| Place::Directory(PathBuf::from(path)));
     }
-    let rest = text.strip_prefix("s3://")?;
+    let (scheme, rest) = Scheme::of(text)?;
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let prefix = prefix.trim_end_matches('/');
     let prefix_fits = prefix.is_empty() || prefix.split('/').all(is_prefix_part);
-    let fits = is_bucket(bucket) && prefix_fits && prefix.len() <= PREFIX_BYTES_MAX;
-    fits.then(|| Place::Bucket { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
+    let fits = scheme.has_name(bucket) && prefix_fits && prefix.len() <= PREFIX_BYTES_MAX;
+    fits.then(|| Place::Bucket { scheme, bucket: bucket.to_owned(), prefix: prefix.to_owned() })
 }
 
 /// See <https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html>.
@@ -165,6 +240,32 @@ fn is_bucket(name: &str) -> bool {
         bytes.first().is_some_and(|&byte| plain(byte)) && bytes.last().is_some_and(|&byte| plain(byte));
     let letters_fit = bytes.iter().all(|&byte| plain(byte) || byte == b'-' || byte == b'.');
     (3..=63).contains(&bytes.len()) && ends_well && letters_fit
+}
+
+/// See <https://cloud.google.com/storage/docs/buckets#naming>.
+fn is_google_bucket(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = name.as_bytes();
+    let ends_well =
+        [bytes.first(), bytes.last()].into_iter().all(|byte| byte.is_some_and(|&byte| plain(byte)));
+    let letters_fit = bytes.iter().all(|&byte| plain(byte) || b"-_.".contains(&byte));
+    (3..=222).contains(&bytes.len())
+        && ends_well
+        && letters_fit
+        && name.split('.').all(|part| (1..=63).contains(&part.len()))
+}
+
+/// See <https://learn.microsoft.com/en-us/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata>.
+fn is_container(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let parts_fit = name.split('-').all(|part| !part.is_empty() && part.bytes().all(plain));
+    (3..=63).contains(&name.len()) && parts_fit
+}
+
+/// See <https://learn.microsoft.com/en-us/azure/storage/common/storage-account-overview#storage-account-name>.
+fn is_account(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (3..=24).contains(&name.len()) && name.bytes().all(plain)
 }
 
 /// No part that a tool or a file system could take for something else.

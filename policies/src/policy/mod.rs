@@ -3,7 +3,7 @@
 //! [`Policy::parse`] reads the text of a policy file. Values that would lose data if they were guessed have
 //! no default: their absence is a problem like any other, and all problems of a file are reported together.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use jiff::{SignedDuration, tz::TimeZone};
 use toml::de::DeTable;
@@ -148,9 +148,41 @@ pub enum Location {
         /// In a bucket that keeps versions, prune removes all of them and leaves no delete marker.
         delete_versions: bool,
     },
+    /// Google Cloud Storage.
+    Google {
+        bucket: String,
+        prefix: String,
+        /// Of a private endpoint, or of a test's server.
+        endpoint: Option<String>,
+    },
+    /// Azure Blob Storage.
+    Azure {
+        container: String,
+        prefix: String,
+        /// Otherwise from the environment.
+        account: Option<String>,
+        /// Of another cloud, a private endpoint, or a test's server.
+        endpoint: Option<String>,
+        /// The account in the path instead of the host name.
+        path_style: bool,
+    },
     Directory {
         path: PathBuf,
     },
+}
+
+/// As an operator writes it, without what is set up beside it.
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, bucket, prefix) = match self {
+            Self::S3 { bucket, prefix, .. } => ("s3", bucket, prefix),
+            Self::Google { bucket, prefix, .. } => ("gs", bucket, prefix),
+            Self::Azure { container, prefix, .. } => ("az", container, prefix),
+            Self::Directory { path } => return write!(f, "file://{}", path.display()),
+        };
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        write!(f, "{scheme}://{bucket}{slash}{prefix}")
+    }
 }
 
 /// What nobody can remove before its time, not even somebody with every key.

@@ -7,7 +7,7 @@ use toml::Value;
 /// What a first policy is made of.
 #[derive(Clone, Debug)]
 pub struct Template {
-    /// `s3://bucket/prefix` or `file:///directory`.
+    /// `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` or `file:///directory`.
     pub location: String,
     pub endpoint: Option<String>,
     pub region: Option<String>,
@@ -44,13 +44,20 @@ fn repository(about: &Template) -> String {
          location = {}\n",
         quoted(&about.location),
     );
-    let names_a_store = about.endpoint.is_some() || about.region.is_some() || about.provider.is_some();
-    // What has no meaning for a folder is refused when the policy is read.
-    if about.location.starts_with("s3://") || names_a_store {
-        let said = |key: &str, value: Option<&str>, example: &str| match value {
-            Some(value) => format!("{key} = {}\n", quoted(value)),
-            None => format!("# {key} = {example}\n"),
-        };
+    let said = |key: &str, value: Option<&str>, example: &str| match value {
+        Some(value) => format!("{key} = {}\n", quoted(value)),
+        None => format!("# {key} = {example}\n"),
+    };
+    let is_azure = about.location.starts_with("az://");
+    if is_azure {
+        text.push_str("# account = \"house\"                     # otherwise AZURE_STORAGE_ACCOUNT_NAME\n");
+    }
+    let names_s3 = about.region.is_some() || about.provider.is_some();
+    if (is_azure || about.location.starts_with("gs://")) && !names_s3 {
+        let example = "\"https://storage.example.org\"   # of a private endpoint or another cloud";
+        text.push_str(&said("endpoint", about.endpoint.as_deref(), example));
+    // What has no meaning for a place is refused when the policy is read.
+    } else if about.location.starts_with("s3://") || names_s3 || about.endpoint.is_some() {
         let provider = about.provider.map(super::Provider::name);
         text.push_str(&said("region", about.region.as_deref(), "\"eu-central-1\""));
         let example = "\"https://s3.example.org\"   # for a store that is not AWS";

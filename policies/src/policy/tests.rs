@@ -347,6 +347,40 @@ fn locations_are_checked() {
     }
     let region = problems(&at("file:///x\"\nregion = \"eu"));
     assert!(region.contains("repository.region: has a meaning for an s3:// location only"), "{region}");
+    for (location, expected) in [
+        (
+            "gs://my_bucket.example.org/a",
+            Location::Google { bucket: "my_bucket.example.org".into(), prefix: "a".into(), endpoint: None },
+        ),
+        (
+            "az://backups\"\naccount = \"house\"\nendpoint = \"https://house.blob.core.chinacloudapi.cn",
+            Location::Azure {
+                container: "backups".into(),
+                prefix: String::new(),
+                account: Some("house".into()),
+                endpoint: Some("https://house.blob.core.chinacloudapi.cn".into()),
+                path_style: false,
+            },
+        ),
+    ] {
+        assert_eq!(parsed(&at(location)).repository.location, expected);
+    }
+    for bad in ["gs://ab", "gs://-abc", "gs://a..b", "az://a--b", "az://A-container", "az://under_score"] {
+        assert!(problems(&at(bad)).contains("repository.location: must be"), "{bad}");
+    }
+    for (location, said) in [
+        ("gs://abc\"\nregion = \"eu", "repository.region: has a meaning for an s3:// location only"),
+        ("gs://abc\"\naccount = \"abc", "repository.account: has a meaning for an az:// location only"),
+        ("az://abc\"\naccount = \"A", "repository.account: must be the name of a storage account"),
+        (
+            "file:///x\"\npath_style = true # \"",
+            "path_style: has a meaning for an s3:// or az:// location only",
+        ),
+        ("gs://abc\"\ndelete_versions = true # \"", "give the bucket object versioning"),
+    ] {
+        let text = problems(&at(location));
+        assert!(text.contains(said), "{text}");
+    }
     assert!(problems_with("STANDARD_IA", "DEEP_ARCHIVE").contains("repository.storage_class"));
     assert!(problems_with("\"aws:kms\"", "\"AES256\"").contains("repository.sse_kms_key: has a meaning"));
 }
@@ -421,7 +455,7 @@ fn the_verifier_has_keys_and_credentials_of_its_own() {
     assert_eq!(own.identity_files, [PathBuf::from("/v/identity")]);
     let profile = |policy: &Policy| match &policy.repository.location {
         Location::S3 { profile, .. } => profile.clone(),
-        Location::Directory { .. } => None,
+        _ => None,
     };
     assert_eq!((profile(&policy), profile(&own)), (None, Some("verifier".to_owned())));
 }

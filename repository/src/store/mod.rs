@@ -4,12 +4,15 @@
 //! writes are "put if absent" and, for leases, "put if it is still this version".
 
 pub mod altered;
+pub mod azure;
+mod cloud;
 pub mod conditions;
 pub mod conformance;
 pub mod counting;
 pub mod directory;
 pub mod faulty;
 pub mod frugal;
+pub mod google;
 pub mod memory;
 pub mod operation;
 pub mod part_plan;
@@ -35,7 +38,7 @@ pub type SharedStore = Arc<dyn Store>;
 /// What pgproof asks of object storage. Every method may be called at the same time from many tasks.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync {
-    /// Where this store is, for messages: `s3://bucket/prefix` or `file:///dir`. Holds no secret.
+    /// Where this store is, for messages: `s3://bucket/prefix`, `file:///dir` and so on. Holds no secret.
     fn location(&self) -> String;
 
     /// Puts a small object. Atomic: a reader sees all of it or nothing.
@@ -168,7 +171,7 @@ impl fmt::Display for Lock {
     }
 }
 
-/// An opaque version of an object's content (S3: the ETag).
+/// An opaque version of an object's content (S3 and Azure: the ETag; Google: the generation).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version(pub String);
 
@@ -300,6 +303,14 @@ impl StoreError {
             Self::Denied { .. } => {
                 Some("check the credentials and the bucket policy (or the folder's owner and mode)")
             }
+            Self::NoCredentials { location, .. } if location.starts_with("gs://") => Some(
+                "set GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT to the file of a service account, or run this where \
+                 the machine has one",
+            ),
+            Self::NoCredentials { location, .. } if location.starts_with("az://") => Some(
+                "set AZURE_STORAGE_ACCOUNT_NAME (or `repository.account`) and AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN or \
+                 AZURE_CLIENT_ID with its secret, or run this where the machine has a managed identity",
+            ),
             Self::NoCredentials { .. } => Some(
                 "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a `profile` of ~/.aws/credentials in the policy",
             ),

@@ -38,6 +38,19 @@ impl PartLimits {
         equal_parts: false,
     };
 
+    /// Of Google's XML API (<https://cloud.google.com/storage/quotas#requests>): those of S3.
+    pub const GOOGLE: Self = Self::S3;
+
+    /// Of Azure's block blobs (<https://learn.microsoft.com/en-us/azure/storage/blobs/scalability-targets>). An object is no larger
+    /// than with the others, so that it can be moved to them; any smallest size would do, and this one keeps requests few.
+    pub const AZURE: Self = Self {
+        parts_max: 50_000,
+        part_bytes_min: MIB,
+        part_bytes_max: 4_000 * MIB,
+        object_bytes_max: 5 * TIB,
+        equal_parts: false,
+    };
+
     /// The same with fewer parts, for providers that take only 1,000; never more parts than before and at least one.
     pub fn with_max_parts(self, parts_max: u32) -> Self {
         Self { parts_max: parts_max.clamp(1, self.parts_max), ..self }

@@ -27,6 +27,7 @@ mod killed;
 mod kubernetes;
 mod looking;
 mod manual;
+mod other_clouds;
 mod parallel_dump;
 mod released;
 mod reports;

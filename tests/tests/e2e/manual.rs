@@ -42,6 +42,7 @@ pages! {
     restore_at_3am: "restore-at-3am.md",
     keys: "keys.md",
     policies: "policies.md",
+    stores: "stores.md",
     monitoring: "monitoring.md",
     reviewers: "reviewers.md",
     moving: "moving.md",

@@ -4,6 +4,7 @@
 //! Whether something forbidden is refused is tried without doing it: a delete where no object is, and an upload that is
 //! begun and given up.
 
+pub mod powers;
 mod rights;
 mod traces;
 mod trials;
@@ -24,7 +25,6 @@ use crate::access::LoadedPolicy;
 use crate::catalog;
 use crate::ids::{BackupId, KeyPrefix, RepositoryId};
 use crate::store::conditions::Conditions;
-use crate::store::directory::DirectoryStore;
 use crate::store::part_plan::PartLimits;
 use crate::store::s3::{S3Settings, S3Store, Versioning};
 use crate::store::{SharedStore, StoreError};
@@ -149,12 +149,12 @@ pub struct Found {
     /// How many uploads lie there that nobody completes.
     pub stale_uploads: Probe<usize>,
     pub list: Probe<Flaw>,
-    /// What only a bucket has.
+    /// What only a bucket of S3 has.
     pub bucket: Option<Bucket>,
     pub rights: Vec<(SourceName, Rights)>,
 }
 
-/// What only a bucket has.
+/// What only a bucket of S3 has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bucket {
     pub region: Probe<Option<String>>,
@@ -173,6 +173,8 @@ pub struct Subject {
     /// The same, with every condition sent, whatever the policy says of them.
     pub heeding: SharedStore,
     pub bucket: Option<TriedBucket>,
+    /// Whoever may write there may delete.
+    pub is_folder: bool,
     pub role: Role,
     pub sources: Vec<SourceName>,
     pub traces: Traces,
@@ -223,16 +225,15 @@ impl Subject {
         if let Some(settings) = loaded.s3_settings() {
             return Ok(Self::of_bucket(TriedBucket::connect(settings).await?, role, sources, now));
         }
-        let Location::Directory { path } = &loaded.policy.repository.location else {
-            return Err(StoreError::Unsupported { operation: "be a folder and a bucket" });
-        };
-        Ok(Self::new(Arc::new(DirectoryStore::open(path)?), role, sources, now))
+        let is_folder = matches!(loaded.policy.repository.location, Location::Directory { .. });
+        let store = loaded.open_once().await?;
+        Ok(Self { is_folder, ..Self::new(store, role, sources, now) })
     }
 
-    /// A folder, or another store without a bucket's ways.
+    /// A store without the ways of an S3 bucket.
     pub fn new(store: SharedStore, role: Role, sources: Vec<SourceName>, now: Timestamp) -> Self {
         let traces = Traces::new(store.clone(), BackupId::new(now, &mut rand::rng()));
-        Self { heeding: store.clone(), store, bucket: None, role, sources, traces }
+        Self { heeding: store.clone(), store, bucket: None, is_folder: false, role, sources, traces }
     }
 
     pub fn of_bucket(bucket: TriedBucket, role: Role, sources: Vec<SourceName>, now: Timestamp) -> Self {

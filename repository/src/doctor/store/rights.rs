@@ -44,7 +44,8 @@ impl Subject {
         let report = layout::verification(source, run, run.started_at());
         let delete_backups = match &self.bucket {
             Some(bucket) => bucket.store.delete_nothing(&backup).await.into(),
-            None => Probe::NotTried("in a folder, whoever may write may delete"),
+            None if self.is_folder => Probe::NotTried("in a folder, whoever may write may delete"),
+            None => self.store.delete(&backup).await.map(|()| Deleted::Nothing).into(),
         };
         Rights {
             put_backups: self.may_put(&backup).await.into(),

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use super::powers::Powers;
 use super::*;
 use crate::doctor::has_failed;
+use crate::store::directory::DirectoryStore;
 use crate::store::faulty::{Fault, FaultyStore, Rule};
 use crate::store::memory::MemoryStore;
 use crate::store::operation::Operation;
@@ -14,6 +16,7 @@ fn expected() -> verdicts::Expected {
         is_named: false,
         conditions: Conditions::HONOURED,
         object_lock: None,
+        powers: &Powers::S3,
         role: Role::Agent,
     }
 }

@@ -7,6 +7,7 @@ use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::{Location, LockMode, Provider};
 
 use super::super::{Line, Verdict};
+use super::powers::Powers;
 use super::{Bucket, Flaw, Found, Left, Probe, Replacing, Rights, Role};
 use crate::access::LoadedPolicy;
 use crate::lease::Settling;
@@ -28,6 +29,7 @@ pub struct Expected {
     pub is_named: bool,
     pub conditions: Conditions,
     pub object_lock: Option<LockMode>,
+    pub powers: &'static Powers,
     pub role: Role,
 }
 
@@ -35,19 +37,26 @@ impl Expected {
     pub fn of(loaded: &LoadedPolicy, role: Role) -> Self {
         let settings = loaded.s3_settings();
         let location = &loaded.policy.repository.location;
+        let powers = Powers::of(location);
         Self {
             profile: loaded.provider_profile(),
             is_named: matches!(location, Location::S3 { provider: Some(_), .. }),
-            conditions: settings.as_ref().map_or(Conditions::HONOURED, |settings| settings.conditions),
+            conditions: settings.as_ref().map_or(powers.conditions, |settings| settings.conditions),
             object_lock: settings.and_then(|settings| Some(settings.locks?.mode())),
+            powers,
             role,
         }
+    }
+
+    /// Days after which the store drops uploads by itself.
+    fn drops_uploads_after_days(&self) -> Option<u32> {
+        self.powers.drops_uploads_after_days.or(self.profile?.drops_uploads_after_days)
     }
 }
 
 /// A line for each check.
 pub fn judge(found: &Found, expected: &Expected) -> Vec<Line> {
-    let mut lines = vec![reached(found)];
+    let mut lines = vec![reached(found, expected.powers)];
     if let Probe::Failed(_) = found.reached {
         return lines;
     }
@@ -55,15 +64,18 @@ pub fn judge(found: &Found, expected: &Expected) -> Vec<Line> {
         lines.push(provider(expected));
     }
     lines.push(clock(&found.clock));
-    lines.push(put(found, expected.role));
+    lines.push(put(found, expected));
     lines.extend(conditions(found, expected));
     lines.extend(uploads(found, expected));
     lines.push(flaw("list", &found.list, "every key, in order, and from any key on"));
     if let Some(bucket) = &found.bucket {
         lines.extend(of_bucket(bucket, expected));
     }
+    if let Some(told) = expected.powers.not_asked {
+        lines.push(Line::new(Verdict::NotTried, STORE, "versions and locks", told));
+    }
     for (source, rights) in &found.rights {
-        lines.extend(of_rights(source, rights, expected.role));
+        lines.extend(of_rights(source, rights, expected));
     }
     lines
 }
@@ -96,7 +108,7 @@ pub fn left(left: &Left, role: Role) -> Line {
     }
 }
 
-fn reached(found: &Found) -> Line {
+fn reached(found: &Found, powers: &Powers) -> Line {
     let line = |verdict, told: String| Line::new(verdict, STORE, "reached", told);
     match &found.reached {
         Probe::Found((took, repository)) => {
@@ -111,7 +123,10 @@ fn reached(found: &Found) -> Line {
             Verdict::Fail,
             format!("{} does not let these credentials read repository.json", found.location),
         )
-        .hint("allow s3:GetObject and s3:ListBucket below the prefix; without the second, absence looks like a refusal"),
+        .hint(format!(
+            "allow {} and {} below the prefix; without the second, absence may look like a refusal",
+            powers.read, powers.list
+        )),
         Probe::Failed(why) => line(Verdict::Fail, why.clone())
             .hint("check `repository.location`, `region` and `endpoint` in the policy, the network and the credentials"),
         Probe::Unsupported => line(Verdict::Fail, format!("{} cannot be read", found.location)),
@@ -150,15 +165,17 @@ fn clock(probe: &Probe<Option<SignedDuration>>) -> Line {
     }
 }
 
-fn put(found: &Found, role: Role) -> Line {
+fn put(found: &Found, expected: &Expected) -> Line {
+    let powers = expected.powers;
     let line = flaw("put and get", &found.put, "what is put comes back, whole and in ranges");
-    match (&found.put, role) {
+    match (&found.put, expected.role) {
         // A verifier need not put anything there.
         (Probe::Denied, Role::Verifier) => Line { verdict: Verdict::NotTried, hint: None, ..line.clone() }
             .hint("the agent's `pgproof doctor` tries what this would"),
-        (Probe::Denied, Role::Agent) => line.hint(
-            "allow s3:PutObject and s3:GetObject on doctor/* below the prefix, so that all can be tried",
-        ),
+        (Probe::Denied, Role::Agent) => line.hint(format!(
+            "allow {} and {} on doctor/* below the prefix, so that all can be tried",
+            powers.put, powers.read
+        )),
         (Probe::Failed(why), _) if why.to_ascii_lowercase().contains("checksum") => {
             line.hint("the store may not know checksum headers: set `repository.checksums = \"md5\"`")
         }
@@ -211,6 +228,12 @@ fn conditions(found: &Found, expected: &Expected) -> [Line; 3] {
         (Probe::Found(false), true) => {
             let told = "ignored; the keys of uploads are unique, so that nothing is overwritten all the same";
             Line { verdict: Verdict::Warn, told: told.to_owned(), hint: None, ..completed }
+        }
+        // Only where the others are counted on: without any, it is one line of three that say the same.
+        (_, false) if counted_on.keep_leases() => {
+            let told =
+                "the store knows no condition for it: it is looked first, and the keys of uploads are unique";
+            Line { verdict: Verdict::Ok, told: told.to_owned(), hint: None, ..completed }
         }
         _ => completed,
     };
@@ -288,7 +311,7 @@ fn uploads(found: &Found, expected: &Expected) -> Vec<Line> {
 
 fn stale(found: &Found, expected: &Expected) -> Line {
     let line = |verdict, told: String| Line::new(verdict, STORE, "stale uploads", told);
-    let drops = expected.profile.and_then(|profile| profile.drops_uploads_after_days);
+    let drops = expected.drops_uploads_after_days();
     match &found.stale_uploads {
         Probe::Found(0) => line(Verdict::Ok, "they are listed, and there are none".to_owned()),
         Probe::Found(count) => line(
@@ -304,8 +327,10 @@ fn stale(found: &Found, expected: &Expected) -> Line {
         ),
         Probe::Unsupported => line(Verdict::Warn, "the store cannot list them".to_owned())
             .hint("what a killed agent leaves is paid for until a lifecycle rule drops it"),
-        Probe::Denied => line(Verdict::Warn, "these credentials may not list them".to_owned())
-            .hint("allow s3:ListBucketMultipartUploads, so that what a killed agent leaves is given up"),
+        Probe::Denied => line(Verdict::Warn, "these credentials may not list them".to_owned()).hint(format!(
+            "allow {}, so that what a killed agent leaves is given up",
+            expected.powers.list_uploads
+        )),
         other => not_found(STORE, "stale uploads", other, Verdict::Warn),
     }
 }
@@ -378,7 +403,7 @@ fn object_lock(probe: &Probe<bool>, expected: &Expected) -> Line {
 
 fn stale_rule(probe: &Probe<Option<u32>>, expected: &Expected) -> Line {
     let line = |verdict, told: String| Line::new(verdict, STORE, "rule for stale uploads", told);
-    let drops = expected.profile.and_then(|profile| profile.drops_uploads_after_days);
+    let drops = expected.drops_uploads_after_days();
     match (probe, drops) {
         (Probe::Found(Some(days)), _) => {
             line(Verdict::Ok, format!("the bucket drops uploads {days} day(s) after they were begun"))
@@ -395,31 +420,32 @@ fn stale_rule(probe: &Probe<Option<u32>>, expected: &Expected) -> Line {
     }
 }
 
-fn of_rights(source: &SourceName, rights: &Rights, role: Role) -> Vec<Line> {
+fn of_rights(source: &SourceName, rights: &Rights, expected: &Expected) -> Vec<Line> {
     let about = format!("rights to {source}");
+    let powers = expected.powers;
     let mut lines = Vec::new();
-    match role {
+    match expected.role {
         Role::Agent => {
-            lines.push(allowed(&about, "put backups", &rights.put_backups, "s3:PutObject on */backups/*"))
+            let right = format!("{} on */backups/*", powers.put);
+            lines.push(allowed(&about, "put backups", &rights.put_backups, &right));
         }
         Role::Verifier => {
-            lines.push(allowed(
-                &about,
-                "put reports",
-                &rights.put_reports,
-                "s3:PutObject on */verifications/*",
-            ));
+            let right = format!("{} on */verifications/*", powers.put);
+            lines.push(allowed(&about, "put reports", &rights.put_reports, &right));
             lines.push(match &rights.put_backups {
                 Probe::Denied => Line::new(Verdict::Ok, &about, "put no backups", "refused, as it should be"),
                 Probe::Found(()) => {
                     Line::new(Verdict::Warn, &about, "put no backups", "these credentials may put backups")
-                        .hint("give the verifier credentials of its own (`verifier.profile`) without s3:PutObject on */backups/*")
+                        .hint(format!(
+                            "give the verifier credentials of its own without {} on */backups/*",
+                            powers.put
+                        ))
                 }
                 other => not_found(&about, "put no backups", other, Verdict::NotTried),
             });
         }
     }
-    lines.push(delete(&about, &rights.delete_backups));
+    lines.push(delete(&about, &rights.delete_backups, powers));
     lines
 }
 
@@ -433,9 +459,12 @@ fn allowed(about: &str, check: &str, probe: &Probe<()>, right: &str) -> Line {
     }
 }
 
-fn delete(about: &str, probe: &Probe<Deleted>) -> Line {
+fn delete(about: &str, probe: &Probe<Deleted>, powers: &Powers) -> Line {
     let line = |verdict, told: &str| Line::new(verdict, about, "delete no backups", told);
-    let hint = "without s3:DeleteObject a stolen host destroys nothing; prune then runs elsewhere, with credentials of its own";
+    let hint = format!(
+        "without {} a stolen host destroys nothing; prune then runs elsewhere, with credentials of its own",
+        powers.delete
+    );
     match probe {
         Probe::Denied => line(Verdict::Ok, "refused, as it should be"),
         Probe::Found(Deleted::Nothing) => line(Verdict::Warn, "these credentials may delete backups").hint(hint),

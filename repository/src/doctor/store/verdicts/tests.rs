@@ -43,6 +43,7 @@ fn expected() -> Expected {
         is_named: false,
         conditions: Conditions::HONOURED,
         object_lock: None,
+        powers: &Powers::S3,
         role: Role::Agent,
     }
 }
@@ -173,4 +174,25 @@ fn clocks_apart_are_told_before_they_do_harm() {
     assert_eq!(judged(apart(-2), "clock").verdict, Verdict::Ok);
     assert_eq!(judged(apart(90), "clock").verdict, Verdict::Warn);
     assert_eq!(judged(apart(-400), "clock").verdict, Verdict::Fail);
+}
+
+/// Google completes without a condition, and Azure lists no uploads.
+#[test]
+fn what_other_clouds_do_otherwise_is_said_and_fails_nothing() {
+    let (mut found, mut expected) = (well(), expected());
+    (found.bucket, found.stale_uploads) = (None, Probe::Unsupported);
+    expected.profile = None;
+    expected.powers = &Powers::AZURE;
+    let lines = judge(&found, &expected);
+    assert!(lines.iter().all(|line| matches!(line.verdict, Verdict::Ok | Verdict::NotTried)), "{lines:#?}");
+    assert!(line(&lines, "stale uploads").told.contains("after 7 day(s)"));
+    assert_eq!(line(&lines, "versions and locks").verdict, Verdict::NotTried);
+    expected.powers = &Powers::GOOGLE;
+    expected.conditions = Conditions { complete_if_absent: false, ..Conditions::HONOURED };
+    found.stale_uploads = Probe::Denied;
+    found.rights[0].1.put_backups = Probe::Denied;
+    let lines = judge(&found, &expected);
+    assert_eq!(line(&lines, "complete if absent").verdict, Verdict::Ok);
+    assert!(line(&lines, "stale uploads").hint.unwrap().contains("storage.multipartUploads.list"));
+    assert!(line(&lines, "put backups").hint.unwrap().contains("storage.objects.create"));
 }
