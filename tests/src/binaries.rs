@@ -24,11 +24,13 @@ pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace")
 }
 
-/// Test executables lie in `target/PROFILE/deps`, programs one folder higher. Cargo builds no programs of other packages
+/// Test executables lie in `target/PROFILE/deps`, programs, ours too, one folder higher. Cargo builds no programs of other packages
 /// for a test; `tests/run` has built them before, and whoever runs one test alone gets them built once.
 fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");
-    let profile = test.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").to_owned();
+    let folder = test.parent().expect("a program lies in a folder");
+    let profile = if folder.ends_with("deps") { folder.parent() } else { Some(folder) };
+    let profile = profile.expect("a test lies in target/PROFILE/deps").to_owned();
     let program = profile.join(name);
     if !program.exists() {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
