@@ -25,6 +25,10 @@ const WORDS: [&str; 15] = [
     "could not fork",
 ];
 
+/// What an operator does about a connection that ended.
+pub const HINT_OF_A_LOST_CONNECTION: &str =
+    "the connection to the server ended: see its log and the network in between, then run it again";
+
 /// Whether a server's answer is about itself. That a statement took longer than it may (57014, in a class of these)
 /// depends on the statement as much, and is not among them.
 pub fn in_answer(code: &SqlState) -> bool {
@@ -34,6 +38,11 @@ pub fn in_answer(code: &SqlState) -> bool {
 /// Whether a session ended for want of a server: no answer came, or one about the server itself.
 pub fn in_error(error: &tokio_postgres::Error) -> bool {
     error.code().is_none_or(in_answer)
+}
+
+/// The hint where a session ended without an answer.
+pub fn hint(error: &tokio_postgres::Error) -> Option<String> {
+    error.code().is_none().then(|| HINT_OF_A_LOST_CONNECTION.to_owned())
 }
 
 /// Whether one line of a program's message says so. The texts that it repeats must be taken away before.

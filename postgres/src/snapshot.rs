@@ -7,6 +7,7 @@ use tokio_postgres::Row;
 use crate::client::Version;
 use crate::connection::{ConnectError, ConnectionSpec, Session};
 use crate::dump::TableName;
+use crate::infrastructure;
 
 /// How long measuring the relations may wait for a lock before their sizes are estimated instead. `pg_dump` waits for
 /// those same locks longer; a progress bar is not worth a wait.
@@ -209,6 +210,7 @@ impl SnapshotError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Connect(error) => error.hint(),
+            Self::Query { source, .. } => infrastructure::hint(source),
             Self::Lost(_) => Some("see the server's log: it was stopped, or ended the session".to_owned()),
             _ => None,
         }

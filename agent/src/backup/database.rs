@@ -1,6 +1,9 @@
 //! The backup of a database: from the exported snapshot to the inventory.
 
-use anyhow::{Context, bail};
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::Context;
 use futures::future::{self, Either};
 use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::policy::PostgresSource;
@@ -15,6 +18,7 @@ use pgproof_repository::inventory::{self, Inventory, Structure};
 use pgproof_repository::layout;
 use pgproof_repository::lifecycle::{Committed, Started};
 use pgproof_repository::manifest::v1;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::held_snapshot::HeldSnapshot;
@@ -48,13 +52,11 @@ pub(super) struct Dump<'a> {
 impl Dump<'_> {
     /// The whole sequence.
     pub(super) async fn back_up(&self, begun: &Begun<'_>) -> anyhow::Result<Committed> {
-        let held = tokio::select! {
-            held = HeldSnapshot::open(&self.database.connection, self.database.reach.snapshot_max) => held?,
-            () = self.job.cancel.cancelled() => bail!(interrupted()),
-        };
+        let opening = HeldSnapshot::open(&self.database.connection, self.database.reach.snapshot_max);
+        let held = self.answered(Box::pin(opening)).await??;
         let facts = held.snapshot.facts().clone();
         let facts = &facts;
-        let mut warnings = self.preflight(&held.snapshot).await?;
+        let mut warnings = self.answered(Box::pin(self.preflight(&held.snapshot))).await??;
 
         let dump_program = self.find(Program::PgDump, facts).await?;
         let mut started =
@@ -64,7 +66,7 @@ impl Dump<'_> {
         let (structure, settings) = described;
         warnings.extend(of_dump);
         let (archives, uploads): (Vec<_>, Vec<_>) = archives.into_iter().unzip();
-        let snapshot_held = held.release().await;
+        let snapshot_held = self.answered(held.release()).await?;
         warnings.extend(archives.iter().filter_map(not_indexed));
 
         let objects = archives.iter().zip(0..).map(|(archive, number)| archive_object(archive, number));
@@ -113,7 +115,9 @@ impl Dump<'_> {
         let dumping = Box::pin(streams.run(locked.clone()));
         let describing = Box::pin(describe(held, &locked, &self.job.cancel));
         let (dumped, described) = match future::select(dumping, describing).await {
-            Either::Left((dumped, describing)) => (dumped?, describing.await),
+            Either::Left((dumped, describing)) => {
+                (dumped?, self.answered(describing).await.and_then(|described| described))
+            }
             Either::Right((Ok(described), dumping)) => return Ok((dumping.await?, described)),
             Either::Right((Err(error), dumping)) => {
                 failed.cancel();
@@ -152,6 +156,23 @@ impl Dump<'_> {
         .into())
     }
 
+    /// What is asked of the server, unless it answers nothing for as long as a dump may stand still, or somebody stops it.
+    async fn answered<T>(&self, asked: impl Future<Output = T>) -> anyhow::Result<T> {
+        tokio::select! {
+            answer = asked => Ok(answer),
+            stopped = self.stopped() => Err(stopped.into()),
+        }
+    }
+
+    /// Ends when whoever asks the server is to ask no longer.
+    async fn stopped(&self) -> Failure {
+        let timeout = self.job.source.no_progress_timeout;
+        tokio::select! {
+            () = self.job.cancel.cancelled() => interrupted(),
+            () = tokio::time::sleep(timeout.try_into().unwrap_or(Duration::MAX)) => no_answer(timeout),
+        }
+    }
+
     async fn find(&self, program: Program, facts: &SnapshotFacts) -> anyhow::Result<Client> {
         let (tools, major) = (self.database.tools.clone(), facts.server_version.major);
         Ok(tokio::task::spawn_blocking(move || tools.find(program, major)).await??)
@@ -161,8 +182,29 @@ impl Dump<'_> {
     async fn dump_globals(&self, facts: &SnapshotFacts) -> anyhow::Result<DumpedGlobals> {
         let pg_dumpall = self.find(Program::PgDumpall, facts).await?;
         let connection = self.database.connection.clone();
-        Ok(tokio::task::spawn_blocking(move || dump_globals(&pg_dumpall.path, &connection)).await??)
+        let (started, stopper) = watch::channel(None);
+        let mut dumping = tokio::task::spawn_blocking(move || {
+            dump_globals(&pg_dumpall.path, &connection, |stopper| drop(started.send_replace(Some(stopper))))
+        });
+        let stopped = tokio::select! {
+            dumped = &mut dumping => return Ok(dumped??),
+            stopped = self.stopped() => stopped,
+        };
+        if let Some(stopper) = &*stopper.borrow() {
+            stopper.stop(&stopped.to_string());
+        }
+        // With its program gone the thread ends, and how does not matter.
+        drop(dumping.await);
+        Err(stopped.into())
     }
+}
+
+fn no_answer(after: SignedDuration) -> Failure {
+    Failure::new(
+        Exit::Failed,
+        format!("the server answered nothing for {after:#}"),
+        "look for a dead network path; `no_progress_timeout` in the policy sets how long is too long",
+    )
 }
 
 /// What the session of the snapshot says of the database and the server.

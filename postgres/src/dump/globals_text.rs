@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{DumpError, Group, listen};
+use super::{DumpError, DumpStopper, Group, listen};
 use crate::connection::ConnectionSpec;
 
 /// A role takes some 200 bytes: room for hundreds of thousands of them, and an end to everything else.
@@ -20,12 +20,17 @@ pub struct DumpedGlobals {
     pub warnings: Vec<String>,
 }
 
-/// Dumps what belongs to the cluster. A role that may not read passwords gets everything but them.
-pub fn dump_globals(pg_dumpall: &Path, spec: &ConnectionSpec) -> Result<DumpedGlobals, DumpError> {
-    match run(pg_dumpall, spec, &[]) {
+/// Dumps what belongs to the cluster. A role that may not read passwords gets everything but them. `started` is given
+/// what ends each program that is run.
+pub fn dump_globals(
+    pg_dumpall: &Path,
+    spec: &ConnectionSpec,
+    started: impl Fn(DumpStopper),
+) -> Result<DumpedGlobals, DumpError> {
+    match run(pg_dumpall, spec, &[], &started) {
         Err(DumpError::Globals { messages, .. }) if messages.denies_permission() => {
             let why = messages.reason();
-            let mut globals = run(pg_dumpall, spec, &["--no-role-passwords"])?;
+            let mut globals = run(pg_dumpall, spec, &["--no-role-passwords"], &started)?;
             globals.degraded = Some(format!("roles are without their passwords{why}"));
             Ok(globals)
         }
@@ -33,7 +38,12 @@ pub fn dump_globals(pg_dumpall: &Path, spec: &ConnectionSpec) -> Result<DumpedGl
     }
 }
 
-fn run(pg_dumpall: &Path, spec: &ConnectionSpec, more: &[&str]) -> Result<DumpedGlobals, DumpError> {
+fn run(
+    pg_dumpall: &Path,
+    spec: &ConnectionSpec,
+    more: &[&str],
+    started: &impl Fn(DumpStopper),
+) -> Result<DumpedGlobals, DumpError> {
     let environment = spec.child_env()?;
     let mut command = Command::new(pg_dumpall);
     command.args(["--globals-only", "--no-password"]).args(more);
@@ -45,6 +55,7 @@ fn run(pg_dumpall: &Path, spec: &ConnectionSpec, more: &[&str]) -> Result<Dumped
     let failed = |source| DumpError::Start { program: pg_dumpall.to_owned(), source };
     let mut child = command.spawn().map_err(failed)?;
     let group = Group::of(&child);
+    started(DumpStopper { group: group.clone() });
     let messages = listen(child.stderr.take().expect("piped above"));
     let mut bytes = Vec::new();
     let stdout = child.stdout.take().expect("piped above");

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::infrastructure::HINT_OF_A_LOST_CONNECTION;
+
 /// How much of the end is kept as it came: enough for a long statement in an error, far from exhausting anything.
 const TAIL_BYTES: usize = 64 << 10;
 /// How many errors and warnings are kept apart, each.
@@ -63,7 +65,7 @@ impl Messages {
     }
 
     pub(super) fn hint(&self) -> Option<String> {
-        const KNOWN: [(&str, &str); 8] = [
+        const KNOWN: [(&str, &str); 11] = [
             ("server version mismatch", "this pg_dump is older than the server: install its client programs"),
             ("row-level security", "give the role BYPASSRLS, or it would see only some rows"),
             ("permission denied", "grant the role pg_read_all_data, and SELECT on large objects"),
@@ -75,6 +77,9 @@ impl Messages {
                 "conflict with recovery",
                 "on the standby, set hot_standby_feedback = on or a longer max_standby_streaming_delay",
             ),
+            ("server closed the connection", HINT_OF_A_LOST_CONNECTION),
+            ("terminating connection", HINT_OF_A_LOST_CONNECTION),
+            ("connection to server", HINT_OF_A_LOST_CONNECTION),
         ];
         let tail = self.tail();
         KNOWN.iter().find(|(sign, _)| tail.contains(sign)).map(|(_, hint)| (*hint).to_owned())

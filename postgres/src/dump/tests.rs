@@ -175,10 +175,11 @@ async fn globals_come_without_passwords_where_the_role_may_not_read_them() {
     admin.batch_execute("CREATE DATABASE \"odd='name\"").await.unwrap();
     for (role, whole) in [("postgres", true), ("app", false)] {
         let spec = cluster.spec().with_database("odd='name").with_account(role, None);
-        let globals =
-            tokio::task::spawn_blocking(move || dump_globals(&Path::new(BIN).join("pg_dumpall"), &spec))
-                .await
-                .unwrap();
+        let globals = tokio::task::spawn_blocking(move || {
+            dump_globals(&Path::new(BIN).join("pg_dumpall"), &spec, drop)
+        })
+        .await
+        .unwrap();
         let globals = globals.unwrap();
         assert!(globals.text.contains("CREATE ROLE app;"));
         assert_eq!(globals.text.contains("SCRAM-SHA-256$"), whole);

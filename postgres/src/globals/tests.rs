@@ -90,7 +90,7 @@ async fn a_clusters_globals_are_made_on_another() {
     source.spec().connect().await.unwrap().batch_execute(sql).await.unwrap();
     let spec = source.spec().clone();
     let dumped = tokio::task::spawn_blocking(move || {
-        crate::dump::dump_globals(&Path::new(BIN).join("pg_dumpall"), &spec).unwrap()
+        crate::dump::dump_globals(&Path::new(BIN).join("pg_dumpall"), &spec, drop).unwrap()
     });
     let globals = Globals::parse(&dumped.await.unwrap().text).unwrap();
     assert!(globals.roles().any(|role| role == "odd '\" name"));

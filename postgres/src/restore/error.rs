@@ -7,6 +7,7 @@ use crate::archive::ArchiveError;
 use crate::archive::selection::SelectionError;
 use crate::client::ClientError;
 use crate::connection::{ConnectError, ConnectionError};
+use crate::infrastructure;
 
 /// The cause below an error that another crate or module told.
 pub(super) type Source = Box<dyn std::error::Error + Send + Sync>;
@@ -125,7 +126,9 @@ impl RestoreError {
             Self::Environment { source } => source.hint(),
             Self::Client { source } => source.hint(),
             Self::PgRestore { stderr, .. } => hint_for(stderr),
-            Self::Load { source, .. } | Self::Server { source, .. } => hint_for_state(source),
+            Self::Load { source, .. } | Self::Server { source, .. } => {
+                hint_for_state(source).or_else(|| infrastructure::hint(source))
+            }
             Self::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Some("free space there, or set TMPDIR to a folder with space".to_owned())
             }
@@ -164,6 +167,8 @@ fn hint_for(stderr: &str) -> Option<String> {
         "free space on the target's machine, then restore again"
     } else if stderr.contains("must be superuser") || stderr.contains("permission denied") {
         "restore as a superuser, or with --no-owner and --no-acl"
+    } else if stderr.contains("server closed the connection") || stderr.contains("terminating connection") {
+        infrastructure::HINT_OF_A_LOST_CONNECTION
     } else {
         return None;
     };

@@ -9,6 +9,7 @@ mod cloud;
 mod configuration;
 mod damaged;
 mod dashboards;
+mod database_faults;
 mod doctor;
 mod drill_checks;
 mod drill_extensions;

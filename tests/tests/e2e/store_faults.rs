@@ -112,6 +112,60 @@ fn upload_that_is_refused_for_good_is_a_clean_failure() {
     backs_up_whole(&sandbox);
 }
 
+#[test]
+fn requests_cut_short_and_wrong_versions_are_got_over() {
+    let sandbox = Sandbox::bulky(40);
+    let part = |fault| Rule::new(fault).method("PUT").containing(PART).times(1);
+    sandbox.proxy.add(part(Fault::CutRequest(100_000)).after(1));
+    sandbox.proxy.add(Rule::new(Fault::CutRequest(10)).method("PUT").containing("manifest.json").times(1));
+    // Who holds the lease is in doubt until it is looked up.
+    sandbox.proxy.add(Rule::new(Fault::WrongEtag).method("PUT").containing("leases/").times(1));
+    backs_up_whole(&sandbox);
+}
+
+#[test]
+fn slow_store_is_waited_for() {
+    const A_MEGABYTE: u64 = 1_000_000;
+    let sandbox = Sandbox::small();
+    for method in ["PUT", "GET"] {
+        sandbox.proxy.add(Rule::new(Fault::Throttle(A_MEGABYTE)).method(method));
+    }
+    sandbox.proxy.add(Rule::new(Fault::Delay(Duration::from_millis(300))));
+    sandbox.run_well(&["backup", SOURCE]);
+    restores_whole(&sandbox);
+    assert_eq!(sandbox.drill(&[])["verdict"], "passed");
+}
+
+/// A store that shows yesterday's list takes nothing away, and makes nothing of what is gone.
+#[test]
+fn stale_list_hides_and_brings_back_nothing_for_good() {
+    const NOTHING_FOUND: i32 = 3;
+    let stale = || Rule::new(Fault::StaleList).method("GET");
+    let sandbox = Sandbox::small().with_retention("{ last = 1 }");
+    sandbox.run_well(&["backup", SOURCE]);
+    let first = sandbox.good_ids();
+    sandbox.run_well(&["prune", SOURCE, "--yes"]);
+    sandbox.run_well(&["backup", SOURCE]);
+    sandbox.proxy.add(stale());
+    assert_eq!(sandbox.good_ids(), first, "the list is not stale");
+    sandbox.run_well(&["prune", SOURCE, "--yes"]);
+    restores_whole(&sandbox);
+    sandbox.proxy.clear();
+    let both = sandbox.good_ids();
+    assert_eq!((both.len(), &both[..1]), (2, &first[..]));
+
+    sandbox.run_well(&["prune", SOURCE, "--yes"]);
+    sandbox.proxy.add(stale());
+    let gone = ["restore", SOURCE, "--backup", &first[0], "--into", "gone", "--yes"];
+    let outcome = sandbox.run(&gone);
+    assert_eq!(outcome.code, Some(NOTHING_FOUND), "{}", outcome.stderr);
+    sandbox.run_well(&["prune", SOURCE, "--yes"]);
+    sandbox.proxy.clear();
+    assert_eq!(sandbox.good_ids(), both[1..]);
+    sandbox.run_well(&["check", SOURCE, "--read-data"]);
+    sandbox.run_well(&["audit", SOURCE]);
+}
+
 fn backs_up_whole(sandbox: &Sandbox) {
     sandbox.run_well(&["backup", SOURCE]);
     assert_eq!(sandbox.good_ids().len(), 1);
