@@ -1,8 +1,9 @@
 //! Azurite, Microsoft's emulator of Azure Blob Storage.
 //!
-//! Tried with 3.35: it checks signatures, conditions and MD5, and makes a blob of its blocks as Azure does. It does not heed where
-//! a list is to begin (`startFrom`, Azure/Azurite#2619), so nothing here is evidence for that; and it knows fewer versions of the
-//! API than clients, hence `--skipApiVersionCheck`.
+//! Tried with 3.35: it checks signatures and conditions, and makes a blob of its blocks as Azure does, with one exception: a put
+//! if absent is refused where blocks lie that no list names yet. It does not heed where a list is to begin (`startFrom`,
+//! Azure/Azurite#2619), so nothing here is evidence for that; and it knows fewer versions of the API than clients, hence
+//! `--skipApiVersionCheck`.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

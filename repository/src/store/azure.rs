@@ -22,10 +22,10 @@ use object_store::path::Path;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::cloud::errors::{fault, generic};
-use super::cloud::transport::{NO_RETRIES, Patience, Transport, md5_of};
+use super::cloud::errors::generic;
+use super::cloud::transport::{NO_RETRIES, Transport, md5_of};
 use super::cloud::upload::Begun;
-use super::cloud::{Asked, CONNECT, CREDENTIALS, CloudStore, MARK, Pending, READ_IDLE, Service};
+use super::cloud::{Asked, CloudStore, MARK, Pending, Service, granted};
 use super::conditions::Conditions;
 use super::part_plan::PartLimits;
 use super::{PutCondition, SharedStore, StoreError};
@@ -70,8 +70,7 @@ async fn connect_as(
     let account = account.ok_or_else(|| none("no storage account is named".into()))?;
     let service = service_url(&settings, &account, &builder);
     let url: Url = service.parse().map_err(|e: url::ParseError| none(Box::new(e)))?;
-    let patience = Patience { connect: CONNECT, read: READ_IDLE };
-    let transport = Transport::new(&service, patience).map_err(|e| none(Box::new(e)))?;
+    let transport = Transport::new(&service).map_err(|e| none(Box::new(e)))?;
     let builder = builder
         .with_container_name(&settings.container)
         .with_account(&account)
@@ -80,14 +79,7 @@ async fn connect_as(
         .with_retry(NO_RETRIES)
         .with_http_connector(transport.clone());
     let store = builder.build().map_err(|e| none(Box::new(e)))?;
-    match tokio::time::timeout(CREDENTIALS, store.credentials().get_credential()).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => {
-            let told = fault(&error).cloned();
-            return Err(none(told.map_or_else(|| Box::new(error) as _, |fault| Box::new(fault) as _)));
-        }
-        Err(elapsed) => return Err(none(Box::new(elapsed))),
-    }
+    granted(store.credentials().get_credential()).await.map_err(none)?;
     let AzureSettings { container, prefix, .. } = settings;
     let service = Azure { account, container, url, store, client: transport.client() };
     Ok(Arc::new(CloudStore::new(service, transport, root, &prefix)))

@@ -27,10 +27,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
 
-use super::cloud::errors::{fault, generic};
-use super::cloud::transport::{NO_RETRIES, Patience, Transport};
+use super::cloud::errors::generic;
+use super::cloud::transport::{NO_RETRIES, Transport};
 use super::cloud::upload::Begun;
-use super::cloud::{Asked, CONNECT, CREDENTIALS, CloudStore, MARK, Pending, READ_IDLE, Service};
+use super::cloud::{Asked, CloudStore, MARK, Pending, Service, granted};
 use super::conditions::Conditions;
 use super::part_plan::PartLimits;
 use super::{PutCondition, SharedStore, StoreError};
@@ -71,22 +71,14 @@ async fn connect_as(
     let root = format!("gs://{}", settings.bucket);
     let none = |source| StoreError::NoCredentials { location: root.clone(), source };
     let endpoint = settings.endpoint.as_deref().unwrap_or(ENDPOINT).trim_end_matches('/');
-    let patience = Patience { connect: CONNECT, read: READ_IDLE };
-    let transport = Transport::new(endpoint, patience).map_err(|e| none(Box::new(e)))?.with_md5();
+    let transport = Transport::with_md5(endpoint).map_err(|e| none(Box::new(e)))?;
     let builder = builder
         .with_bucket_name(&settings.bucket)
         .with_base_url(endpoint)
         .with_retry(NO_RETRIES)
         .with_http_connector(transport.clone());
     let store = builder.build().map_err(|e| none(Box::new(e)))?;
-    match tokio::time::timeout(CREDENTIALS, store.credentials().get_credential()).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => {
-            let told = fault(&error).cloned();
-            return Err(none(told.map_or_else(|| Box::new(error) as _, |fault| Box::new(fault) as _)));
-        }
-        Err(elapsed) => return Err(none(Box::new(elapsed))),
-    }
+    granted(store.credentials().get_credential()).await.map_err(none)?;
     let mut url: Url = endpoint.parse().map_err(|e: url::ParseError| none(Box::new(e)))?;
     url.set_path(&settings.bucket);
     let service = Google { url, store, client: transport.client() };

@@ -8,7 +8,7 @@ use hyper::Method;
 use pgproof_repository::ids::{KeyPrefix, ObjectKey};
 use pgproof_repository::store::azure::{self, AzureSettings};
 use pgproof_repository::store::google::{self, GoogleSettings};
-use pgproof_repository::store::{PutCondition, SharedStore, StoreError, conformance};
+use pgproof_repository::store::{PutCondition, SharedStore, Store, StoreError, conformance};
 use pgproof_tests::azurite::{self, Azurite};
 use pgproof_tests::google_server::{self, GoogleServer};
 use pgproof_tests::sandbox::{Outcome, PREFIX, SOURCE, Sandbox};
@@ -41,7 +41,8 @@ async fn google_conforms() {
 async fn azure_conforms() {
     let server = tokio::task::spawn_blocking(Azurite::start).await.unwrap();
     let store = azure(&server, azurite::KEY).await;
-    conformance::run_all(&*store).await;
+    all_but_uploads_over_objects(&*store).await;
+    uploads_do_not_overwrite_what_is_there(&store).await;
     completing_twice_is_completing_once(&store).await;
     strangers_are_denied(azure(&server, "YW5vdGhlciBrZXk=").await).await;
     let nowhere = AzureSettings { container: "elsewhere".to_owned(), ..azure_settings(&server) };
@@ -108,6 +109,35 @@ fn azure_settings(server: &Azurite) -> AzureSettings {
 
 async fn azure(server: &Azurite, key: &str) -> SharedStore {
     azure::connect_with_key(azure_settings(server), &key.into()).await.unwrap()
+}
+
+/// Azurite takes a name with blocks for taken, so that check cannot put its object as the second. Once Azurite learns what Azure
+/// does, all checks can be run here, too.
+async fn all_but_uploads_over_objects(store: &dyn Store) {
+    conformance::objects_are_put_once(store).await.unwrap();
+    conformance::one_of_many_writers_wins(store).await.unwrap();
+    conformance::versions_guard_replacement(store).await.unwrap();
+    conformance::bodies_come_back_whole_and_in_ranges(store).await.unwrap();
+    conformance::what_is_missing_is_not_found(store).await.unwrap();
+    conformance::lists_are_complete_and_in_order(store).await.unwrap();
+    conformance::folders_are_those_with_objects(store).await.unwrap();
+    conformance::deleting_is_repeatable(store).await.unwrap();
+    conformance::uploads_appear_whole(store).await.unwrap();
+    let broken = conformance::uploads_do_not_overwrite(store).await.unwrap_err();
+    assert!(matches!(broken.source, Some(StoreError::AlreadyExists { .. })), "{broken:?}");
+    conformance::aborted_uploads_leave_nothing(store).await.unwrap();
+    conformance::pending_uploads_are_found(store).await.unwrap();
+    assert!(store.clock().await.unwrap().is_some());
+}
+
+async fn uploads_do_not_overwrite_what_is_there(store: &SharedStore) {
+    let key: ObjectKey = "uploads/there".parse().unwrap();
+    store.put(&key, Bytes::from_static(b"was first"), PutCondition::IfAbsent).await.unwrap();
+    let upload = store.start_upload(&key).await.unwrap();
+    let part = upload.put_part(1, Bytes::from_static(b"is second")).await.unwrap();
+    let completed = upload.complete(vec![part]).await;
+    assert!(matches!(completed, Err(StoreError::AlreadyExists { .. })), "{completed:?}");
+    assert_eq!(store.get(&key, 100).await.unwrap().0, "was first");
 }
 
 /// As after an answer that was lost: the second one finds the first one's object and knows it for its own.

@@ -50,7 +50,7 @@ impl Expected {
 
     /// Days after which the store drops uploads by itself.
     fn drops_uploads_after_days(&self) -> Option<u32> {
-        self.powers.drops_uploads_after_days.or(self.profile?.drops_uploads_after_days)
+        self.powers.drops_uploads_after_days.or_else(|| self.profile?.drops_uploads_after_days)
     }
 }
 

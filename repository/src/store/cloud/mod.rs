@@ -23,23 +23,20 @@ use object_store::list::{PaginatedListOptions, PaginatedListResult, PaginatedLis
 use object_store::path::Path;
 use object_store::{Attribute, GetOptions, GetResult, ObjectStore};
 
-use self::errors::{Call, answer, is_precondition};
+use self::errors::{Call, answer, fault, is_precondition};
 use self::transport::Transport;
 use self::upload::{Begun, CloudUpload};
 use super::conditions::Conditions;
 use super::operation::Operation;
 use super::part_plan::PartLimits;
 use super::{
-    FolderPage, ObjectMeta, OutOfRange, PendingUpload, PutCondition, Store, StoreError, Upload, Version,
+    FolderPage, ObjectMeta, OutOfRange, PendingUpload, PutCondition, Source, Store, StoreError, Upload,
+    Version,
 };
 use crate::ids::{KeyPrefix, ObjectKey};
 
-/// A body that sends nothing for this long has stalled.
-pub(super) const READ_IDLE: Duration = Duration::from_secs(30);
-/// TCP and TLS to a reachable endpoint take far less.
-pub(super) const CONNECT: Duration = Duration::from_secs(10);
 /// Credentials are asked of the host's metadata service last, which does not exist outside a cloud.
-pub(super) const CREDENTIALS: Duration = Duration::from_secs(15);
+const CREDENTIALS: Duration = Duration::from_secs(15);
 /// The metadata that holds an upload's mark. Azure wants a name that C# would take.
 pub(super) const MARK: &str = "pgproofupload";
 
@@ -99,6 +96,18 @@ struct Shared<S> {
 struct Found {
     meta: ObjectMeta,
     mark: Option<String>,
+}
+
+/// Whether there are credentials at all: missing ones are reported by name, and not as the failure of the first request.
+pub(super) async fn granted<T>(asked: impl Future<Output = Asked<T>>) -> Result<(), Source> {
+    match tokio::time::timeout(CREDENTIALS, asked).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(match fault(&error) {
+            Some(fault) => Box::new(fault.clone()),
+            None => Box::new(error),
+        }),
+        Err(elapsed) => Err(Box::new(elapsed)),
+    }
 }
 
 impl<S: Service> CloudStore<S> {

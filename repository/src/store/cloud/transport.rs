@@ -19,7 +19,7 @@ use hyper::{HeaderMap, Method, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use jiff::Timestamp;
 use md5::{Digest, Md5};
 use object_store::client::{
@@ -29,6 +29,10 @@ use object_store::client::{
 use object_store::{BackoffConfig, RetryConfig};
 use tokio::time::{Instant, Sleep};
 
+/// TCP and TLS to a reachable endpoint take far less.
+const CONNECT: Duration = Duration::from_secs(10);
+/// A server that sends nothing for this long, of an answer or of a body, has stalled.
+const READ_IDLE: Duration = Duration::from_secs(30);
 /// An upload slower than this counts as failed: 64 KiB/s moves a first part of 8 MiB in two minutes.
 const SLOWEST_UPLOAD_BYTES_PER_SECOND: u64 = 64 * 1024;
 /// What joining the parts of an upload may take, or storing a body, besides sending it.
@@ -46,14 +50,6 @@ pub(in crate::store) const NO_RETRIES: RetryConfig = RetryConfig {
     max_retries: 0,
     retry_timeout: Duration::ZERO,
 };
-
-/// How long things may take.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::store) struct Patience {
-    pub(in crate::store) connect: Duration,
-    /// An answer, or the next bytes of a body.
-    pub(in crate::store) read: Duration,
-}
 
 /// Why a call failed, below whatever `object_store` says of it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -108,7 +104,7 @@ struct Shared {
     client: Client<HttpsConnector<TcpConnector>, HttpRequestBody>,
     /// The store's; any other one gives out access tokens.
     host: String,
-    patience: Patience,
+    /// Whatever is put gets a `Content-MD5`.
     puts_md5: bool,
     /// What the store's last answer said of the time.
     told: Mutex<Option<Timestamp>>,
@@ -122,28 +118,28 @@ impl fmt::Debug for Transport {
 
 impl Transport {
     /// For a store at this URL.
-    pub(in crate::store) fn new(store: &str, patience: Patience) -> Result<Self, std::io::Error> {
+    pub(in crate::store) fn new(store: &str) -> Result<Self, std::io::Error> {
+        Self::make(store, false)
+    }
+
+    /// The same with a `Content-MD5` on all that is put, which the store compares. Not where signatures cover that header.
+    pub(in crate::store) fn with_md5(store: &str) -> Result<Self, std::io::Error> {
+        Self::make(store, true)
+    }
+
+    fn make(store: &str, puts_md5: bool) -> Result<Self, std::io::Error> {
         let mut tcp = TcpConnector::new();
         tcp.enforce_http(false);
-        tcp.set_connect_timeout(Some(patience.connect));
+        tcp.set_connect_timeout(Some(CONNECT));
         tcp.set_nodelay(true);
         let tls = HttpsConnectorBuilder::new().with_native_roots()?.https_or_http().enable_http1();
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(POOL_IDLE)
-            .pool_timer(hyper_util::rt::TokioTimer::new())
+            .pool_timer(TokioTimer::new())
             .build(tls.wrap_connector(tcp));
         let host = store.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
-        let host = host.unwrap_or_default();
-        let shared = Shared { client, host, patience, puts_md5: false, told: Mutex::new(None) };
+        let shared = Shared { client, host: host.unwrap_or_default(), puts_md5, told: Mutex::new(None) };
         Ok(Self { shared: Arc::new(shared) })
-    }
-
-    /// The same with a `Content-MD5` on all that is put, which the store compares. Not where signatures cover that header.
-    pub(in crate::store) fn with_md5(self) -> Self {
-        let Shared { client, host, patience, .. } = &*self.shared;
-        let (client, host, patience) = (client.clone(), host.clone(), *patience);
-        let shared = Shared { client, host, patience, puts_md5: true, told: Mutex::new(None) };
-        Self { shared: Arc::new(shared) }
     }
 
     pub(in crate::store) fn client(&self) -> HttpClient {
@@ -153,16 +149,6 @@ impl Transport {
     /// The store's clock by its last answer.
     pub(in crate::store) fn told(&self) -> Option<Timestamp> {
         *self.shared.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn limit(&self, request: &HttpRequest) -> Duration {
-        let patience = self.shared.patience;
-        let bytes = request.body().content_length() as u64;
-        let sending = Duration::from_secs(bytes / SLOWEST_UPLOAD_BYTES_PER_SECOND);
-        match *request.method() {
-            Method::PUT | Method::POST => patience.connect + WRITE_ANSWER.max(patience.read) + sending,
-            _ => patience.connect + patience.read,
-        }
     }
 }
 
@@ -181,7 +167,7 @@ impl HttpService for Transport {
             let md5 = content_md5(request.body()).await;
             request.headers_mut().insert(HeaderName::from_static("content-md5"), md5);
         }
-        let after = self.limit(&request);
+        let after = limit(&request);
         let sent = tokio::time::timeout(after, self.shared.client.request(request));
         let answer = match sent.await {
             Ok(Ok(answer)) => answer,
@@ -199,7 +185,7 @@ impl HttpService for Transport {
         if is_store {
             *self.shared.told.lock().unwrap_or_else(PoisonError::into_inner) = date(&parts.headers);
         }
-        let body = Watched::new(body, host.clone(), self.shared.patience.read);
+        let body = Watched::new(body, host.clone());
         if parts.status.is_success() {
             return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)));
         }
@@ -208,6 +194,15 @@ impl HttpService for Transport {
         let answer = said(parts.status.as_u16(), &parts.headers, &body.unwrap_or_default());
         let fault = if is_store { Fault::Answered(answer) } else { Fault::Token { host, answer } };
         Err(HttpError::new(HttpErrorKind::Unknown, fault))
+    }
+}
+
+/// How long the head of an answer may take.
+fn limit(request: &HttpRequest) -> Duration {
+    let sending = request.body().content_length() as u64 / SLOWEST_UPLOAD_BYTES_PER_SECOND;
+    match *request.method() {
+        Method::PUT | Method::POST => CONNECT + WRITE_ANSWER + Duration::from_secs(sending),
+        _ => CONNECT + READ_IDLE,
     }
 }
 
@@ -254,13 +249,12 @@ fn element<'a>(body: &'a str, name: &str) -> Option<&'a str> {
 struct Watched {
     body: Incoming,
     host: String,
-    idle: Duration,
     wait: Pin<Box<Sleep>>,
 }
 
 impl Watched {
-    fn new(body: Incoming, host: String, idle: Duration) -> Self {
-        Self { body, host, idle, wait: Box::pin(tokio::time::sleep(idle)) }
+    fn new(body: Incoming, host: String) -> Self {
+        Self { body, host, wait: Box::pin(tokio::time::sleep(READ_IDLE)) }
     }
 }
 
@@ -273,7 +267,7 @@ impl Body for Watched {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
-            let deadline = Instant::now() + self.idle;
+            let deadline = Instant::now() + READ_IDLE;
             self.wait.as_mut().reset(deadline);
             let broken = |error| {
                 let fault = Fault::Broken { host: self.host.clone(), source: Arc::new(error) };
@@ -284,7 +278,7 @@ impl Body for Watched {
         match self.wait.as_mut().poll(context) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) => {
-                let fault = Fault::Silent { host: self.host.clone(), after: self.idle };
+                let fault = Fault::Silent { host: self.host.clone(), after: READ_IDLE };
                 Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Timeout, fault))))
             }
         }
