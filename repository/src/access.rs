@@ -66,12 +66,12 @@ impl LoadedPolicy {
 
     /// The store, for somebody who waits no longer than `patience` says.
     pub async fn open_store_trying(&self, patience: RetryPolicy) -> Result<SharedStore, AccessError> {
-        self.open_with(patience, |path| DirectoryStore::open(path)).await
+        Box::pin(self.open_with(patience, |path| DirectoryStore::open(path))).await
     }
 
     /// The store, for somebody who only looks: a folder that is not there is not made, since it may be a disk that is away.
     pub async fn open_store_to_look(&self, patience: RetryPolicy) -> Result<SharedStore, AccessError> {
-        self.open_with(patience, |path| DirectoryStore::open_existing(path)).await
+        Box::pin(self.open_with(patience, |path| DirectoryStore::open_existing(path))).await
     }
 
     async fn open_with(
