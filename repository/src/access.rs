@@ -73,12 +73,12 @@ impl LoadedPolicy {
 
     /// The store, for somebody who only looks: a folder that is not there is not made, since it may be a disk that is away.
     pub async fn open_store_to_look(&self, patience: RetryPolicy) -> Result<SharedStore, AccessError> {
-        trying(self.open_with(|path| DirectoryStore::open_existing(path)).await, patience)
+        trying(Box::pin(self.open_with(|path| DirectoryStore::open_existing(path))).await, patience)
     }
 
     /// The store, which tries nothing again.
     pub async fn open_once(&self) -> Result<SharedStore, StoreError> {
-        self.open_with(|path| DirectoryStore::open(path)).await
+        Box::pin(self.open_with(|path| DirectoryStore::open(path))).await
     }
 
     async fn open_with(
