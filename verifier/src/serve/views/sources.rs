@@ -107,5 +107,9 @@ fn objectives(standing: &Standing<'_>) -> Vec<Cell> {
         Some(Cell::marked(tone(finding.state), format!("{name} {}", finding.told)))
     });
     let told: Vec<Cell> = told.collect();
-    if told.is_empty() { vec!["none set".into()] } else { told }
+    match (told.is_empty(), standing.facts.is_some()) {
+        (false, _) => told,
+        (true, true) => vec!["none set".into()],
+        (true, false) => vec![Cell::marked(Tone::Unknown, "not known")],
+    }
 }
