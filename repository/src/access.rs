@@ -93,10 +93,11 @@ impl LoadedPolicy {
                 Ok(Arc::new(S3Store::connect(s3_settings(common, location)).await?))
             }
             Location::Google { bucket, prefix, endpoint } => {
-                google::connect(GoogleSettings { bucket, prefix, endpoint }).await
+                Box::pin(google::connect(GoogleSettings { bucket, prefix, endpoint })).await
             }
             Location::Azure { container, prefix, account, endpoint, path_style } => {
-                azure::connect(AzureSettings { container, prefix, account, endpoint, path_style }).await
+                let settings = AzureSettings { container, prefix, account, endpoint, path_style };
+                Box::pin(azure::connect(settings)).await
             }
         }
     }
