@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::tz::TimeZone;
@@ -17,7 +18,7 @@ use pgproof_repository::ids::{BackupId, ManifestSha256, ObjectKey, RepositoryId}
 use pgproof_repository::layout;
 use pgproof_repository::manifest::v1::{Manifest, Previous};
 use pgproof_repository::manifest::{self, SignedManifest};
-use pgproof_repository::pins::Pin;
+use pgproof_repository::pins::{self, Pin};
 use pgproof_repository::prune::{self, Pruner};
 use pgproof_repository::records::{self, Run, RunOutcome, Tombstone};
 use pgproof_repository::report::{Report, Verdict, v1};
@@ -112,6 +113,41 @@ async fn what_cannot_be_used_is_named_where_it_is_nearer_to_the_moment() {
     let last = unsigned[2].started_at();
     assert_eq!(nearer(last - SignedDuration::from_secs(1)), unsigned[1..2]);
     assert_eq!(nearer(last), unsigned[1..]);
+    let later = repository.put("20261123T020000Z-aaaaaa", "02:00:01", Previous::None).await.0;
+    let entries = repository.list().await;
+    let choice = catalog::choose(&entries, last).unwrap();
+    assert_eq!(choice.later.iter().map(|it| &it.get().id).collect::<Vec<_>>(), [&later]);
+    assert!(catalog::choose(&entries, whole.started_at() - SignedDuration::from_secs(1)).is_none());
+}
+
+#[tokio::test]
+async fn records_are_signed_while_the_key_is_trusted() {
+    let repository = Repository::new();
+    let id: BackupId = "20261124T020000Z-aaaaaa".parse().unwrap();
+    repository.committed(&id).await;
+    repository.tombstone(&id, &repository.key).await;
+    let (run, tombstone) = (layout::run(&source(), &id), layout::tombstone(&source(), &id));
+    for (trusted, expected) in [("valid-before=\"20991231Z\"", true), ("valid-before=\"20200101Z\"", false)] {
+        let line = format!("host {trusted} {}\n", repository.key.public_line());
+        let signers = TrustedSigners::parse(&line).unwrap();
+        let run = records::get::<Run>(&*repository.store, &run, &signers).await;
+        let tombstone = records::get::<Tombstone>(&*repository.store, &tombstone, &signers).await;
+        assert_eq!((run.is_ok(), tombstone.is_ok()), (expected, expected), "{trusted}");
+    }
+}
+
+#[tokio::test]
+async fn a_pin_that_is_dropped_ends() {
+    let repository = Repository::new();
+    let id: BackupId = "20261124T020000Z-aaaaaa".parse().unwrap();
+    let pin = Pin::set(repository.store.clone(), &source(), &id, Timestamp::now()).await.unwrap();
+    drop(pin);
+    let ended = async {
+        while pins::of(&repository.store, &source(), &id, Timestamp::now()).await.unwrap().is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), ended).await.expect("the pin goes on");
 }
 
 #[tokio::test]
@@ -205,6 +241,23 @@ async fn a_hole_in_the_chain_is_explained_only_by_a_trusted_tombstone() {
     assert_eq!(repository.breaks().await, hole);
     repository.tombstone(&first, &signing_key()).await;
     assert_eq!(repository.breaks().await, hole, "a stranger's tombstone explains nothing");
+    let key = layout::tombstone(&source(), &first);
+    for (of_source, of_id) in [("app", "20261101T020000Z-aaaaaa"), ("other", first.as_str())] {
+        for place in [&key, &layout::signature_of(&key)] {
+            repository.store.delete(place).await.unwrap();
+        }
+        let (of_source, id) = (of_source.parse().unwrap(), of_id.parse().unwrap());
+        let (at, host) = (NOW.parse().unwrap(), "elsewhere".to_owned());
+        let tombstone = Tombstone { version: 1, source: of_source, id, at, host, snapshot_at: at };
+        records::put(&*repository.store, &key, &tombstone, &repository.key).await.unwrap();
+        assert_eq!(repository.breaks().await, hole, "nor does one that was moved here from {of_id}");
+    }
+    let rule = Rule::on(Operation::Get, Fault::FailBefore).keyed(key.as_str()).times(9);
+    let store: SharedStore = Arc::new(FaultyStore::scripted(repository.store.clone(), vec![rule]));
+    let entries = repository.list().await;
+    let whole: Vec<_> = entries.iter().filter_map(Entry::whole).collect();
+    let unknown = chain::breaks_among(&store, &whole, &repository.signers).await;
+    assert!(unknown.unwrap_err().is_of_the_store(), "what cannot be fetched is no hole yet");
 }
 
 #[tokio::test]

@@ -248,3 +248,14 @@ fn plan_says_why() {
         assert_eq!(wait.to_string(), told);
     }
 }
+
+#[test]
+fn rhythm_is_that_of_the_policy_and_without_a_schedule_there_is_none() {
+    let rhythm = |policy: &str| {
+        let policy = crate::policy::Policy::parse(policy, "pgproof.toml").unwrap();
+        Rhythm::of(policy.sources.values().next().unwrap()).unwrap()
+    };
+    let nightly = rhythm(include_str!("../../examples/nightly.toml")).unwrap();
+    assert_eq!(nightly.cadence.schedule.to_string(), "0 2 * * *");
+    assert!(rhythm(include_str!("../../examples/directory.toml")).is_none());
+}

@@ -378,6 +378,17 @@ mod tests {
     }
 
     #[test]
+    fn a_report_follows_the_one_of_the_number_before() {
+        let mut chain = Chain::of(2);
+        let after_the_first = chain.reports[0].as_previous();
+        chain.reports.push(chain.signed(3, after_the_first, 180));
+        assert_eq!(breaks(&chain.reports), [Break::Misnumbered { number: 3 }]);
+        // Two of one second are in no wrong order.
+        chain.reports[2] = chain.signed(3, chain.reports[1].as_previous(), 120);
+        assert_eq!(breaks(&chain.reports), []);
+    }
+
+    #[test]
     fn removed_reports_show_but_for_the_newest() {
         let chain = Chain::of(5);
         let without =

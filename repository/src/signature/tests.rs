@@ -235,3 +235,44 @@ fn debug_output_holds_no_secret() {
     let Keys { key, .. } = keys();
     assert_eq!(format!("{key:?}"), format!("SigningKey {{ fingerprint: {:?}, .. }}", key.fingerprint()));
 }
+
+#[test]
+fn a_comment_stays_on_the_line_of_its_key() {
+    let (_, line) = generate("one\nhost ssh-ed25519\u{7}");
+    assert!(line.lines().count() == 1 && line.ends_with(" onehost ssh-ed25519"), "{line:?}");
+}
+
+#[test]
+fn trusted_lines_are_counted() {
+    let line = |name: &str| format!("{name} {}\n", generate("a test").1);
+    let two = TrustedSigners::parse(&format!("# nobody\n{}{}", line("a"), line("b"))).unwrap();
+    assert_eq!(two.len(), 2);
+}
+
+#[test]
+fn namespaces_are_patterns_and_lists_of_them() {
+    let Keys { key, public, .. } = keys();
+    let signature = key.sign(namespace::MANIFEST, MESSAGE).unwrap();
+    let is_permitted = |options: &str| {
+        let signers = trusted(&format!("agent {options} {public}"));
+        signers.verify(namespace::MANIFEST, MESSAGE, &signature, now()).is_ok()
+    };
+    for good in [
+        "pgproof-manifest",
+        "*",
+        "pgproof-*",
+        "*-manifest",
+        "pg*man*t",
+        "pgproof-?anifest",
+        "other,pgproof-*",
+    ] {
+        assert!(is_permitted(&format!("namespaces=\"{good}\"")), "{good}");
+    }
+    for bad in
+        ["pgproof-manifes", "pgproof-manifest?", "?", "*x", "pgproof-r*", "pgproof", "other,pgproof-run"]
+    {
+        assert!(!is_permitted(&format!("namespaces=\"{bad}\"")), "{bad}");
+    }
+    let odd = format!("agent valid-after=\"20200101Z\",,valid-before=\"20990101Z\" {public}");
+    assert!(TrustedSigners::parse(&odd).unwrap_err().to_string().contains("malformed"));
+}

@@ -1,14 +1,12 @@
 //! What hostile bytes may do to a reader: be refused, or be read as something that is written back the same. Never a
 //! panic, never more memory than the bytes are worth.
 //!
-//! Each function is a target of `cargo fuzz` (in this folder: `cargo +nightly fuzz run --features libfuzzer archive`, with
-//! `--fuzz-dir .`), and `tests/mutations.rs` runs the same ones over damaged [`seeds`] with the ordinary tests.
+//! Each function is a target of `cargo fuzz`, which `tests/fuzz/run` starts with the [`seeds`]; `tests/mutations.rs` runs the
+//! same ones over damaged seeds with the ordinary tests.
 
 pub mod seeds;
 
 use std::fmt::Debug;
-use std::path::Path;
-use std::sync::{Arc, OnceLock};
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -20,7 +18,6 @@ use pgproof_postgres::archive::selection::Selection;
 use pgproof_postgres::archive::{CutBlock, Cutter, Limits, Outcome, Toc};
 use pgproof_postgres::digest::digest_block;
 use pgproof_postgres::globals::Globals;
-use pgproof_repository::keys::{Identities, NoPrompts};
 use pgproof_repository::report::Report;
 use pgproof_repository::sealed::unseal_bytes;
 use pgproof_repository::signature::TrustedSigners;
@@ -160,21 +157,15 @@ pub fn trusted_signers(bytes: &[u8]) {
 /// Nothing but the very signature is taken for one.
 pub fn signature(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let signed = seeds::signed();
-    if signed.signers.verify(seeds::NAMESPACE, seeds::MESSAGE, text, seeds::at()).is_ok() {
+    if seeds::signers().verify(seeds::NAMESPACE, seeds::MESSAGE, text, seeds::at()).is_ok() {
         let printed = |text: &str| text.split_ascii_whitespace().collect::<String>();
-        assert_eq!(printed(text), printed(&signed.signature), "a second form of one signature is accepted");
+        assert_eq!(printed(text), printed(seeds::SIGNATURE), "a second form of one signature is accepted");
     }
 }
 
 /// A small sealed object: what opens has at most the allowed length.
 pub fn sealed(bytes: &[u8]) {
-    static IDENTITIES: OnceLock<Identities> = OnceLock::new();
-    let identities = IDENTITIES.get_or_init(|| {
-        Identities::parse(&seeds::sealed().identity, Path::new("seed"), Arc::new(NoPrompts))
-            .expect("an identity")
-    });
-    if let Ok(plain) = unseal_bytes(identities, bytes, PLAIN_BYTES_MAX, None) {
+    if let Ok(plain) = unseal_bytes(seeds::identities(), bytes, PLAIN_BYTES_MAX, None) {
         assert!(plain.len() as u64 <= PLAIN_BYTES_MAX);
     }
 }

@@ -1,15 +1,23 @@
-//! Sound inputs, from which the damaged ones are made.
+//! Sound inputs, from which the damaged ones are made, and those that a fuzzer found something with.
+//!
+//! Keys and what was made with them are files: inputs that a fuzzer keeps must mean the same in its next process.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
-use pgproof_repository::keys::{Recipients, generate_identity};
-use pgproof_repository::sealed::seal_bytes;
-use pgproof_repository::signature::{SigningKey, TrustedSigners, generate};
+use pgproof_repository::keys::{Identities, NoPrompts};
+use pgproof_repository::signature::TrustedSigners;
 use secrecy::SecretString;
 
 pub const NAMESPACE: &str = "pgproof-manifest";
 pub const MESSAGE: &[u8] = b"what was signed";
+/// Of [`MESSAGE`], made with `ssh-keygen -Y sign` and a key that was thrown away.
+pub const SIGNATURE: &str = include_str!("../seeds/manifest.json.sig");
+
+const TRUSTED_SIGNERS: &str = include_str!("../seeds/trusted_signers");
+/// A small sealed object, made with `zstd` and `age`.
+const SEALED: &[u8] = include_bytes!("../seeds/sealed.zst.age");
+const IDENTITY: &str = include_str!("../seeds/identity.txt");
 
 /// The sound inputs of a target.
 ///
@@ -26,6 +34,9 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "manifest" => vec![
             include_bytes!("../../../repository/fixtures/manifest.v1.json").to_vec(),
             include_bytes!("../../../repository/fixtures/manifest.files.v1.json").to_vec(),
+            include_bytes!("../../../repository/fixtures/manifest.files.incremental.v1.json").to_vec(),
+            include_bytes!("../../../repository/fixtures/manifest.imported.v1.json").to_vec(),
+            include_bytes!("../../../repository/fixtures/manifest.streams.v1.json").to_vec(),
         ],
         "report" => vec![include_bytes!("../../../repository/fixtures/report.v1.json").to_vec()],
         "inventory" => vec![include_bytes!("../seeds/inventory.json").to_vec()],
@@ -44,20 +55,14 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
             text("2026-11-24T02:30:00+02:00[Europe/Kyiv]"),
             text("yesterday 02:00 UTC"),
             text("2 hours 3 minutes ago"),
+            // Found: before the year one, which was written in a form that was not read again.
+            text("220622w7ms ago"),
         ],
-        "trusted_signers" => vec![text(&signed().line)],
-        "signature" => vec![text(&signed().signature)],
-        "sealed" => vec![sealed().bytes.clone()],
+        "trusted_signers" => vec![text(TRUSTED_SIGNERS)],
+        "signature" => vec![text(SIGNATURE)],
+        "sealed" => vec![SEALED.to_vec()],
         other => panic!("no target {other:?}"),
     }
-}
-
-/// A signature over [`MESSAGE`], and who may make it.
-#[derive(Debug)]
-pub struct Signed {
-    pub signers: TrustedSigners,
-    pub line: String,
-    pub signature: String,
 }
 
 /// A time at which the key is valid.
@@ -68,42 +73,23 @@ pub fn at() -> Timestamp {
     "2026-11-24T12:00:00Z".parse().expect("a time")
 }
 
-/// Made once in a process, with a key of its own.
+/// Who may sign [`MESSAGE`].
 ///
 /// # Panics
-/// If a key that was just made cannot be used.
-pub fn signed() -> &'static Signed {
-    static SIGNED: OnceLock<Signed> = OnceLock::new();
-    SIGNED.get_or_init(|| {
-        let (private, public) = generate("seed");
-        let key = SigningKey::parse(&private, "seed".as_ref()).expect("a key that was just made");
-        let line = format!("seed namespaces=\"{NAMESPACE}\",valid-before=\"20990101Z\" {public}\n");
-        Signed {
-            signers: TrustedSigners::parse(&line).expect("a line"),
-            line,
-            signature: key.sign(NAMESPACE, MESSAGE).expect("a signature"),
-        }
-    })
+/// Never.
+pub fn signers() -> &'static TrustedSigners {
+    static SIGNERS: OnceLock<TrustedSigners> = OnceLock::new();
+    SIGNERS.get_or_init(|| TrustedSigners::parse(TRUSTED_SIGNERS).expect("a line"))
 }
 
-/// A small sealed object.
-#[derive(Debug)]
-pub struct Sealed {
-    pub identity: SecretString,
-    pub bytes: Vec<u8>,
-}
-
-/// Made once in a process, with an identity of its own.
+/// Who may open the sealed object.
 ///
 /// # Panics
-/// If nothing can be sealed to an identity that was just made.
-pub fn sealed() -> &'static Sealed {
-    static SEALED: OnceLock<Sealed> = OnceLock::new();
-    SEALED.get_or_init(|| {
-        let (identity, recipient) = generate_identity();
-        let recipients = Recipients::parse([recipient]).expect("a recipient");
-        let plain = b"a row\n".repeat(200);
-        let sealed = seal_bytes(&recipients, 3, &plain).expect("sealed");
-        Sealed { identity, bytes: sealed.bytes }
+/// Never.
+pub fn identities() -> &'static Identities {
+    static IDENTITIES: OnceLock<Identities> = OnceLock::new();
+    IDENTITIES.get_or_init(|| {
+        Identities::parse(&SecretString::from(IDENTITY), "seed".as_ref(), Arc::new(NoPrompts))
+            .expect("an identity")
     })
 }

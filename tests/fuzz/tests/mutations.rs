@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use peak_alloc::PeakAlloc;
 use pgproof_fuzz::{PATIENCE, TARGETS, seeds};
+use pgproof_repository::sealed::unseal_bytes;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
@@ -112,6 +113,15 @@ fn every_target_has_a_test_and_a_fuzzer() {
         assert!(here.contains(&format!("survives(\"{target}\")")), "{target}");
         assert!(cargo.contains(&format!("fuzz_targets/{target}.rs")), "{target}");
     }
+}
+
+#[test]
+fn sound_seeds_are_taken() {
+    let signature = seeds::of("signature").remove(0);
+    let text = std::str::from_utf8(&signature).unwrap();
+    assert!(seeds::signers().verify(seeds::NAMESPACE, seeds::MESSAGE, text, seeds::at()).is_ok());
+    let plain = unseal_bytes(seeds::identities(), &seeds::of("sealed")[0], 1 << 20, None).unwrap();
+    assert_eq!(plain, b"a row\n".repeat(200));
 }
 
 #[test]
