@@ -143,8 +143,8 @@ impl Reader<'_> {
         now: Timestamp,
     ) -> Result<(Vec<chain::SignedReport>, usize), FactsError> {
         let mut keys = by_time::newest(self.store, self.source, REPORTS_READ_MAX, now).await?;
-        let looked_at = newest_backups.iter().take(BACKUPS_WITH_REPORTS);
-        if let (Some(newest), Some(oldest)) = (newest_backups.first(), looked_at.last()) {
+        let looked_at = newest_backups.chunks(BACKUPS_WITH_REPORTS).next().unwrap_or_default();
+        if let (Some(newest), Some(oldest)) = (looked_at.first(), looked_at.last()) {
             // That one of them was found bad must be known, whether that report can be found by its time or not.
             let theirs = chain::keys_of(self.store, self.source, oldest, newest).await?;
             let mut theirs: Vec<ObjectKey> = theirs.into_iter().map(|(_, key)| key).collect();

@@ -13,6 +13,9 @@ use pgproof_postgres::comparison::compare;
 use pgproof_postgres::connection::{ConnectionSpec, Session};
 use pgproof_postgres::restore::{Phase, Progress, Restore, RestoreError, Unwatched, swap, write_archive};
 use pgproof_repository::ids::PlaintextSha256;
+use pgproof_repository::inventory::Inventory;
+use pgproof_repository::store::SharedStore;
+use pgproof_repository::store::counting::CountingStore;
 use sealed_backup::{SealedBackup, back_up};
 use tokio_util::sync::CancellationToken;
 
@@ -245,6 +248,7 @@ async fn a_database_comes_back_row_for_row_in_parallel_and_serially() {
     refuses_a_database_with_objects(&world).await;
     tells_a_changed_row(&world).await;
     selects(&world).await;
+    reads_little_beside_a_table(&world).await;
     writes_the_archive(&world).await;
     swaps(&world).await;
     world.cluster.stop().await.unwrap();
@@ -288,6 +292,35 @@ async fn selects(world: &World) {
     assert_eq!(opened.while_restoring + opened.afterwards, frames);
     let again = report.archives.open_rest().await.unwrap();
     assert_eq!(again.afterwards, 0, "what was opened afterwards is not opened again");
+}
+
+/// Of a remote archive less than twice the table's share is fetched, whatever lies beside it.
+async fn reads_little_beside_a_table(world: &World) {
+    let filter = pgproof_postgres::archive::selection::Filter {
+        tables: vec!["public.orders".parse().unwrap()],
+        schemas: Vec::new(),
+    };
+    let counting = CountingStore::new(world.backup.store.clone());
+    let counters = counting.counters();
+    let store: SharedStore = Arc::new(counting);
+    let restore = Restore { selection: Some(filter), store, ..world.restore("orders") };
+    Box::pin(restore.run()).await.unwrap();
+    let (read, share) = (counters.bytes_read(), sealed_share(&world.backup.inventory, "orders"));
+    assert!(share > 0 && read < 2 * share, "{read} bytes were read for a share of {share}");
+}
+
+/// What a table's rows take of the sealed bytes, frame by frame.
+fn sealed_share(inventory: &Inventory, name: &str) -> u64 {
+    let archive = &inventory.archives[0];
+    let table = archive.tables.iter().find(|table| table.name == name).unwrap();
+    let (mut start, mut share) = (0, 0.0);
+    for frame in &archive.frames {
+        let end = start + u64::from(frame.0);
+        let taken = table.end.min(end).saturating_sub(table.start.max(start));
+        share += f64::from(frame.1) * taken as f64 / f64::from(frame.0);
+        start = end;
+    }
+    share as u64
 }
 
 /// What a restore did not need is looked at all the same.

@@ -1,6 +1,8 @@
 //! Where everything lies in the bucket. No other module builds a key.
 
 use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use pgproof_policies::names::SourceName;
 
 use crate::acts::WriterId;
@@ -166,12 +168,6 @@ pub fn verification(source: &SourceName, id: &BackupId, at: Timestamp) -> Object
     key(format!("{source}/verifications/{id}/{}.json", file_time(at)))
 }
 
-/// The report of a drill that ended at a time as file names have it; `None` where that is no part of a name.
-pub fn verification_at(source: &SourceName, id: &BackupId, file_time: &str) -> Option<ObjectKey> {
-    let is_name = file_time.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    is_name.then(|| key(format!("{source}/verifications/{id}/{file_time}.json")))
-}
-
 /// Names of reports, by their times.
 pub fn verification_names(source: &SourceName) -> KeyPrefix {
     prefix(format!("{source}/verifications/by-time/"))
@@ -181,6 +177,14 @@ pub fn verification_names(source: &SourceName) -> KeyPrefix {
 pub fn verification_names_from(source: &SourceName, since: Timestamp) -> Option<ObjectKey> {
     let is_of_our_time = since >= Timestamp::UNIX_EPOCH;
     is_of_our_time.then(|| key(format!("{source}/verifications/by-time/{}", file_time(since))))
+}
+
+/// Which report a name leads to, and so its time.
+pub fn verification_named(source: &SourceName, name: &ObjectKey) -> Option<(BackupId, Timestamp)> {
+    let name = name.as_str().strip_prefix(verification_names(source).as_str())?;
+    let (time, id) = name.split_once('-')?;
+    let at = DateTime::strptime("%Y%m%dT%H%M%S%fZ", time).ok()?.to_zoned(TimeZone::UTC).ok()?;
+    Some((id.parse().ok()?, at.timestamp()))
 }
 
 /// Leads from a report's time to the report.

@@ -108,8 +108,8 @@ async fn what_a_moment_asks_for_is_found_in_few_requests_and_is_what_all_of_them
 
     let all = catalog::list(&bucket.store, &source(), &bucket.signers).await.unwrap();
     for (at, requests_max) in [
-        (Timestamp::MAX, 80),
-        (bucket.now, 80),
+        (Timestamp::MAX, 140),
+        (bucket.now, 140),
         (hours_ago(1_000) - HOUR / 2, 4_100),
         (hours_ago(1_000) + HOUR / 2, 4_100),
         (hours_ago(9_000), 4_100),

@@ -10,8 +10,9 @@ use crate::report::chain;
 use crate::signature::TrustedSigners;
 use crate::store::SharedStore;
 
-/// Folders that are read first: what is asked for is most often among the newest.
-const READ_FIRST: usize = 32;
+/// Folders that are read first: what is asked for is most often among the newest, and these are more than two days of
+/// hourly backups.
+const READ_FIRST: usize = 64;
 /// Folders that are read next, and again until it is found.
 const READ_NEXT: usize = 500;
 /// How long after its start, which its name tells, a backup may have taken its snapshot: hooks and locks are waited for, and

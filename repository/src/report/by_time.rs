@@ -12,7 +12,7 @@ use pgproof_policies::names::SourceName;
 
 use super::chain;
 use super::v1::Report;
-use crate::ids::{BackupId, KeyPrefix, ObjectKey};
+use crate::ids::ObjectKey;
 use crate::layout;
 use crate::store::{PutCondition, SharedStore, Store, StoreError};
 
@@ -78,14 +78,8 @@ async fn named(
         names = listed(since.as_ref(), usize::MAX).await?;
         is_enough = since.is_none() || names.len() >= count;
     }
-    Ok(names.iter().filter_map(|name| report_of(source, &prefix, name)).collect())
-}
-
-/// The key of the report that a name leads to.
-fn report_of(source: &SourceName, prefix: &KeyPrefix, name: &ObjectKey) -> Option<ObjectKey> {
-    let (time, id) = name.as_str().strip_prefix(prefix.as_str())?.split_once('-')?;
-    let id: BackupId = id.parse().ok()?;
-    layout::verification_at(source, &id, time)
+    let named = names.iter().filter_map(|name| layout::verification_named(source, name));
+    Ok(named.map(|(id, at)| layout::verification(source, &id, at)).collect())
 }
 
 fn file_name(key: &ObjectKey) -> &str {

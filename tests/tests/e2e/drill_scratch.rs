@@ -46,7 +46,7 @@ fn drill_asked_to_end_leaves_a_report_and_nothing_else() {
     assert!(!folder.exists() && !anything_runs_in(&folder));
     let backup = report["backup"].as_str().expect("an id");
     let of_it = |name: &&String| name.contains("/verifications/") && name.contains(backup);
-    assert_eq!(sandbox.objects().iter().filter(of_it).count(), 2, "a report and its signature");
+    assert_eq!(sandbox.objects().iter().filter(of_it).count(), 3, "a report, its signature and its name");
     assert!(newest(&sandbox)["failed_at"].is_null());
 }
 
