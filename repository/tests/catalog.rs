@@ -377,7 +377,7 @@ async fn a_pin_that_is_newer_than_the_plan_puts_the_removal_off() {
     let repository = Repository::new();
     let (id, _) = repository.put("20261124T020000Z-aaaaaa", "02:00:01", Previous::None).await;
     let entries = repository.list().await;
-    let pin = Pin::set(repository.store.clone(), &source(), &id, Timestamp::now()).await.unwrap();
+    let pin = Pin::set(repository.store.clone(), &source(), &id, NOW.parse().unwrap()).await.unwrap();
     let outcome = repository.prune(&[&entries[0]], &entries).await;
     assert_eq!((outcome.removed.len(), outcome.put_off.len(), outcome.failures.len()), (0, 1, 0));
     assert!(outcome.put_off[0].why.to_string().starts_with("in use by "), "{outcome:?}");

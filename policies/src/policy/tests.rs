@@ -227,7 +227,7 @@ checks = [{ name = "x", sql = "select 1" }]
 [clints]
 "#;
     let expected = r#"pgproof.toml:1: zone: must be the name of a time zone such as "Europe/Berlin", got "Europe/Nowhere"
-pgproof.toml:3: repository.location: must be "s3://bucket/prefix" or "file:///directory", got "ftp://host/backups"
+pgproof.toml:3: repository.location: must be "s3://bucket/prefix", "gs://bucket/prefix", "az://container/prefix" or "file:///directory", got "ftp://host/backups"
 pgproof.toml:4: repository.max_parts: must be a whole number from 1 to 10000, got 20000
 pgproof.toml:6: keys.recipients: must list two different keys or more, so that one lost key does not lose every backup, unless `single_recipient_waiver` says why one is enough, got 1
 pgproof.toml:7: keys.singing_key: is no known key, did you mean `signing_key`?
