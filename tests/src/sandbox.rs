@@ -316,12 +316,7 @@ impl Sandbox {
             return Vec::new();
         }
         assert!(outcome.succeeded(), "{}", outcome.stderr);
-        let lines = outcome.json();
-        let lines = lines.as_array().expect("a list of backups");
-        let mut good: Vec<_> = lines.iter().filter(|line| line["standing"] == "good").cloned().collect();
-        // Ids of one second sort by chance.
-        good.sort_by_key(|line| line["snapshot_at"].to_string());
-        good
+        outcome.good_backups()
     }
 
     /// The ids of [`Self::good_backups`].
@@ -415,6 +410,20 @@ impl Outcome {
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.stdout)
             .unwrap_or_else(|error| panic!("not JSON: {error}\n{}\n{}", self.text(), self.stderr))
+    }
+
+    /// The backups that count, oldest first, where this is what `pgproof list --json` told.
+    ///
+    /// # Panics
+    /// When it is something else.
+    #[must_use]
+    pub fn good_backups(&self) -> Vec<serde_json::Value> {
+        let lines = self.json();
+        let lines = lines.as_array().expect("a list of backups");
+        let mut good: Vec<_> = lines.iter().filter(|line| line["standing"] == "good").cloned().collect();
+        // Ids of one second sort by chance.
+        good.sort_by_key(|line| line["snapshot_at"].to_string());
+        good
     }
 }
 

@@ -37,10 +37,8 @@ impl World {
     }
 
     fn ids(&self) -> Vec<String> {
-        let list = well(self.run("restorer", &["list", SOURCE, "--json"])).json();
-        let lines = list.as_array().expect("a list").iter();
-        let good = lines.filter(|line| line["standing"] == "good");
-        good.map(|line| line["id"].as_str().expect("an id").to_owned()).collect()
+        let good = well(self.run("restorer", &["list", SOURCE, "--json"])).good_backups();
+        good.iter().map(|line| line["id"].as_str().expect("an id").to_owned()).collect()
     }
 }
 

@@ -205,11 +205,7 @@ impl World {
     }
 
     fn backups(&self) -> Vec<serde_json::Value> {
-        let list = self.well(&["list", SOURCE, "--json"]).json();
-        let mut good: Vec<_> = list.as_array().expect("a list").clone();
-        good.retain(|line| line["standing"] == "good");
-        good.sort_by_key(|line| line["snapshot_at"].to_string());
-        good
+        self.well(&["list", SOURCE, "--json"]).good_backups()
     }
 
     /// Backs up, lists, restores an earlier moment, drills and prunes.
