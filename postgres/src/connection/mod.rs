@@ -145,6 +145,12 @@ impl ConnectionSpec {
         Self { database: name.to_owned(), ..self.clone() }
     }
 
+    /// The same, with one more parameter set in each session and client program.
+    pub(crate) fn with_setting(&self, name: &str, value: &str) -> Self {
+        let options = self.options.iter().cloned().chain([format!("-c {name}={value}")]);
+        Self { options: Some(options.collect::<Vec<_>>().join(" ")), ..self.clone() }
+    }
+
     /// The same account and database over TCP on this machine.
     pub(crate) fn over_loopback(&self, port: u16, password: Option<SecretString>) -> Self {
         let host = Host::Tcp { name: "127.0.0.1".to_owned(), address: None };

@@ -92,12 +92,12 @@ fn a_child_gets_what_it_needs_in_private_and_nothing_else() {
     ]);
     let spec =
         ConnectionSpec::from_uri("postgresql://u@db:5/a%20b?options=-c%20x.y%3D1", &env, None).unwrap();
-    let child = spec.child_env().unwrap();
+    let child = spec.with_setting("z", "1").child_env().unwrap();
     let get = |name: &str| child.variables().get(name).map(|v| v.to_str().unwrap().to_owned());
     assert_eq!(get("PGDATABASE").as_deref(), Some("a b"));
     assert_eq!(get("PGPASSWORD"), None);
     assert_eq!(get("AWS_SECRET_ACCESS_KEY"), None);
-    assert!(get("PGOPTIONS").unwrap().starts_with("-c x.y=1 -c TimeZone=UTC "));
+    assert!(get("PGOPTIONS").unwrap().starts_with("-c x.y=1 -c z=1 -c TimeZone=UTC "));
     let file = PathBuf::from(get("PGPASSFILE").unwrap());
     assert_eq!(fs::read_to_string(&file).unwrap(), "*:*:*:*:p\\:w\n");
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);

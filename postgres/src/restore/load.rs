@@ -27,8 +27,9 @@ const BATCH_BYTES: usize = 512 << 10;
 const BATCHES_WAITING: usize = 4;
 /// Rows sent in one message: large enough to be cheap, small enough for the server's buffers.
 const MESSAGE_BYTES: usize = 128 << 10;
-/// Tables with less data than this are loaded as text: asking for their columns' types would take longer than it saves.
-const BINARY_BYTES_MIN: u64 = 1 << 20;
+/// Tables with less data than this are loaded as text, and neighbours of them in one transaction: asking for their columns'
+/// types, or having their files made anew for rows that are frozen from the start, would take longer than it saves.
+const SMALL_BYTES_MAX: u64 = 1 << 20;
 /// The encoding in which text is the same to the server as to us.
 const BINARY_ENCODING: &str = "UTF8";
 /// What a table's data begins with: a kind byte and the dump id.
@@ -38,7 +39,6 @@ const DATA_KIND_ROWS: u8 = 1;
 /// What `pg_restore` sets in its sessions, beside the pins that every session of ours has.
 const SESSION: &str = "
     SET row_security = off;
-    SET synchronous_commit = off;
     SET check_function_bodies = off;
     SET xmloption = content;
     SET client_min_messages = warning;
@@ -143,7 +143,7 @@ impl Loader {
 
     /// Adds a finished load to its table, and compares the table when that was its last.
     fn note(&self, task: &TableTask, load: &Load, loaded: Loaded) -> Result<(), RestoreError> {
-        let bytes = load.range.end - load.range.start;
+        let bytes = load.bytes();
         let Loaded { digest, row_bytes } = loaded;
         let (total, finished) = {
             let mut done = task.done.lock().unwrap_or_else(PoisonError::into_inner);
@@ -162,7 +162,7 @@ impl Loader {
 
     /// Finds out which of a unit's tables can be loaded in binary form.
     async fn ask_for_columns(&self, session: &Session, unit: &Unit) -> Result<(), RestoreError> {
-        for load in unit.loads.iter().filter(|load| load.range.end - load.range.start >= BINARY_BYTES_MIN) {
+        for load in unit.loads.iter().filter(|load| !is_small(load)) {
             let task = self.task(unit.archive, load)?;
             if self.encoding != BINARY_ENCODING || task.form.columns.get().is_some() {
                 continue;
@@ -229,6 +229,7 @@ async fn work(loader: Arc<Loader>) -> Result<(), RestoreError> {
 
 async fn load_unit(loader: &Arc<Loader>, session: &Session, unit: &Unit) -> Result<(), RestoreError> {
     let mut next = 0;
+    let mut together = false;
     while next < unit.loads.len() {
         let (sender, mut pieces) = mpsc::channel(BATCHES_WAITING);
         // Decided once for reader and connection: another worker may give a table's binary form up meanwhile.
@@ -241,6 +242,10 @@ async fn load_unit(loader: &Arc<Loader>, session: &Session, unit: &Unit) -> Resu
         });
         while let Some(load) = unit.loads.get(next) {
             let task = loader.task(unit.archive, load)?;
+            if together != is_small(load) {
+                together = !together;
+                transaction(session, if together { "BEGIN" } else { "COMMIT" }).await?;
+            }
             let loaded = load_piece(session, loader, binary[next], task, load, &mut pieces);
             let Some(loaded) = Box::pin(loaded).await? else {
                 task.form.given_up.store(true, Ordering::Relaxed);
@@ -253,7 +258,19 @@ async fn load_unit(loader: &Arc<Loader>, session: &Session, unit: &Unit) -> Resu
         drop(pieces);
         reading.await.map_err(|source| RestoreError::Worker { source })?;
     }
+    if together {
+        transaction(session, "COMMIT").await?;
+    }
     Ok(())
+}
+
+async fn transaction(session: &Session, statement: &str) -> Result<(), RestoreError> {
+    let failed = |source| RestoreError::Server { doing: "load small tables in one transaction", source };
+    session.batch_execute(statement).await.map_err(failed)
+}
+
+fn is_small(load: &Load) -> bool {
+    load.bytes() < SMALL_BYTES_MAX
 }
 
 /// What one COPY brought in.
@@ -262,7 +279,7 @@ struct Loaded {
     row_bytes: u64,
 }
 
-/// One COPY, of text or of binary rows; `None` when it was broken off because a row has no plain form. A whole table
+/// One COPY, of text or of binary rows; `None` when it was broken off because a row has no plain form. A large, whole table
 /// that this restore made is emptied in the same transaction, so that the server may skip the log where its settings
 /// allow, and write the rows as already frozen.
 async fn load_piece(
@@ -276,7 +293,7 @@ async fn load_piece(
     loader.progress.loading(&task.label);
     let mut row_bytes = 0;
     let failed = |source| RestoreError::Load { table: task.label.clone(), source };
-    let alone = task.fresh.as_ref().filter(|_| load.whole);
+    let alone = task.fresh.as_ref().filter(|_| load.whole && !is_small(load));
     if let Some(table) = alone {
         session.batch_execute(&format!("BEGIN; TRUNCATE ONLY {table}")).await.map_err(failed)?;
     }

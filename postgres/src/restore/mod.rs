@@ -22,6 +22,7 @@ mod serial;
 mod space;
 mod swap;
 mod target;
+mod witness;
 
 use std::fmt;
 use std::path::PathBuf;

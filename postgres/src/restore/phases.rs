@@ -22,6 +22,7 @@ use super::plan::{Mode, Unit, fetched_bytes, is_empty, units};
 use super::prepared::Prepared;
 use super::sections::{Input, PgRestore, Run, Section};
 use super::target::{self, open};
+use super::witness::{Witness, unhurried};
 use super::{Phase, PhaseClock, Restore, RestoreReport, serial};
 use crate::archive::selection::Selection;
 use crate::archive::{Toc, TocEntry};
@@ -75,6 +76,24 @@ pub(crate) async fn fill(
     clock: &mut PhaseClock,
     ready: Ready,
 ) -> Result<RestoreReport, RestoreError> {
+    let witness = Witness::open(&restore.target.with_database(&restore.database)).await?;
+    let mut report = witness.sees(contents(restore, clock, ready)).await?;
+    clock.enter(Phase::Analyze);
+    let maintenance = open(&restore.target).await?;
+    let facts = &restore.inventory.facts;
+    let marked = restore.marker.is_some();
+    report.warnings.extend(target::apply_properties(&maintenance, &restore.database, facts, marked).await);
+    witness.analyze().await?;
+    witness.confirm().await?;
+    Ok(report)
+}
+
+/// Makes all that the backup holds.
+async fn contents(
+    restore: &Restore,
+    clock: &mut PhaseClock,
+    ready: Ready,
+) -> Result<RestoreReport, RestoreError> {
     let Ready { prepared, archives, selection, program, mut report } = ready;
     let workspace = Workspace::create(&restore.temp_root)?;
     match (&prepared.mode, selection) {
@@ -94,12 +113,6 @@ pub(crate) async fn fill(
             report.warnings.push("rows were not compared while loading: the serial path cannot".to_owned());
         }
     }
-    clock.enter(Phase::Analyze);
-    let maintenance = open(&restore.target).await?;
-    let facts = &restore.inventory.facts;
-    let marked = restore.marker.is_some();
-    report.warnings.extend(target::apply_properties(&maintenance, &restore.database, facts, marked).await);
-    analyze(restore).await?;
     Ok(report)
 }
 
@@ -268,7 +281,7 @@ async fn pg_restore(
             .warnings
             .push(format!("pg_restore {version} runs code that a hostile archive brings along; update it"));
     }
-    let target = restore.target.with_database(&restore.database);
+    let target = unhurried(&restore.target.with_database(&restore.database));
     let lenient = !restore.without_extensions.is_empty();
     Ok(PgRestore { program: client.path, target, flags, lenient, cancel: restore.cancel.clone() })
 }
@@ -420,14 +433,6 @@ async fn other_data(
     let run = Run { section: Section::Data, list: Some(list), jobs: 1 };
     let stream = Stream::Spliced { head: main.head.clone(), blobs };
     run_with_stream(program, run, &main.object, stream).await
-}
-
-async fn analyze(restore: &Restore) -> Result<(), RestoreError> {
-    let session = open(&restore.target.with_database(&restore.database)).await?;
-    session
-        .batch_execute("SET client_min_messages = error; ANALYZE")
-        .await
-        .map_err(|source| RestoreError::Server { doing: "analyze the database", source })
 }
 
 /// What the serial path takes of each archive.

@@ -88,6 +88,12 @@ pub(crate) struct Load {
     pub(crate) whole: bool,
 }
 
+impl Load {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+}
+
 /// What one worker takes at a time: consecutive bytes of one archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unit {

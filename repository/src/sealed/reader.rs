@@ -3,6 +3,7 @@
 //! Everything here blocks, and is meant for threads of their own. Lengths and hashes come from the signed manifest and
 //! its inventory; nothing the store says is believed without them.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -28,8 +29,11 @@ const CHUNK_BYTES: u64 = CHUNK_PLAIN_BYTES + CHUNK_TAG_BYTES;
 /// An age header takes about 150 bytes a recipient, 700 for an RSA key: the first guess holds twenty of those.
 const HEAD_BYTES: u64 = 16 << 10;
 const HEAD_BYTES_MAX: u64 = 1 << 20;
-/// Consecutive frames fetched with one request. One batch is decoded while the next is fetched, so a worker holds two.
-const BATCH_SEALED_BYTES: u64 = 4 << 20;
+/// Consecutive frames fetched with one request.
+const BATCH_SEALED_BYTES: u64 = 2 << 20;
+/// While one batch is decoded others are on their way, until they hold this many bytes: a single request at a time waits
+/// for the store's answer more than it receives.
+const AHEAD_SEALED_BYTES: u64 = 8 << 20;
 
 /// Most that is fetched at once: a batch, or the frame of a block that does not compress.
 const RANGE_BYTES_MAX: u64 = BLOCK_BYTES_MAX as u64 + (1 << 20);
@@ -119,7 +123,7 @@ impl SealedReader {
             reader: self.clone(),
             opener,
             batches: batches.into_iter(),
-            next: None,
+            ahead: VecDeque::new(),
             sealed: Vec::new(),
             sealed_start: 0,
             current: Vec::new().into_iter(),
@@ -279,7 +283,8 @@ pub struct FrameReader {
     reader: SealedReader,
     opener: FrameOpener,
     batches: vec::IntoIter<Vec<FrameRecord>>,
-    next: Option<(Vec<FrameRecord>, PendingRead)>,
+    /// What is being fetched, in order.
+    ahead: VecDeque<(Vec<FrameRecord>, PendingRead)>,
     sealed: Vec<u8>,
     current: vec::IntoIter<FrameRecord>,
     /// Where the first frame of `sealed` lies.
@@ -299,7 +304,7 @@ impl FrameReader {
     }
 
     fn next_batch(&mut self) -> Result<bool, ReadError> {
-        let Some((frames, pending)) = self.next.take() else { return Ok(false) };
+        let Some((frames, pending)) = self.ahead.pop_front() else { return Ok(false) };
         let fetched =
             self.reader.object.finish_read(pending).map_err(|source| ReadError::Store { source })?;
         self.prefetch()?;
@@ -311,9 +316,13 @@ impl FrameReader {
     }
 
     fn prefetch(&mut self) -> Result<(), ReadError> {
-        let Some(frames) = self.batches.next() else { return Ok(()) };
-        let range = self.reader.ciphertext_range(&span(&frames))?;
-        self.next = Some((frames, self.reader.object.start_read(range)));
+        let mut ahead: u64 = self.ahead.iter().map(|(frames, _)| length(frames)).sum();
+        while ahead < AHEAD_SEALED_BYTES {
+            let Some(frames) = self.batches.next() else { break };
+            let range = self.reader.ciphertext_range(&span(&frames))?;
+            ahead += length(&frames);
+            self.ahead.push_back((frames, self.reader.object.start_read(range)));
+        }
         Ok(())
     }
 }
@@ -469,6 +478,11 @@ fn batches(frames: impl IntoIterator<Item = FrameRecord>) -> Vec<Vec<FrameRecord
 fn joins(batch: &[FrameRecord], frame: &FrameRecord) -> bool {
     let range = span(batch);
     frame.sealed_offset == range.end && frame.sealed_end().saturating_sub(range.start) <= BATCH_SEALED_BYTES
+}
+
+fn length(frames: &[FrameRecord]) -> u64 {
+    let span = span(frames);
+    span.end - span.start
 }
 
 fn span(frames: &[FrameRecord]) -> Range<u64> {

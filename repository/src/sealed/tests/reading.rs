@@ -45,7 +45,7 @@ fn frames_read_from_many_threads_with_one_unwrapped_key() {
 fn neighbours_are_fetched_together_and_little_else() {
     let (runtime, keys) = (runtime(), keys());
     let mut random = StdRng::seed_from_u64(1);
-    let blocks: Vec<Vec<u8>> = (0..24)
+    let blocks: Vec<Vec<u8>> = (0..48)
         .map(|_| {
             let mut block = vec![0; 500_000];
             random.fill_bytes(&mut block);
@@ -60,8 +60,13 @@ fn neighbours_are_fetched_together_and_little_else() {
     let read: Vec<_> = reader.read_frames(object.frames()).unwrap().map(Result::unwrap).collect();
     assert!(read == blocks);
     let count = counters.of(Operation::GetRange);
-    assert_eq!(count.requests, 3, "24 frames of 0.5 MB in batches of 4 MiB");
-    assert!(count.bytes < object.bytes.len() as u64 + 4 * (64 << 10));
+    assert_eq!(count.requests, 12, "48 frames of 0.5 MB in batches of 2 MiB");
+    assert!(count.bytes < object.bytes.len() as u64 + 12 * (64 << 10));
+    counters.reset();
+    let begun = reader.read_frames(object.frames()).unwrap().next();
+    assert!(begun.unwrap().unwrap() == blocks[0]);
+    let ahead = counters.of(Operation::GetRange).requests;
+    assert!(ahead <= 6, "8 MiB are fetched ahead, no more: {ahead} requests");
     counters.reset();
     let chosen = [&object.frames()[2..4], &object.frames()[20..21]].concat();
     let read: Vec<_> = reader.read_frames(chosen).unwrap().map(Result::unwrap).collect();
