@@ -387,7 +387,11 @@ impl Sandbox {
 }
 
 impl Outcome {
-    fn of(command: &mut Command) -> Self {
+    /// Of a command that is run to its end.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn of(command: &mut Command) -> Self {
         let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         output.into()
     }
