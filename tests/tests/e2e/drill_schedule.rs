@@ -13,7 +13,7 @@ use pgproof_tests::sandbox::{Outcome, SOURCE, Sandbox};
 use serde_json::Value;
 
 /// A drill of the small database is over by then.
-const LEAD_SECONDS: u64 = 40;
+const LEAD_SECONDS: u64 = 15;
 /// An offset by which a minute that was to come has passed.
 const BEHIND_IT: &str = "+150s";
 /// Comes true so rarely that each source is due just once.
