@@ -425,6 +425,7 @@ async fn other_data(
 async fn analyze(restore: &Restore) -> Result<(), RestoreError> {
     let session = open(&restore.target.with_database(&restore.database)).await?;
     session
+        .unhurried()
         .batch_execute("SET client_min_messages = error; ANALYZE")
         .await
         .map_err(|source| RestoreError::Server { doing: "analyze the database", source })
