@@ -20,6 +20,7 @@ use pgproof_repository::access::AccessError;
 use pgproof_repository::catalog::CatalogError;
 use pgproof_repository::keys::KeyError;
 use pgproof_repository::lease::LeaseError;
+use pgproof_repository::lifecycle::LifecycleError;
 use pgproof_repository::lineage::LineageError;
 use pgproof_repository::manifest::ManifestError;
 use pgproof_repository::restore_point::NoRestorePoint;
@@ -112,12 +113,17 @@ pub(crate) fn cause(error: &anyhow::Error) -> Cause {
 
 /// Failures that stay the same however often a backup is tried.
 fn is_standing(cause: &(dyn std::error::Error + 'static)) -> bool {
-    let is_denied =
-        |error: &StoreError| matches!(error, StoreError::Denied { .. } | StoreError::NoSuchPlace { .. });
+    let is_denied = |error: &StoreError| match error {
+        StoreError::Denied { .. } => true,
+        // A disk that is away may be back in a minute.
+        StoreError::NoSuchPlace { location, .. } => !location.starts_with("file://"),
+        _ => false,
+    };
     cause.downcast_ref::<Failure>().is_some_and(|failure| failure.is_standing)
         || cause.downcast_ref::<StoreError>().is_some_and(is_denied)
         || cause.downcast_ref::<ConnectError>().is_some_and(ConnectError::is_standing)
         || matches!(cause.downcast_ref::<HookError>(), Some(HookError::Start { .. }))
+        || matches!(cause.downcast_ref::<LifecycleError>(), Some(LifecycleError::LateSnapshot { .. }))
         || cause.is::<GatherError>()
         || cause
             .downcast_ref::<files::backup::BackupError>()
@@ -230,6 +236,7 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         AccessError,
         StoreError,
         LineageError,
+        LifecycleError,
         ManifestError,
         KeyError,
         UnsealError,

@@ -73,7 +73,7 @@ impl Subject {
     /// When the policy names no trusted signers or its store cannot be opened.
     pub async fn open(loaded: &LoadedPolicy, now: Timestamp) -> Result<Self, AccessError> {
         let signers = loaded.trusted_signers()?;
-        let store = loaded.open_store_trying(PATIENCE).await?;
+        let store = loaded.open_store_to_watch(PATIENCE).await?;
         Ok(Self::new(store, signers, &loaded.policy, now))
     }
 

@@ -193,10 +193,11 @@ enum Reading {
 }
 
 async fn digest(session: &Session, context: &Context, task: &Task) -> Result<RowDigest, Reading> {
-    let stream = session.copy_out(&statement(context, task)).await.map_err(Reading::Server)?;
+    let stream =
+        session.answered(session.copy_out(&statement(context, task))).await.map_err(Reading::Server)?;
     let mut stream = Box::pin(stream);
     let mut hasher = RowHasher::default();
-    while let Some(rows) = stream.try_next().await.map_err(Reading::Server)? {
+    while let Some(rows) = session.answered(stream.try_next()).await.map_err(Reading::Server)? {
         hasher.update(&rows);
     }
     hasher.finish().map_err(Reading::Unfinished)

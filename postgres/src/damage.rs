@@ -17,7 +17,7 @@ pub async fn take_row(database: &ConnectionSpec, table: &Table) -> Result<bool, 
     }
     let name = qualified(&table.schema, &table.name);
     let delete = format!("DELETE FROM ONLY {name} WHERE ctid = (SELECT ctid FROM ONLY {name} LIMIT 1)");
-    match session.execute(&delete, &[]).await {
+    match session.answered(session.execute(&delete, &[])).await {
         Ok(rows) => Ok(rows == 1),
         Err(error) if error.as_db_error().is_some() => Ok(false),
         Err(source) => Err(failed(source)),

@@ -15,8 +15,6 @@ use crate::quoting::identifier;
 
 /// What the comment of our databases starts with, before the marker as JSON.
 const MARK: &str = "pgproof drill ";
-/// How old a database becomes whose maker cannot be asked, as it runs on another host. No drill takes a day.
-const AGE_MAX: SignedDuration = SignedDuration::from_hours(24);
 /// `server_version_num` from which DROP DATABASE ends the sessions in it.
 const VERSION_WITH_FORCE: i32 = 130_000;
 
@@ -69,10 +67,10 @@ impl Marker {
         serde_json::from_str(comment.strip_prefix(MARK)?).ok()
     }
 
-    fn fate(&self, now: Timestamp) -> Fate {
+    fn fate(&self, now: Timestamp, age_max: SignedDuration) -> Fate {
         if self.holder.is_dead() {
             Fate::Drop { with_sessions: true }
-        } else if now.duration_since(self.at) > AGE_MAX {
+        } else if now.duration_since(self.at) > age_max {
             Fate::Drop { with_sessions: false }
         } else {
             Fate::Keep
@@ -108,11 +106,13 @@ pub async fn identity(server: &ConnectionSpec) -> Result<Identity, ScratchError>
     Ok(Identity { version, major, system_identifier })
 }
 
-/// Drops what drills of dead processes left, and what is older than a day. Answers the names of what it dropped.
+/// Drops what drills of dead processes left, and what is older than any drill becomes, whose maker cannot be asked as it
+/// runs on another host. Answers the names of what it dropped.
 pub async fn sweep(
     server: &ConnectionSpec,
     prefix: &str,
     now: Timestamp,
+    age_max: SignedDuration,
 ) -> Result<Vec<String>, ScratchError> {
     let session = open(server).await?;
     let query = "SELECT datname::text, pg_catalog.shobj_description(oid, 'pg_database')
@@ -126,7 +126,7 @@ pub async fn sweep(
     for row in rows {
         let (name, comment): (String, Option<String>) = (row.get(0), row.get(1));
         let Some(marker) = comment.as_deref().and_then(Marker::parse) else { continue };
-        if let Fate::Drop { with_sessions } = marker.fate(now)
+        if let Fate::Drop { with_sessions } = marker.fate(now, age_max)
             && drop_if_unused(&session, &name, with_sessions).await?
         {
             dropped.push(name);
@@ -172,7 +172,7 @@ async fn drop_if_unused(session: &Session, name: &str, with_sessions: bool) -> R
     }
     let force = if with_sessions && version >= VERSION_WITH_FORCE { " WITH (FORCE)" } else { "" };
     let statement = format!("DROP DATABASE IF EXISTS {}{force}", identifier(name));
-    match session.batch_execute(&statement).await {
+    match session.unhurried().batch_execute(&statement).await {
         Ok(()) => Ok(true),
         Err(error) if !with_sessions && error.code() == Some(&SqlState::OBJECT_IN_USE) => Ok(false),
         Err(source) => Err(failed(source)),
@@ -190,13 +190,15 @@ mod tests {
     #[test]
     fn only_the_dead_and_the_old_are_dropped() {
         let now: Timestamp = "2026-11-25T02:00:00Z".parse().unwrap();
+        let age_max = SignedDuration::from_hours(24);
+        let fate = |marker: Marker| marker.fate(now, age_max);
         let (alive, dead) = (std::process::id(), 4_194_999);
-        assert_eq!(marker(alive, now).fate(now), Fate::Keep);
-        assert_eq!(marker(dead, now).fate(now), Fate::Drop { with_sessions: true });
+        assert_eq!(fate(marker(alive, now)), Fate::Keep);
+        assert_eq!(fate(marker(dead, now)), Fate::Drop { with_sessions: true });
         let old = now - SignedDuration::from_hours(25);
-        assert_eq!(marker(alive, old).fate(now), Fate::Drop { with_sessions: false });
+        assert_eq!(fate(marker(alive, old)), Fate::Drop { with_sessions: false });
         let elsewhere = Holder { host: "elsewhere".to_owned(), ..marker(dead, now).holder };
-        assert_eq!(Marker { holder: elsewhere, at: now }.fate(now), Fate::Keep);
+        assert_eq!(fate(Marker { holder: elsewhere, at: now }), Fate::Keep);
     }
 
     #[test]

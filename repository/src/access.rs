@@ -61,24 +61,40 @@ impl LoadedPolicy {
         self.policy.sources.get(name).ok_or_else(unknown)
     }
 
-    /// The store, with retries that carry it through an outage of a minute.
+    /// The store, with retries that carry it through an outage of a minute. A folder that is not there is not made,
+    /// since it may be a disk that is away: see [`Self::make_place`].
     pub async fn open_store(&self) -> Result<SharedStore, AccessError> {
-        self.open_store_trying(RetryPolicy::default()).await
+        self.open_store_to_look(RetryPolicy::default()).await
     }
 
-    /// The store, for somebody who waits no longer than `patience` says.
-    pub async fn open_store_trying(&self, patience: RetryPolicy) -> Result<SharedStore, AccessError> {
+    /// The same, for somebody who waits no longer than `patience` says.
+    pub async fn open_store_to_look(&self, patience: RetryPolicy) -> Result<SharedStore, AccessError> {
         trying(self.open_once().await, patience)
     }
 
-    /// The store, for somebody who only looks: a folder that is not there is not made, since it may be a disk that is away.
-    pub async fn open_store_to_look(&self, patience: RetryPolicy) -> Result<SharedStore, AccessError> {
-        trying(Box::pin(self.open_with(|path| DirectoryStore::open_existing(path))).await, patience)
+    /// The same, for somebody who goes on where a folder is away, until it is back.
+    pub async fn open_store_to_watch(&self, patience: RetryPolicy) -> Result<SharedStore, AccessError> {
+        trying(Box::pin(self.open_with(|path| Ok(DirectoryStore::at(path)))).await, patience)
     }
 
     /// The store, which tries nothing again.
     pub async fn open_once(&self) -> Result<SharedStore, StoreError> {
-        Box::pin(self.open_with(|path| DirectoryStore::open(path))).await
+        Box::pin(self.open_with(|path| DirectoryStore::open_existing(path))).await
+    }
+
+    /// Makes the folder (not its parents) of a repository that lies in one: for whoever begins a repository.
+    pub fn make_place(&self) -> Result<(), AccessError> {
+        match &self.policy.repository.location {
+            Location::Directory { path } => {
+                DirectoryStore::open(path).map(drop).map_err(|source| AccessError::Store { source })
+            }
+            Location::S3 { .. } | Location::Google { .. } | Location::Azure { .. } => Ok(()),
+        }
+    }
+
+    /// Whether the repository lies in a folder. One that is empty may be the place of a disk that is not mounted.
+    pub fn is_in_a_folder(&self) -> bool {
+        matches!(self.policy.repository.location, Location::Directory { .. })
     }
 
     async fn open_with(

@@ -97,6 +97,11 @@ pub fn run(source: &SourceName, id: &BackupId) -> ObjectKey {
     key(format!("{source}/runs/{id}.json"))
 }
 
+/// Which backup's run a record is of.
+pub fn id_of_run(source: &SourceName, record: &ObjectKey) -> Option<BackupId> {
+    record.as_str().strip_prefix(runs(source).as_str())?.strip_suffix(".json")?.parse().ok()
+}
+
 pub fn holds(source: &SourceName) -> KeyPrefix {
     prefix(format!("{source}/holds/"))
 }

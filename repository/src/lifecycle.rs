@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::names::SourceName;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -18,6 +19,19 @@ use crate::manifest::{self, v1};
 use crate::sealed::SealedBytes;
 use crate::signature::{SignatureError, SigningKey};
 use crate::store::{ObjectMeta, Part, PutCondition, SharedStore, StoreError, Upload};
+
+/// How long after its start, which its name tells, a backup may show its moment: hooks and locks are waited for, and two
+/// clocks tell the two times. One beyond that is not committed, so that a backup is found by its moment among names alone.
+pub const SNAPSHOT_AFTER_START_MAX: SignedDuration = SignedDuration::from_hours(48);
+
+/// Whether a backup of this name may show this moment.
+pub fn ensure_near(id: &BackupId, snapshot_at: Timestamp) -> Result<(), LifecycleError> {
+    let started_at = id.started_at();
+    match snapshot_at.duration_since(started_at) > SNAPSHOT_AFTER_START_MAX {
+        true => Err(LifecycleError::LateSnapshot { started_at, snapshot_at }),
+        false => Ok(()),
+    }
+}
 
 /// A backup that has an id and perhaps some objects, and that nobody can see.
 #[must_use]
@@ -124,6 +138,7 @@ impl Started {
 impl Sealed {
     /// Signs and puts the manifest: the commit point.
     pub async fn commit(self, key: &SigningKey) -> Result<Committed, LifecycleError> {
+        ensure_near(&self.manifest.id, self.manifest.snapshot.at)?;
         let bytes = self.manifest.to_bytes();
         let signature =
             key.sign(manifest::NAMESPACE, &bytes).map_err(|source| LifecycleError::Sign { source })?;
@@ -255,8 +270,24 @@ pub enum LifecycleError {
         #[source]
         source: SignatureError,
     },
+    #[error(
+        "the backup began at {started_at} by this host's clock, and shows {snapshot_at} by the server's: more than {} h later",
+        SNAPSHOT_AFTER_START_MAX.as_hours()
+    )]
+    LateSnapshot { started_at: Timestamp, snapshot_at: Timestamp },
     #[error("object {key} has {stored} bytes in the store, {expected} were sent")]
     StoredLength { key: String, stored: u64, expected: u64 },
+}
+
+impl LifecycleError {
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::LateSnapshot { .. } => {
+                Some("set the clocks of both: `restore --at` would not find this backup by its moment")
+            }
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -303,6 +334,16 @@ mod tests {
         assert_eq!(pending(&store).await, 0);
         let keys: Vec<_> = store.keys().iter().map(ToString::to_string).collect();
         assert!(keys.iter().all(|key| !key.contains("data.002")), "{keys:?}");
+    }
+
+    #[test]
+    fn a_backup_shows_no_moment_that_its_name_is_far_from() {
+        let id = ID.parse().unwrap();
+        for good in ["2020-01-01T00:00:00Z", "2026-11-24T02:00:00Z", "2026-11-26T02:00:00Z"] {
+            ensure_near(&id, good.parse().unwrap()).unwrap();
+        }
+        let late = ensure_near(&id, "2026-11-26T02:00:01Z".parse().unwrap()).unwrap_err();
+        assert!(matches!(late, LifecycleError::LateSnapshot { .. }), "{late}");
     }
 
     #[tokio::test]

@@ -62,6 +62,11 @@ impl GoogleServer {
         format!("http://{}", self.address)
     }
 
+    /// Puts something of which only lists tell, under a name that no store of ours takes.
+    pub fn put_foreign(&self, name: &str) {
+        self.state.foreign.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_owned());
+    }
+
     /// From now on requests of this method on names that contain this are refused.
     pub fn deny(&self, method: Method, part: &'static str) {
         self.state.denied.lock().unwrap_or_else(PoisonError::into_inner).push((method, part));
@@ -75,6 +80,7 @@ struct State {
     /// Of objects that came of uploads.
     marks: Mutex<BTreeMap<ObjectKey, String>>,
     denied: Mutex<Vec<(Method, &'static str)>>,
+    foreign: Mutex<Vec<String>>,
 }
 
 #[derive(Debug, Clone)]
@@ -93,6 +99,7 @@ impl Default for State {
             uploads: Mutex::default(),
             marks: Mutex::default(),
             denied: Mutex::default(),
+            foreign: Mutex::default(),
         }
     }
 }
@@ -266,9 +273,18 @@ impl State {
         let after = asked.of("continuation-token").or(asked.of("start-after")).unwrap_or_default();
         let page = asked.of("max-keys").and_then(|it| it.parse().ok()).unwrap_or(PAGE).min(PAGE);
         let all: Vec<ObjectMeta> = self.objects.list(&below, None).try_collect().await?;
+        let foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let foreign = foreign.into_iter().filter(|name| name.starts_with(prefix));
+        let foreign = foreign.map(|name| (contents(&name, "1", Timestamp::UNIX_EPOCH, 0), name));
+        let ours = all.iter().map(|meta| {
+            let generation = meta.version.0.trim_start_matches('v');
+            let name = meta.key.to_string();
+            (contents(&name, generation, meta.modified_at, meta.bytes), name)
+        });
+        let mut named: Vec<(String, String)> = foreign.chain(ours).map(|(xml, name)| (name, xml)).collect();
+        named.sort_unstable();
         let mut entries: Vec<(String, String)> = Vec::new();
-        for meta in &all {
-            let name = meta.key.as_str();
+        for (name, xml) in named {
             let folder = asked.of("delimiter").and_then(|_| name[prefix.len()..].split_once('/'));
             let entry = match folder {
                 Some((folder, _)) => {
@@ -276,7 +292,7 @@ impl State {
                     let xml = format!("<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>");
                     (name, xml)
                 }
-                None => (name.to_owned(), contents(meta)),
+                None => (name, xml),
             };
             if entry.0.as_str() > after && entries.last() != Some(&entry) {
                 entries.push(entry);
@@ -408,14 +424,10 @@ fn reply(builder: Builder, body: String) -> Answer {
     builder.body(Full::from(body)).expect("an answer")
 }
 
-fn contents(meta: &ObjectMeta) -> String {
+fn contents(name: &str, generation: &str, modified_at: Timestamp, bytes: u64) -> String {
     format!(
-        "<Contents><Key>{}</Key><Generation>{}</Generation><LastModified>{}</LastModified><ETag>\"e\"</ETag>\
-         <Size>{}</Size></Contents>",
-        meta.key.as_str(),
-        meta.version.0.trim_start_matches('v'),
-        meta.modified_at,
-        meta.bytes
+        "<Contents><Key>{name}</Key><Generation>{generation}</Generation><LastModified>{modified_at}</LastModified>\
+         <ETag>\"e\"</ETag><Size>{bytes}</Size></Contents>"
     )
 }
 

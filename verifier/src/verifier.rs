@@ -44,9 +44,25 @@ impl Verifier {
     }
 }
 
+impl Verifier {
+    /// That the repository is where it was: an empty folder may be the place of a disk that is away.
+    pub(crate) async fn ensure_repository_is_there(&self) -> anyhow::Result<()> {
+        let (_, marker) = find_repository(self.store.clone()).await?;
+        if marker.id != self.marker.id {
+            let message = format!("there is another repository at {} than before", self.store.location());
+            let hint = "if that is meant, have the policy read again: systemctl reload, or SIGHUP";
+            return Err(Failure::new(Exit::NothingFound, message, hint).into());
+        }
+        Ok(())
+    }
+}
+
 /// The repository that the policy names, which must exist.
 pub(crate) async fn open_repository(loaded: &LoadedPolicy) -> anyhow::Result<(SharedStore, Marker)> {
-    let store = loaded.open_store().await?;
+    find_repository(loaded.open_store().await?).await
+}
+
+async fn find_repository(store: SharedStore) -> anyhow::Result<(SharedStore, Marker)> {
     let marker = catalog::find_marker(&*store).await?.ok_or_else(|| {
         let message = format!("there is no repository at {}", store.location());
         Failure::new(Exit::NothingFound, message, "the first `pgproof backup` makes one")

@@ -15,7 +15,7 @@ use pgproof_repository::records::{self, Run, RunOutcome};
 
 use super::hooks::{Hook, HookError, Outcome, Surroundings};
 use super::{Begun, Job, interrupted};
-use crate::failure::{self, Exit};
+use crate::failure::{self, Exit, Failure};
 
 /// The right to back up a source, held until it is used or given back.
 #[derive(Debug)]
@@ -85,11 +85,27 @@ impl Job {
     /// Takes the source's lease, so that nobody else backs it up.
     pub(crate) async fn claim(&self) -> anyhow::Result<Claim> {
         let now = Timestamp::now();
-        let new_id = RepositoryId::generate(&mut rand::rng());
-        let marker = catalog::ensure_marker(&*self.store, new_id, now).await?;
+        let marker = self.marker(now).await?;
         let key = layout::backup_lease(&self.source.name);
         let renewal = Lease::take(self.store.clone(), key, now).await?.keep();
         Ok(Claim { marker, renewal })
+    }
+
+    /// The repository's, which is made where that may be.
+    async fn marker(&self, now: Timestamp) -> anyhow::Result<Marker> {
+        if !self.begins_repository && self.loaded.is_in_a_folder() {
+            return catalog::find_marker(&*self.store).await?.ok_or_else(|| {
+                let message = format!("there is no repository at {}", self.store.location());
+                let hint = "mount the disk that it lies on; a new repository is made by a first backup by hand, \
+                            `pgproof backup SOURCE`";
+                Failure::new(Exit::NothingFound, message, hint).into()
+            });
+        }
+        if self.begins_repository {
+            self.loaded.make_place()?;
+        }
+        let new_id = RepositoryId::generate(&mut rand::rng());
+        Ok(catalog::ensure_marker(&*self.store, new_id, now).await?)
     }
 
     /// The same for somebody who tries once and is gone: what stands in the way is told, too, unless it is another backup.

@@ -16,7 +16,7 @@ use pgproof_postgres::source;
 use pgproof_postgres::structure::{self, StructureError};
 use pgproof_repository::inventory::{self, Inventory, Structure};
 use pgproof_repository::layout;
-use pgproof_repository::lifecycle::{Committed, Started};
+use pgproof_repository::lifecycle::{self, Committed, Started};
 use pgproof_repository::manifest::v1;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +55,7 @@ impl Dump<'_> {
         let opening = HeldSnapshot::open(&self.database.connection, self.database.reach.snapshot_max);
         let held = self.answered(Box::pin(opening)).await??;
         let facts = held.snapshot.facts().clone();
+        lifecycle::ensure_near(begun.id, facts.snapshot_at)?;
         let facts = &facts;
         let mut warnings = self.answered(Box::pin(self.preflight(&held.snapshot))).await??;
 
@@ -160,16 +161,16 @@ impl Dump<'_> {
     async fn answered<T>(&self, asked: impl Future<Output = T>) -> anyhow::Result<T> {
         tokio::select! {
             answer = asked => Ok(answer),
-            stopped = self.stopped() => Err(stopped.into()),
+            stopped = self.stopped("the server") => Err(stopped.into()),
         }
     }
 
-    /// Ends when whoever asks the server is to ask no longer.
-    async fn stopped(&self) -> Failure {
+    /// Ends when nobody is to wait any longer for an answer of `whom`.
+    async fn stopped(&self, whom: &str) -> Failure {
         let timeout = self.job.source.no_progress_timeout;
         tokio::select! {
             () = self.job.cancel.cancelled() => interrupted(),
-            () = tokio::time::sleep(timeout.try_into().unwrap_or(Duration::MAX)) => no_answer(timeout),
+            () = tokio::time::sleep(timeout.try_into().unwrap_or(Duration::MAX)) => no_answer(whom, timeout),
         }
     }
 
@@ -188,7 +189,7 @@ impl Dump<'_> {
         });
         let stopped = tokio::select! {
             dumped = &mut dumping => return Ok(dumped??),
-            stopped = self.stopped() => stopped,
+            stopped = self.stopped("pg_dumpall") => stopped,
         };
         if let Some(stopper) = &*stopper.borrow() {
             stopper.stop(&stopped.to_string());
@@ -199,10 +200,10 @@ impl Dump<'_> {
     }
 }
 
-fn no_answer(after: SignedDuration) -> Failure {
+fn no_answer(whom: &str, after: SignedDuration) -> Failure {
     Failure::new(
         Exit::Failed,
-        format!("the server answered nothing for {after:#}"),
+        format!("{whom} answered nothing for {after:#}"),
         "look for a dead network path; `no_progress_timeout` in the policy sets how long is too long",
     )
 }

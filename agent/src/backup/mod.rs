@@ -33,6 +33,7 @@ use pgproof_repository::sealed::seal_bytes;
 use pgproof_repository::signature::SigningKey;
 use pgproof_repository::store::SharedStore;
 use pgproof_repository::store::part_plan::PartPlan;
+use pgproof_repository::store::retry::RetryPolicy;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::attempt::{Attempt, BackedUp, Claim, Made};
@@ -58,6 +59,9 @@ pub(crate) struct Job {
     pub json: bool,
     /// Somebody looks on, so that progress is shown.
     pub is_watched: bool,
+    /// Makes the folder that the repository lies in, and the repository, where there is none: asked for by somebody, not by
+    /// a schedule, for which a disk may be away.
+    pub begins_repository: bool,
     pub cancel: CancellationToken,
     recipients: Recipients,
     signing_key: SigningKey,
@@ -107,7 +111,7 @@ impl Job {
             Kind::Config(config) => Work::Configuration(config.clone()),
             Kind::Files(files) => Work::Files(files.clone()),
         };
-        let store = loaded.open_store().await?;
+        let store = loaded.open_store_to_watch(RetryPolicy::default()).await?;
         let (tags, reason) = (BTreeMap::new(), None);
         Ok(Self {
             loaded,
@@ -117,6 +121,7 @@ impl Job {
             reason,
             json: false,
             is_watched: true,
+            begins_repository: true,
             cancel,
             recipients,
             signing_key,

@@ -30,6 +30,7 @@ pub(crate) async fn run(policy: &Path, args: cli::Audit, json: bool) -> anyhow::
         let found = audit::of(&opened.store, source, &signers).await?;
         all.acts.extend(found.acts.into_iter().filter(|act| act.at >= since));
         all.findings.extend(found.findings);
+        all.remains.extend(found.remains);
     }
     all.acts.sort_by_key(|act| act.at);
     match json {
@@ -44,8 +45,11 @@ fn print(all: &Audit) -> anyhow::Result<()> {
     for act in &all.acts {
         say(&line(act))?;
     }
+    for remains in &all.remains {
+        say(&problem("remains       ", remains))?;
+    }
     for finding in &all.findings {
-        say(&problem(finding))?;
+        say(&problem("DOES NOT CHECK", finding))?;
     }
     match all.findings.len() {
         0 => say(&format!("{} act(s), all of which check", all.acts.len())),
@@ -59,10 +63,10 @@ fn line(act: &Entry) -> String {
     format!("{}  {source}  {kind:<9}  {backup}  {who} on {host}  {outcome}", plain::time(*at))
 }
 
-fn problem(finding: &Finding) -> String {
+fn problem(what: &str, finding: &Finding) -> String {
     let Finding { source, record, problem } = finding;
     match record {
-        Some(record) => format!("DOES NOT CHECK  {source}  {record}: {problem}"),
-        None => format!("DOES NOT CHECK  {source}  {problem}"),
+        Some(record) => format!("{what}  {source}  {record}: {problem}"),
+        None => format!("{what}  {source}  {problem}"),
     }
 }

@@ -51,6 +51,9 @@ fn tell(survey: &FleetSurvey, json: bool) -> anyhow::Result<State> {
         for reason in &line.reasons {
             say(&format!("{}: {}: {reason}", place(line), protection(line.state)))?;
         }
+        if let Some(hint) = line.hint {
+            say(&format!("hint: {hint}"))?;
+        }
     }
     say(&summary(&lines, survey.repository_count()))?;
     Ok(worst(&lines))

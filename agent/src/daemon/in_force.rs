@@ -11,6 +11,7 @@ use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::history;
 use pgproof_repository::signature::{SigningKey, TrustedSigners, namespace};
 use pgproof_repository::store::SharedStore;
+use pgproof_repository::store::retry::RetryPolicy;
 
 use crate::failure::{Exit, Failure};
 
@@ -29,7 +30,7 @@ impl InForce {
         let loaded = LoadedPolicy::read(policy)?;
         loaded.recipients()?;
         let (signing_key, signers) = (loaded.signing_key()?, loaded.trusted_signers()?);
-        let store = loaded.open_store().await?;
+        let store = loaded.open_store_to_watch(RetryPolicy::default()).await?;
         let in_force = Self { loaded: Arc::new(loaded), store, signing_key, signers };
         in_force.ensure_backups_count(Timestamp::now())?;
         Ok(in_force)

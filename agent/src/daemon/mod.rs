@@ -356,7 +356,8 @@ async fn look(
     cancel: CancellationToken,
 ) -> anyhow::Result<Look> {
     if mode == Mode::Now {
-        let job = job(in_force, source, cancel).await?;
+        let mut job = job(in_force, source, cancel).await?;
+        job.begins_repository = true;
         let claim = job.claim().await?;
         return Ok(attempted(&job, claim, Timestamp::MAX).await);
     }
@@ -396,6 +397,7 @@ async fn attempted(job: &Job, claim: Claim, next_run_at: Timestamp) -> Look {
 async fn job(in_force: &InForce, source: &SourceName, cancel: CancellationToken) -> anyhow::Result<Job> {
     let mut job = Job::new(in_force.loaded.clone(), source, cancel).await?;
     job.is_watched = false;
+    job.begins_repository = false;
     Ok(job)
 }
 

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use pgproof_policies::alerts::{Alert, Kind};
 use pgproof_policies::standing::{Aspect, Finding, State};
 use pgproof_repository::access::{AccessError, LoadedPolicy};
+use pgproof_repository::catalog;
 
 use super::{NotTold, Recollection, Teller};
 use crate::survey::{PATIENCE, Subject};
@@ -14,9 +15,11 @@ const KINDS: [Kind; 5] = [Kind::NoBackup, Kind::NoProof, Kind::Tampered, Kind::U
 /// Looks at every source, and tells whom the policy names of what is not well, or is well again.
 pub async fn tell(loaded: &LoadedPolicy, own: &Recollection) -> Result<Vec<NotTold>, AccessError> {
     let Some(policy) = &loaded.policy.alerts else { return Ok(Vec::new()) };
-    let (signers, store) = (loaded.trusted_signers()?, loaded.open_store_trying(PATIENCE).await?);
-    // A host that only looks needs no signing key; then only this process remembers.
-    let signing_key = loaded.signing_key().ok();
+    let (signers, store) = (loaded.trusted_signers()?, loaded.open_store_to_watch(PATIENCE).await?);
+    // A host that only looks needs no signing key; then only this process remembers. Where there is no repository,
+    // nothing is put either: the folder may be the place of a disk that is away.
+    let has_repository = matches!(catalog::find_marker(&*store).await, Ok(Some(_)));
+    let signing_key = loaded.signing_key().ok().filter(|_| has_repository);
     let now = Timestamp::now();
     let survey = Subject::open(loaded, now).await?.survey(now).await;
     let mut not_told = Vec::new();

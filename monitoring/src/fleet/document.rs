@@ -34,6 +34,8 @@ pub struct Source {
     pub protection: &'static str,
     /// Sentences for people, the gravest first; not to be parsed.
     pub reasons: Vec<String>,
+    /// What to do about them, where that is known.
+    pub hint: Option<String>,
     pub recovery_point_seconds: Option<f64>,
     pub recovery_time_seconds: Option<f64>,
     /// How long the newest drill's restore took.
@@ -87,6 +89,7 @@ fn source(line: Line<'_>, now: Timestamp) -> Source {
         holds: line.kept.and_then(|kept| kept.holds),
         locked_until: line.kept.and_then(locked_until),
         standing: line.standing.as_ref().map(|standing| document::Source::of(standing, now)),
+        hint: line.hint.map(str::to_owned),
         reasons: line.reasons,
     }
 }

@@ -55,6 +55,8 @@ struct Repository {
     retired: BTreeSet<SourceName>,
     /// Why something of it is not known that no line of a source tells.
     problems: Vec<String>,
+    /// What to do where none of it could be read.
+    hint: Option<String>,
 }
 
 /// What keeps backups of a source from being removed.
@@ -82,6 +84,8 @@ pub struct Line<'a> {
     pub state: State,
     /// What is the matter, gravest first; empty where all is well.
     pub reasons: Vec<String>,
+    /// What to do about it, where that is known.
+    pub hint: Option<&'a str>,
     /// `None` where nobody promised anything of it, and of a whole repository.
     pub standing: Option<Standing<'a>>,
     pub kept: Option<Kept>,
@@ -164,6 +168,7 @@ impl Repository {
         });
         let unnamed = self.unnamed.difference(&self.retired).map(|source| Line {
             source: Some(source),
+            hint: Some("add it to a policy, or to `retired` of the repository in the fleet file"),
             reasons: vec![
                 "it lies in the repository and no policy names it, so that nothing says how old its backups may be"
                     .to_owned(),
@@ -183,6 +188,7 @@ impl Repository {
             source: None,
             state: State::Unknown,
             reasons: Vec::new(),
+            hint: self.hint.as_deref(),
             standing: None,
             kept: None,
         }

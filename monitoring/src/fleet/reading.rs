@@ -1,14 +1,15 @@
 //! Reading one repository of a fleet, before its deadline.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use pgproof_policies::names::SourceName;
-use pgproof_policies::policy::{FleetRepository, GoesBy, Policy, Promise};
-use pgproof_repository::access::LoadedPolicy;
+use pgproof_policies::policy::{FleetRepository, GoesBy, Policy, PolicyProblems, Promise};
+use pgproof_repository::access::{AccessError, LoadedPolicy};
 use pgproof_repository::catalog;
 use pgproof_repository::ids::{BackupId, KeyPrefix, RepositoryId};
 use pgproof_repository::layout;
@@ -61,11 +62,11 @@ impl Reading {
         // Whoever asks has no use for a policy's problems line by line; `pgproof policy check` tells them.
         let loaded = match LoadedPolicy::read(path) {
             Ok(loaded) => loaded,
-            Err(error) => return unknown(on_one_line(&error)),
+            Err(error) => return unknown(Why::of(&error)),
         };
         match self.open(&loaded).await {
             Ok(opened) => self.survey(&loaded.policy, opened).await,
-            Err(why) => self.none_read(&loaded.policy, &why),
+            Err(why) => self.none_read(&loaded.policy, why),
         }
     }
 
@@ -78,17 +79,17 @@ impl Reading {
                 let all: BTreeSet<SourceName> = promise.sources.iter().chain(there).cloned().collect();
                 self.survey(&promise.as_policy(all), opened).await
             }
-            Err(why) => self.none_read(&loaded.policy, &why),
+            Err(why) => self.none_read(&loaded.policy, why),
         }
     }
 
-    async fn open(&self, loaded: &LoadedPolicy) -> Result<Opened, String> {
+    async fn open(&self, loaded: &LoadedPolicy) -> Result<Opened, Why> {
         let opened = async {
-            let signers = loaded.trusted_signers().map_err(|error| on_one_line(&error))?;
-            let store = loaded.open_store_to_look(PATIENCE).await.map_err(|error| on_one_line(&error))?;
-            let marker = catalog::find_marker(&*store).await.map_err(|error| on_one_line(&error))?;
+            let signers = loaded.trusted_signers().map_err(|error| Why::of(&error))?;
+            let store = loaded.open_store_to_look(PATIENCE).await.map_err(|error| Why::of(&error))?;
+            let marker = catalog::find_marker(&*store).await.map_err(|error| Why::of(&error))?;
             let page = store.folders_from(&KeyPrefix::everything(), None, SOURCES_MAX).await;
-            let page = page.map_err(|error| on_one_line(&error))?;
+            let page = page.map_err(|error| Why::of(&error))?;
             let sources = page.names.iter().filter_map(|name| name.parse().ok()).collect();
             Ok(Opened { store, signers, id: marker.map(|marker| marker.id), sources, has_more: page.more })
         };
@@ -136,18 +137,44 @@ impl Reading {
     }
 
     /// Every source that was named is told of, so that an outage hides none.
-    fn none_read(&self, policy: &Policy, why: &str) -> Repository {
+    fn none_read(&self, policy: &Policy, why: Why) -> Repository {
         let location = policy.repository.location.to_string();
-        let survey = Survey::unread(location.clone(), policy, why, self.now);
+        let survey = Survey::unread(location.clone(), policy, &why.told, self.now);
         match policy.sources.is_empty() {
-            true => Repository { location: Some(location), ..unknown(why.to_owned()) },
-            false => Repository { location: Some(location), survey: Some(survey), ..Repository::default() },
+            true => Repository { location: Some(location), ..unknown(why) },
+            false => Repository {
+                location: Some(location),
+                survey: Some(survey),
+                hint: why.hint,
+                ..Repository::default()
+            },
         }
     }
 }
 
-fn unknown(why: String) -> Repository {
-    Repository { problems: vec![why], ..Repository::default() }
+/// Why nothing of a repository could be read.
+struct Why {
+    told: String,
+    hint: Option<String>,
+}
+
+impl Why {
+    fn of(error: &(dyn Error + 'static)) -> Self {
+        Self { told: on_one_line(error), hint: hint(error).map(str::to_owned) }
+    }
+}
+
+/// Of the outermost cause that has one.
+fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let access = error.downcast_ref::<AccessError>().and_then(AccessError::hint);
+    let policy = error.downcast_ref::<PolicyProblems>();
+    let policy = policy.map(|_| "`pgproof policy check` tells them line by line");
+    let store = error.downcast_ref::<StoreError>().and_then(StoreError::hint);
+    access.or(policy).or(store).or_else(|| hint(error.source()?))
+}
+
+fn unknown(why: Why) -> Repository {
+    Repository { problems: vec![why.told], hint: why.hint, ..Repository::default() }
 }
 
 async fn holds(store: &SharedStore, source: &SourceName) -> Result<usize, StoreError> {
@@ -156,6 +183,7 @@ async fn holds(store: &SharedStore, source: &SourceName) -> Result<usize, StoreE
     Ok(keys.iter().filter(|key| key.as_str().ends_with(".json")).count())
 }
 
-fn late() -> String {
-    "no answer before the repository's deadline".to_owned()
+fn late() -> Why {
+    let hint = "check the network and the endpoint, or give it longer with --deadline";
+    Why { told: "no answer before the repository's deadline".to_owned(), hint: Some(hint.to_owned()) }
 }

@@ -10,10 +10,10 @@ use toml::de::DeTable;
 
 use super::raw::{Field, Report, Table};
 use super::{
-    Agent, Alarms, COMPRESSION_LEVEL_DEFAULT, Connection, Hooks, JOBS_DEFAULT, Kind, LOCK_WAIT_DEFAULT,
-    Monitoring, NEGATIVE_CONTROL_EVERY_DEFAULT, NO_PROGRESS_TIMEOUT_DEFAULT, Objectives, Policy,
-    PolicyProblems, PostgresSource, Repository, Source, Thresholds, Timing, Verification, WINDOW_DEFAULT,
-    document, location, required,
+    Agent, Alarms, COMPRESSION_LEVEL_DEFAULT, Connection, DRILL_TIME_LIMIT_DEFAULT, Hooks, JOBS_DEFAULT,
+    Kind, LOCK_WAIT_DEFAULT, Monitoring, NEGATIVE_CONTROL_EVERY_DEFAULT, NO_PROGRESS_TIMEOUT_DEFAULT,
+    Objectives, Policy, PolicyProblems, PostgresSource, Repository, Source, Thresholds, Timing, Verification,
+    WINDOW_DEFAULT, document, location, required,
 };
 use crate::names::SourceName;
 use crate::retention::Retention;
@@ -141,6 +141,7 @@ fn of_unknown_rhythm() -> Verification {
         older_per_run_max: 0,
         negative_control_every: NEGATIVE_CONTROL_EVERY_DEFAULT,
         attempts: 1,
+        time_limit: DRILL_TIME_LIMIT_DEFAULT,
         missing_extensions: Vec::new(),
         scratch: None,
         checks: Vec::new(),

@@ -15,6 +15,8 @@ pub const NEGATIVE_CONTROL_EVERY_DEFAULT: u32 = 10;
 const OLDER_PER_RUN_DEFAULT: u32 = 4;
 /// How often a drill is tried in all when the machine or the store, not the backup, was at fault.
 const ATTEMPTS_DEFAULT: u32 = 3;
+/// How long a drill may take. Whatever hangs must not hang for ever: in its place no other proof is made.
+pub const DRILL_TIME_LIMIT_DEFAULT: SignedDuration = SignedDuration::from_hours(48);
 /// How long one check of the policy may run. Larger questions belong to a restore that somebody looks at.
 const CHECK_TIME_LIMIT_DEFAULT: SignedDuration = SignedDuration::from_mins(5);
 /// What a scratch database's name starts with, so that nobody takes it for one with a use.
@@ -39,6 +41,8 @@ pub struct Verification {
     pub older_per_run_max: u32,
     pub negative_control_every: u32,
     pub attempts: u32,
+    /// How long a drill may take, with all its attempts.
+    pub time_limit: SignedDuration,
     /// Extensions that may be missing where drills run; what depends on them is then not proved.
     pub missing_extensions: Vec<String>,
     /// A server to drill on, in place of a private one.
@@ -120,6 +124,7 @@ pub(super) fn read(mut table: Table<'_>, report: &mut Report<'_>) -> Option<Veri
     let older = table.number("older_per_run_max", 0..=OLDER_PER_RUN_MAX, report);
     let control = table.number("negative_control_every", 1..=NEGATIVE_CONTROL_EVERY_MAX, report);
     let attempts = table.number("attempts", 1..=ATTEMPTS_MAX, report);
+    let time_limit = table.duration("time_limit", report).unwrap_or(DRILL_TIME_LIMIT_DEFAULT);
     let missing = table.texts("missing_extensions", report).into_iter().map(|field| field.value).collect();
     let scratch_is_there = table.has("scratch");
     let scratch = table.table("scratch", report).and_then(|table| scratch(table, report));
@@ -137,6 +142,7 @@ pub(super) fn read(mut table: Table<'_>, report: &mut Report<'_>) -> Option<Veri
         older_per_run_max: older.unwrap_or(OLDER_PER_RUN_DEFAULT),
         negative_control_every: control.unwrap_or(NEGATIVE_CONTROL_EVERY_DEFAULT),
         attempts: attempts.unwrap_or(ATTEMPTS_DEFAULT),
+        time_limit,
         missing_extensions: missing,
         scratch,
         checks,

@@ -24,6 +24,8 @@ use parameters::Parameters;
 use passwords::Account;
 use tls::TlsSettings;
 
+use crate::quoting::database_conninfo;
+
 /// What sessions and client programs set, so that the same rows read as the same bytes wherever they are read.
 /// Given as `options` at start-up, which outranks the settings of roles and databases.
 pub const SESSION_PINS: [(&str, &str); 10] = [
@@ -82,6 +84,7 @@ pub struct ConnectionSpec {
     pub(crate) password: Option<SecretString>,
     pub(crate) tls: TlsSettings,
     pub(crate) connect_timeout: Duration,
+    patience: Option<Duration>,
     /// The operator's own `options`, which stand before the pins.
     options: Option<String>,
     inherited: Vec<(String, String)>,
@@ -134,6 +137,7 @@ impl ConnectionSpec {
             password: None,
             tls: TlsSettings::none(),
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,
+            patience: None,
             options: None,
             inherited: inherited(environment),
         }
@@ -162,6 +166,16 @@ impl ConnectionSpec {
     #[must_use]
     pub fn with_account(&self, user: &str, password: Option<SecretString>) -> Self {
         Self { user: user.to_owned(), password, ..self.clone() }
+    }
+
+    /// Gives a server up that answers nothing for so long; see [`Session`].
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience: Some(patience), ..self }
+    }
+
+    pub fn patience(&self) -> Option<Duration> {
+        self.patience
     }
 
     pub fn host(&self) -> &Host {
@@ -206,6 +220,18 @@ impl ConnectionSpec {
     /// The whole environment of a client program that is to connect as this says. Its files live as long as the value.
     pub fn child_env(&self) -> Result<ChildEnvironment, ConnectionError> {
         child::prepare(self)
+    }
+
+    /// What client programs are given to connect by: the database, even one whose name looks like a connection string
+    /// itself, and the keepalives of our own sessions, for which libpq knows no variables.
+    pub(crate) fn conninfo(&self) -> String {
+        format!(
+            "{} keepalives_idle={} keepalives_interval={} keepalives_count={}",
+            database_conninfo(&self.database),
+            session::KEEPALIVE_IDLE.as_secs(),
+            session::KEEPALIVE_INTERVAL.as_secs(),
+            session::KEEPALIVE_RETRIES,
+        )
     }
 
     /// The value of libpq's `options`: the operator's own, then the pins.
@@ -253,6 +279,7 @@ impl ConnectionSpec {
             password,
             tls,
             connect_timeout,
+            patience: None,
             options,
             inherited: inherited(environment),
         })

@@ -1,35 +1,103 @@
 //! A session of our own with a server.
 
 use std::ops::{Deref, DerefMut};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
+use tokio::task::AbortHandle;
 use tokio_postgres::config::{ChannelBinding, SslMode as Wanted};
-use tokio_postgres::{CancelToken, Client, Config, NoTls};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{CancelToken, Client, Config, Error, NoTls, Row, Statement, ToStatement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{APPLICATION_NAME, ConnectionSpec, Host, SslMode, TlsProblem};
 
 /// Silence on the line after which the kernel asks whether the server is still there: well under the idle time-outs of
 /// firewalls and load balancers, the shortest common one being 350 s.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_RETRIES: u32 = 6;
+pub(super) const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const KEEPALIVE_RETRIES: u32 = 6;
+/// How long the kernel tries to hand bytes over that nobody acknowledges, which keepalives do not watch. Linux' own
+/// limit is about as long, and ends with the host's settings.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// An open session. Dropping it closes the connection, and with it ends any open transaction.
+///
+/// Where the spec has a patience, a statement whose answer does not come within it ends the connection, and fails as one
+/// whose connection was lost.
 pub struct Session {
     client: Client,
     cancel: CancelToken,
     tls: Option<MakeRustlsConnect>,
+    patience: Option<Duration>,
+    line: AbortHandle,
 }
 
 impl Session {
     /// Asks the server to end what this session is doing. The statement then fails; the session stays.
-    pub async fn cancel(&self) -> Result<(), tokio_postgres::Error> {
+    pub async fn cancel(&self) -> Result<(), Error> {
         match &self.tls {
             Some(tls) => self.cancel.cancel_query(tls.clone()).await,
             None => self.cancel.cancel_query(NoTls).await,
         }
+    }
+
+    /// The session without its patience, for statements that may rightly be silent for hours.
+    pub fn unhurried(&self) -> &Client {
+        &self.client
+    }
+
+    /// Waits for the server no longer than the patience.
+    pub async fn answered<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let mut answer = pin!(answer);
+        // Rows that have come already cost no timer.
+        if let Poll::Ready(answer) = futures::poll!(answer.as_mut()) {
+            return answer;
+        }
+        let Some(patience) = self.patience else { return answer.await };
+        if let Ok(answer) = tokio::time::timeout(patience, answer.as_mut()).await {
+            return answer;
+        }
+        tracing::warn!(
+            "the server answered nothing for {} s: the connection is given up",
+            patience.as_secs()
+        );
+        self.line.abort();
+        answer.await
+    }
+
+    pub async fn query<T: ?Sized + ToStatement>(
+        &self,
+        statement: &T,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
+        self.answered(self.client.query(statement, parameters)).await
+    }
+
+    pub async fn query_one<T: ?Sized + ToStatement>(
+        &self,
+        statement: &T,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, Error> {
+        self.answered(self.client.query_one(statement, parameters)).await
+    }
+
+    pub async fn query_opt<T: ?Sized + ToStatement>(
+        &self,
+        statement: &T,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Row>, Error> {
+        self.answered(self.client.query_opt(statement, parameters)).await
+    }
+
+    pub async fn prepare(&self, statement: &str) -> Result<Statement, Error> {
+        self.answered(self.client.prepare(statement)).await
+    }
+
+    pub async fn batch_execute(&self, statements: &str) -> Result<(), Error> {
+        self.answered(self.client.batch_execute(statements)).await
     }
 }
 
@@ -129,13 +197,21 @@ async fn connect(spec: &ConnectionSpec) -> Result<Session, ConnectError> {
     let config = config(spec);
     if spec.tls.mode == SslMode::Disable {
         let (client, connection) = config.connect(NoTls).await.map_err(refused)?;
-        tokio::spawn(drive(connection));
-        return Ok(Session { cancel: client.cancel_token(), client, tls: None });
+        return Ok(session(spec, client, drive(connection), None));
     }
     let tls = MakeRustlsConnect::new(spec.tls.client_config()?);
     let (client, connection) = config.connect(tls.clone()).await.map_err(refused)?;
-    tokio::spawn(drive(connection));
-    Ok(Session { cancel: client.cancel_token(), client, tls: Some(tls) })
+    Ok(session(spec, client, drive(connection), Some(tls)))
+}
+
+fn session(
+    spec: &ConnectionSpec,
+    client: Client,
+    line: impl Future<Output = ()> + Send + 'static,
+    tls: Option<MakeRustlsConnect>,
+) -> Session {
+    let line = tokio::spawn(line).abort_handle();
+    Session { cancel: client.cancel_token(), client, tls, patience: spec.patience, line }
 }
 
 async fn drive(connection: impl Future<Output = Result<(), tokio_postgres::Error>>) {
@@ -167,6 +243,7 @@ fn config(spec: &ConnectionSpec) -> Config {
         .keepalives_idle(KEEPALIVE_IDLE)
         .keepalives_interval(KEEPALIVE_INTERVAL)
         .keepalives_retries(KEEPALIVE_RETRIES)
+        .tcp_user_timeout(TCP_USER_TIMEOUT)
         .ssl_mode(match spec.tls.mode {
             SslMode::Disable => Wanted::Disable,
             SslMode::Prefer => Wanted::Prefer,

@@ -84,11 +84,12 @@ async fn range_digest(
     session: &Session,
     (first, last): (Oid, Oid),
 ) -> Result<LargeObjectDigest, tokio_postgres::Error> {
-    let rows = session.query_raw(FIRST_PIECES, parameters(&first, &last, &FIRST_PIECE_BYTES)).await?;
+    let rows = session.query_raw(FIRST_PIECES, parameters(&first, &last, &FIRST_PIECE_BYTES));
+    let rows = session.answered(rows).await?;
     let mut rows = Box::pin(rows);
     let mut hasher = LargeObjectHasher::default();
     let mut longer = Vec::new();
-    while let Some(row) = rows.try_next().await? {
+    while let Some(row) = session.answered(rows.try_next()).await? {
         let (oid, piece): (Oid, &[u8]) = (row.get(0), row.get(1));
         if is_full(piece, FIRST_PIECE_BYTES) {
             longer.push(oid);

@@ -1,6 +1,7 @@
 //! Why a restore failed, and what an operator can do about it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::sections::Section;
 use crate::archive::ArchiveError;
@@ -41,6 +42,8 @@ pub enum RestoreError {
         #[source]
         source: ConnectError,
     },
+    #[error("the target's server answered nothing for {} s", after.as_secs())]
+    Silent { after: Duration },
     #[error("no environment for pg_restore")]
     Environment {
         #[source]
@@ -123,6 +126,11 @@ impl RestoreError {
                 "install the locale {locale:?} on the target's machine (Debian: locales-all) and restart the server"
             )),
             Self::Connect { source } => source.hint(),
+            Self::Silent { .. } => Some(
+                "look for a stopped server or a dead network path; `no_progress_timeout` in the policy sets how long is \
+                 too long"
+                    .to_owned(),
+            ),
             Self::Environment { source } => source.hint(),
             Self::Client { source } => source.hint(),
             Self::PgRestore { stderr, .. } => hint_for(stderr),

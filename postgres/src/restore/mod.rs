@@ -17,6 +17,7 @@ mod object;
 mod phases;
 mod plan;
 mod prepared;
+mod pulse;
 mod sections;
 mod serial;
 mod space;
@@ -199,6 +200,7 @@ impl Restore {
     ) -> Result<T, RestoreError> {
         tokio::select! {
             done = Box::pin(work) => done,
+            after = pulse::lost(&self.target) => Err(RestoreError::Silent { after }),
             () = self.cancel.cancelled() => Err(RestoreError::Cancelled),
         }
     }

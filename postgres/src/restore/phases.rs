@@ -22,7 +22,7 @@ use super::plan::{Mode, Unit, fetched_bytes, is_empty, units};
 use super::prepared::Prepared;
 use super::sections::{Input, PgRestore, Run, Section};
 use super::target::{self, open};
-use super::witness::{Witness, unhurried};
+use super::witness::{Witness, hasty};
 use super::{Phase, PhaseClock, Restore, RestoreReport, serial};
 use crate::archive::selection::Selection;
 use crate::archive::{Toc, TocEntry};
@@ -281,7 +281,7 @@ async fn pg_restore(
             .warnings
             .push(format!("pg_restore {version} runs code that a hostile archive brings along; update it"));
     }
-    let target = unhurried(&restore.target.with_database(&restore.database));
+    let target = hasty(&restore.target.with_database(&restore.database));
     let lenient = !restore.without_extensions.is_empty();
     Ok(PgRestore { program: client.path, target, flags, lenient, cancel: restore.cancel.clone() })
 }

@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::RestoreError;
 use crate::connection::ConnectionSpec;
-use crate::quoting::database_conninfo;
 
 /// How much of a program's complaints is kept, in bytes: enough for the first error with its statement.
 const STDERR_BYTES_MAX: usize = 16 << 10;
@@ -92,7 +91,7 @@ impl PgRestore {
     fn write_arguments(&self, command: &mut std::process::Command, run: &Run<'_>) {
         command.args(["--format=custom", "--no-password"]);
         command.arg(if self.lenient { "--verbose" } else { "--exit-on-error" });
-        command.arg(format!("--dbname={}", database_conninfo(self.target.database())));
+        command.arg(format!("--dbname={}", self.target.conninfo()));
         match run.section {
             Section::Whole => {}
             section => {

@@ -66,7 +66,8 @@ async fn end_and_rename(
     let rename =
         |from: &str, to: &str| format!("ALTER DATABASE {} RENAME TO {};", identifier(from), identifier(to));
     let first = kept.map(|kept| rename(old, kept)).unwrap_or_default();
-    let result = session.batch_execute(&format!("BEGIN; {first} {} COMMIT;", rename(new, old))).await;
+    let result =
+        session.unhurried().batch_execute(&format!("BEGIN; {first} {} COMMIT;", rename(new, old))).await;
     if result.is_err() {
         // The failed transaction is still open, and its session is needed to let everybody in again.
         let _ = session.batch_execute("ROLLBACK").await;

@@ -56,7 +56,7 @@ pub(crate) async fn create(
         return Ok(Made::Before);
     }
     let version = version(&session).await?;
-    match session.batch_execute(&create_statement(database, of, version)).await {
+    match session.unhurried().batch_execute(&create_statement(database, of, version)).await {
         Ok(()) => mark(&session, database, marker).await.map(|()| Made::Here),
         Err(source) if is_about_locale(&source) => {
             Err(RestoreError::Locale { locale: of.collate.clone(), encoding: of.encoding.clone(), source })
@@ -79,6 +79,7 @@ pub(crate) async fn remove(maintenance: &ConnectionSpec, database: &str) -> Resu
     let session = open(maintenance).await?;
     let force = if version(&session).await? >= VERSION_WITH_FORCE { " WITH (FORCE)" } else { "" };
     session
+        .unhurried()
         .batch_execute(&format!("DROP DATABASE IF EXISTS {}{force}", identifier(database)))
         .await
         .map_err(failed)

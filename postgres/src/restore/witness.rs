@@ -40,7 +40,7 @@ impl Witness {
     ) -> Result<T, RestoreError> {
         tokio::select! {
             done = work => done,
-            error = self.pulse() => Err(error),
+            error = self.ended() => Err(error),
         }
     }
 
@@ -56,8 +56,8 @@ impl Witness {
         self.execute(LASTING, write).await
     }
 
-    /// Ends only with the session.
-    async fn pulse(&self) -> RestoreError {
+    /// Why the session ended, once it has.
+    async fn ended(&self) -> RestoreError {
         loop {
             tokio::time::sleep(PULSE).await;
             if let Err(error) = self.execute(LASTING, "SELECT 1").await {
@@ -75,7 +75,7 @@ impl Witness {
 const LASTING: &str = "see that the server ran on without a break, and kept all that it was given";
 
 /// The same server, whose commits are not waited for: only while a [`Witness`] looks on.
-pub(crate) fn unhurried(target: &ConnectionSpec) -> ConnectionSpec {
+pub(crate) fn hasty(target: &ConnectionSpec) -> ConnectionSpec {
     target.with_setting("synchronous_commit", "off")
 }
 
@@ -100,17 +100,17 @@ mod tests {
         let first = Witness::open(&target).await.unwrap();
         let second = Witness::open(&target).await.unwrap();
         let third = Witness::open(&target).await.unwrap();
-        let unhurried = unhurried(&target).connect().await.unwrap();
-        let mode = unhurried.query_one("SHOW synchronous_commit", &[]).await.unwrap();
+        let hasty = hasty(&target).connect().await.unwrap();
+        let mode = hasty.query_one("SHOW synchronous_commit", &[]).await.unwrap();
         assert_eq!(mode.get::<_, &str>(0), "off");
-        unhurried.batch_execute("CREATE TABLE public.kept AS SELECT 1").await.unwrap();
-        let written = unhurried.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.unwrap();
+        hasty.batch_execute("CREATE TABLE public.kept AS SELECT 1").await.unwrap();
+        let written = hasty.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.unwrap();
         let written: String = written.get(0);
         first.confirm().await.unwrap();
         let flushed = format!("SELECT pg_current_wal_flush_lsn() >= '{written}'");
-        assert!(unhurried.query_one(&flushed, &[]).await.unwrap().get::<_, bool>(0));
+        assert!(hasty.query_one(&flushed, &[]).await.unwrap().get::<_, bool>(0));
 
-        let pid: i32 = unhurried.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+        let pid: i32 = hasty.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
         kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
         // Once it is back, nothing tells those who come now.
         let deadline = Instant::now() + PATIENCE;

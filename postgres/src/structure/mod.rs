@@ -117,7 +117,7 @@ async fn read_all(session: &Session) -> Result<Structure, StructureError> {
 
 async fn read_objects(session: &Session, query: &str) -> Result<Vec<Object>, tokio_postgres::Error> {
     let no_parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 0] = [];
-    let rows = session.query_raw(&text_columns(query), no_parameters).await?;
+    let rows = session.answered(session.query_raw(&text_columns(query), no_parameters)).await?;
     let mut rows = Box::pin(rows);
     let mut objects = Vec::new();
     while let Some(row) = rows.try_next().await? {

@@ -11,6 +11,8 @@ use crate::catalog::{self, CatalogError};
 use crate::custody::{Challenge, Custody};
 use crate::ids::{BackupId, KeyPrefix, ObjectKey};
 use crate::layout;
+use crate::manifest::SignedManifest;
+use crate::manifest::v1::Previous;
 use crate::records::{self, Hold, Record, Run, Signed, Tombstone};
 use crate::report::{Verdict, chain};
 use crate::signature::{Signer, TrustedSigners};
@@ -35,7 +37,19 @@ pub(super) struct Gathered {
     pub manifests: BTreeSet<BackupId>,
     /// Acts that only the manifest of a backup tells of.
     pub without_run: Vec<Entry>,
+    /// Reports that a name by time leads to.
+    pub named_reports: BTreeSet<ObjectKey>,
+    /// Of the backups whose run's signature stands alone, those that another was made after.
+    pub followed: BTreeMap<BackupId, BackupId>,
+    pub amiss: Amiss,
+}
+
+/// What is wrong with a record by itself.
+#[derive(Debug, Default)]
+pub(super) struct Amiss {
     pub findings: Vec<Finding>,
+    /// Records of which only the signature is there.
+    pub halves: BTreeSet<ObjectKey>,
 }
 
 /// What the trail needs of a report; the whole of it may have a line for each of a hundred thousand tables.
@@ -59,21 +73,22 @@ impl Gathered {
     ) -> Result<Self, AuditError> {
         let mut all = Self::default();
         let reader = Reader { store, source, signers };
-        let findings = &mut all.findings;
-        all.acts = reader.records(&layout::acts(source), place_of_act, findings).await?;
+        let amiss = &mut all.amiss;
+        all.acts = reader.records(&layout::acts(source), place_of_act, amiss).await?;
         let at_run = |it: &Signed<Run>| layout::run(&it.record.source, &it.record.id);
-        all.runs = reader.records(&layout::runs(source), at_run, findings).await?;
+        all.runs = reader.records(&layout::runs(source), at_run, amiss).await?;
         all.manifests = reader.manifests().await?;
         let at_tombstone = |it: &Signed<Tombstone>| layout::tombstone(&it.record.source, &it.record.id);
-        all.tombstones = reader.records(&layout::tombstones(source), at_tombstone, findings).await?;
+        all.tombstones = reader.records(&layout::tombstones(source), at_tombstone, amiss).await?;
         let at_hold = |it: &Signed<Hold>| layout::hold(&it.record.source, &it.record.id);
-        all.holds = reader.records(&layout::holds(source), at_hold, findings).await?;
+        all.holds = reader.records(&layout::holds(source), at_hold, amiss).await?;
         let at_custody = |it: &Signed<Custody>| layout::custody(&it.record.source, it.record.at);
-        all.custodies = reader.records(&layout::custodies(source), at_custody, findings).await?;
+        all.custodies = reader.records(&layout::custodies(source), at_custody, amiss).await?;
         let at_challenge = |it: &Signed<Challenge>| layout::challenge(&it.record.source, it.record.at);
-        all.challenges = reader.records(&layout::challenges(source), at_challenge, findings).await?;
-        all.reports = reader.reports(findings).await?;
+        all.challenges = reader.records(&layout::challenges(source), at_challenge, amiss).await?;
+        (all.reports, all.named_reports) = reader.reports(amiss).await?;
         all.tell_of_backups_without_run(&reader).await?;
+        all.look_who_followed(&reader).await?;
         Ok(all)
     }
 
@@ -112,7 +127,27 @@ impl Gathered {
                 }
                 Err(CatalogError::NoSuchBackup { .. }) => {}
                 Err(source @ CatalogError::Store { .. }) => return Err(AuditError::Catalog { source }),
-                Err(error) => self.findings.push(reader.finding(&key, told_chain(&error))),
+                Err(error) => self.amiss.findings.push(reader.finding(&key, told_chain(&error))),
+            }
+        }
+        Ok(())
+    }
+
+    /// A backup without manifest and whole run may have been one all the same: the next one's manifest names it.
+    async fn look_who_followed(&mut self, reader: &Reader<'_>) -> Result<(), AuditError> {
+        let ids = self.amiss.halves.iter().filter_map(|key| layout::id_of_run(reader.source, key));
+        let gone: Vec<BackupId> = ids.filter(|id| !self.manifests.contains(id)).collect();
+        for id in gone {
+            let Some(next) = self.manifests.range(&id..).next() else { continue };
+            let names = |signed: &SignedManifest| match &signed.get().previous {
+                Previous::Known { id: previous, .. } => *previous == id,
+                Previous::None | Previous::Unknown { .. } => false,
+            };
+            match catalog::find(reader.store, reader.source, next, reader.signers).await {
+                Ok(signed) if names(&signed) => drop(self.followed.insert(id, next.clone())),
+                Err(source @ CatalogError::Store { .. }) => return Err(AuditError::Catalog { source }),
+                // One that cannot be read names nothing, and is told of elsewhere.
+                Ok(_) | Err(_) => {}
             }
         }
         Ok(())
@@ -135,9 +170,9 @@ impl Reader<'_> {
         &self,
         prefix: &KeyPrefix,
         place: impl Fn(&Signed<R>) -> ObjectKey,
-        findings: &mut Vec<Finding>,
+        amiss: &mut Amiss,
     ) -> Result<Records<R>, AuditError> {
-        let keys = self.signed_keys(prefix, findings).await?;
+        let keys = signed_keys(self.keys(prefix).await?, amiss);
         let fetched = stream::iter(keys).map(|key| async move {
             let found = records::fetch::<R>(&**self.store, &key, self.signers).await;
             (key, found)
@@ -147,30 +182,12 @@ impl Reader<'_> {
         for (key, found) in fetched {
             match found {
                 Ok(it) if place(&it) == key => signed.push((key, it)),
-                Ok(it) => findings.push(self.finding(&key, format!("is signed for {}", place(&it)))),
+                Ok(it) => amiss.findings.push(self.finding(&key, format!("is signed for {}", place(&it)))),
                 Err(source) if source.is_of_the_store() => return Err(AuditError::Record { source }),
-                Err(error) => findings.push(self.finding(&key, told_chain(&error))),
+                Err(error) => amiss.findings.push(self.finding(&key, told_chain(&error))),
             }
         }
         Ok(signed)
-    }
-
-    /// The keys of records. A signature that stands alone is a finding.
-    async fn signed_keys(
-        &self,
-        prefix: &KeyPrefix,
-        findings: &mut Vec<Finding>,
-    ) -> Result<Vec<ObjectKey>, AuditError> {
-        let all: BTreeSet<String> = self.keys(prefix).await?.iter().map(ToString::to_string).collect();
-        for signature in all.iter().filter(|key| key.ends_with(".sig")) {
-            if !all.contains(signature.trim_end_matches(".sig")) {
-                let problem = "stands alone: its record was removed, or its writer died before it".to_owned();
-                let (source, record) = (self.source.clone(), Some(signature.clone()));
-                findings.push(Finding { source, record, problem });
-            }
-        }
-        let records = all.iter().filter(|key| key.ends_with(".json"));
-        Ok(records.filter_map(|key| key.parse().ok()).collect())
     }
 
     async fn keys(&self, prefix: &KeyPrefix) -> Result<Vec<ObjectKey>, AuditError> {
@@ -189,8 +206,15 @@ impl Reader<'_> {
         Ok(keys.iter().filter_map(id).collect())
     }
 
-    async fn reports(&self, findings: &mut Vec<Finding>) -> Result<Vec<(ObjectKey, Report)>, AuditError> {
-        let keys = self.signed_keys(&layout::verifications(self.source), findings).await?;
+    /// The reports, and the keys of those that have a name by time.
+    async fn reports(
+        &self,
+        amiss: &mut Amiss,
+    ) -> Result<(Vec<(ObjectKey, Report)>, BTreeSet<ObjectKey>), AuditError> {
+        let keys = self.keys(&layout::verifications(self.source)).await?;
+        let named = keys.iter().filter_map(|key| layout::verification_named(self.source, key));
+        let named = named.map(|(id, at)| layout::verification(self.source, &id, at)).collect();
+        let keys = signed_keys(keys, amiss);
         let mut reports = Vec::new();
         let mut fetched = stream::iter(keys)
             .map(|key| async move {
@@ -209,18 +233,27 @@ impl Reader<'_> {
                     let place = layout::verification(&report.source, &report.backup, report.link.finished_at);
                     match place == key {
                         true => reports.push((key, report)),
-                        false => findings.push(self.finding(&key, format!("is signed for {place}"))),
+                        false => amiss.findings.push(self.finding(&key, format!("is signed for {place}"))),
                     }
                 }
-                Err(problem) => findings.push(self.finding(&key, problem)),
+                Err(problem) => amiss.findings.push(self.finding(&key, problem)),
             }
         }
-        Ok(reports)
+        Ok((reports, named))
     }
 
     fn finding(&self, key: &ObjectKey, problem: String) -> Finding {
         Finding { source: self.source.clone(), record: Some(key.to_string()), problem }
     }
+}
+
+/// The keys of records among all keys. Of what only the signature is there, the record is noted.
+fn signed_keys(keys: Vec<ObjectKey>, amiss: &mut Amiss) -> Vec<ObjectKey> {
+    let all: BTreeSet<ObjectKey> = keys.into_iter().collect();
+    let signatures = all.iter().filter_map(|key| key.as_str().strip_suffix(".sig"));
+    let signed = signatures.filter_map(|key| key.parse().ok());
+    amiss.halves.extend(signed.filter(|record| !all.contains(record)));
+    all.into_iter().filter(|key| key.as_str().ends_with(".json")).collect()
 }
 
 fn brief(signed: &chain::SignedReport) -> Report {

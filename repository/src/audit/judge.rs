@@ -16,7 +16,7 @@ pub(super) fn findings(source: &SourceName, all: &Gathered) -> Vec<Finding> {
     let problems = [
         broken_acts(all),
         broken_reports(all),
-        vanished_backups(all),
+        gone_without_tombstone(all),
         vanished_holds(all),
         lost_tombstones(all),
     ];
@@ -38,14 +38,18 @@ fn broken_reports(all: &Gathered) -> Vec<String> {
 }
 
 /// Backups that a run committed, that are not there, and that nobody buried.
-fn vanished_backups(all: &Gathered) -> Vec<String> {
+pub(super) fn vanished_backups(all: &Gathered) -> impl Iterator<Item = &BackupId> {
     let buried = buried(all);
     let committed =
         all.runs.iter().filter(|(_, it)| matches!(it.record.outcome, RunOutcome::Committed { .. }));
-    let gone = committed
+    committed
         .map(|(_, it)| &it.record.id)
-        .filter(|id| !all.manifests.contains(id) && !buried.contains(id));
-    gone.map(|id| format!("backup {id} was committed and is gone, and no tombstone says why")).collect()
+        .filter(move |id| !all.manifests.contains(id) && !buried.contains(id))
+}
+
+fn gone_without_tombstone(all: &Gathered) -> Vec<String> {
+    let told = |id| format!("backup {id} was committed and is gone, and no tombstone says why");
+    vanished_backups(all).map(told).collect()
 }
 
 /// Holds that were set, not given back, and are not there. One on a backup that is gone, too, is told of with that.
@@ -78,6 +82,6 @@ fn lost_tombstones(all: &Gathered) -> Vec<String> {
     without.map(|id| format!("backup {id} was pruned, and its tombstone is gone or does not check")).collect()
 }
 
-fn buried(all: &Gathered) -> BTreeSet<&BackupId> {
+pub(super) fn buried(all: &Gathered) -> BTreeSet<&BackupId> {
     all.tombstones.iter().map(|(_, it)| &it.record.id).collect()
 }

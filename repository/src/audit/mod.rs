@@ -5,6 +5,7 @@
 //! a tombstone, a hold must lie there until it was given back. FORMAT.md says what this can show and what it cannot.
 
 mod gather;
+mod halves;
 mod judge;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ pub struct Audit {
     pub acts: Vec<Entry>,
     /// What does not check; empty where everything does.
     pub findings: Vec<Finding>,
+    /// Halves of records that nothing names: most likely a writer died.
+    pub remains: Vec<Finding>,
 }
 
 /// One act, well signed.
@@ -83,9 +86,11 @@ pub async fn of(
     let mut acts = entries(&gathered);
     acts.append(&mut gathered.without_run);
     acts.sort_by(|a, b| (a.at, a.act, &a.record).cmp(&(b.at, b.act, &b.record)));
-    let mut findings = std::mem::take(&mut gathered.findings);
+    let mut findings = std::mem::take(&mut gathered.amiss.findings);
+    let (removed, remains) = halves::told(source, &gathered);
+    findings.extend(removed);
     findings.extend(judge::findings(source, &gathered));
-    Ok(Audit { acts, findings })
+    Ok(Audit { acts, findings, remains })
 }
 
 fn entries(gathered: &Gathered) -> Vec<Entry> {

@@ -1,10 +1,11 @@
 //! Which backup a moment asks for.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use pgproof_policies::names::SourceName;
 
 use super::reading::Reader;
 use super::{Before, CatalogError, Entry, Folders, Standing, by_backup, held};
+use crate::lifecycle::SNAPSHOT_AFTER_START_MAX;
 use crate::manifest::SignedManifest;
 use crate::report::chain;
 use crate::signature::TrustedSigners;
@@ -15,9 +16,6 @@ use crate::store::SharedStore;
 const READ_FIRST: usize = 64;
 /// Folders that are read next, and again until it is found.
 const READ_NEXT: usize = 500;
-/// How long after its start, which its name tells, a backup may have taken its snapshot: hooks and locks are waited for, and
-/// two clocks tell the two times. Of those begun earlier than this before a snapshot, none can be nearer to the moment.
-const SNAPSHOT_AFTER_START_MAX: SignedDuration = SignedDuration::from_hours(48);
 
 /// What a moment asks for.
 #[derive(Debug)]
@@ -51,6 +49,7 @@ pub async fn for_moment(
         let reader = Reader::new(store, source, signers);
         let read = reader.folders(ids, reports, &held, |standing| standing).await?;
         entries.splice(0..0, read.into_iter().map(Entry::from));
+        // Of those begun earlier than this before a snapshot, none can be nearer to the moment.
         let nearest = choose(&entries, at).map(|choice| choice.backup.snapshot_at());
         if nearest
             .is_some_and(|nearest| nearest.duration_since(oldest.started_at()) > SNAPSHOT_AFTER_START_MAX)

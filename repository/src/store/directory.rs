@@ -44,9 +44,14 @@ impl DirectoryStore {
         Ok(Self { root: Arc::new(Root::open(path.into())?) })
     }
 
-    /// Opens a folder that is there, making nothing: for those who look and may have no right to write.
+    /// Opens a folder that is there, making nothing before the first put: one that is not may be a disk that is away.
     pub fn open_existing(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         Ok(Self { root: Arc::new(Root::open_existing(path.as_ref())?) })
+    }
+
+    /// The folder, there or not: for those who wait until it is.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { root: Arc::new(Root::at(path.into())) }
     }
 
     async fn on_root<T: Send + 'static>(

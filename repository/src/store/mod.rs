@@ -314,6 +314,10 @@ impl StoreError {
             Self::NoCredentials { .. } => Some(
                 "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a `profile` of ~/.aws/credentials in the policy",
             ),
+            Self::NoSuchPlace { location, .. } if location.starts_with("file://") => Some(
+                "mount the disk that it lies on, or correct `repository.location`; a new repository is made by a first backup \
+                 by hand, `pgproof backup SOURCE`",
+            ),
             Self::NoSuchPlace { .. } => {
                 Some("create the bucket or folder, or correct `repository.location` in the policy")
             }

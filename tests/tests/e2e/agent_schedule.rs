@@ -59,6 +59,12 @@ fn runs_that_were_missed_are_made_up_for_by_one() {
 fn two_daemons_make_one_backup() {
     // The S3 server of the tests has a moment between looking for an object and putting it; this store has none.
     let sandbox = Sandbox::small_in(RepositoryKind::Directory).with_policy_lines(YEARLY);
+    // In a folder no schedule begins a repository: it is begun for another source.
+    let lines = format!(
+        "{YEARLY}\n[sources.other]\nkind = \"config\"\nenvironment = {{ names = [\"PATH\"], process = true }}\nretention = {{ last = 1 }}"
+    );
+    let sandbox = sandbox.with_policy_lines(&lines);
+    sandbox.run_well(&["backup", "other"]);
     let both = [(); 2].map(|()| Daemon::start(sandbox.command(&["run"])));
     let mut lines = both.iter().map(|daemon| daemon.wait_for("back"));
     // One of them may find that it has been done when it comes to look.

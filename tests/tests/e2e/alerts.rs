@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER;
 use hmac::{Hmac, KeyInit, Mac};
-use pgproof_tests::daemon::Daemon;
+use pgproof_tests::daemon::{Daemon, PATIENCE};
 use pgproof_tests::receiver::{Encryption, MailServer, Receiver, make_certificates};
 use pgproof_tests::s3_proxy::{Fault, Rule};
 use pgproof_tests::sandbox::{RepositoryKind, SOURCE, Sandbox};
@@ -14,6 +14,9 @@ use serde_json::Value;
 use sha2::Sha256;
 
 use crate::bad_days::{is_told, rewrite_policy};
+
+/// Not known, as Nagios has it.
+const UNKNOWN: Option<i32> = Some(3);
 
 const FAILED: i32 = 1;
 const USAGE: i32 = 2;
@@ -271,4 +274,60 @@ fn silence_is_told_by_a_timer_and_by_the_daemon() {
     });
     daemon.signal("TERM");
     assert_eq!(daemon.ended(), Some(0));
+}
+
+#[test]
+fn a_folder_that_is_away_is_told_waited_for_and_never_made() {
+    let receiver = Receiver::start();
+    let lines = format!(
+        "schedule = \"0 0 1 1 *\"\n[alerts.routes.oncall]\n{}[monitoring]\nrefresh = \"1s\"\n\
+         [verifier]\nmonitoring = {{ refresh = \"1s\" }}\n",
+        webhook(&receiver, "/oncall")
+    );
+    let sandbox = Sandbox::small_in(RepositoryKind::Directory).with_policy_lines(&lines);
+    sandbox.run_well(&["backup", SOURCE]);
+    let (folder, away) = (sandbox.repository_folder(), sandbox.path("away"));
+    fs::rename(&folder, &away).expect("own folder");
+    let status = sandbox.run(&["status"]);
+    assert_eq!(status.code, UNKNOWN, "{}", status.text());
+    assert!(status.text().contains("no bucket or folder"), "{}", status.text());
+    for arguments in [&["list", SOURCE][..], &["backup", "--all", "--due"], &["audit"], &["doctor"]] {
+        let outcome = sandbox.run(arguments);
+        assert!(!outcome.succeeded(), "{arguments:?}: {}", outcome.text());
+        let told = format!("{}{}", outcome.text(), outcome.stderr);
+        assert!(told.contains("mount the disk that it lies on"), "{arguments:?}: {told}");
+    }
+    assert!(!folder.exists(), "made where a disk is to be mounted");
+
+    // Where the disk would be mounted lies an empty folder.
+    fs::create_dir(&folder).expect("own folder");
+    let outcome = sandbox.run(&["backup", "--all", "--due"]);
+    assert!(
+        !outcome.succeeded() && outcome.stderr.contains("there is no repository at"),
+        "{}",
+        outcome.stderr
+    );
+    let agent = Daemon::start(sandbox.command(&["run"]));
+    agent.wait_for("there is no repository at");
+    let verifier = Daemon::start(sandbox.verifier_command(&["run"]));
+    verifier.wait_for("there is no repository at");
+    verifier.wait_for("trying again");
+    wait_until("nobody was told", || !events(&receiver, "/oncall").is_empty());
+    assert_eq!(fs::read_dir(&folder).expect("own folder").count(), 0, "something was put there");
+
+    verifier.signal("TERM");
+    assert_eq!(verifier.ended(), Some(0));
+
+    fs::remove_dir(&folder).expect("own folder");
+    fs::rename(&away, &folder).expect("own folder");
+    agent.wait_for("nothing is due");
+    agent.signal("TERM");
+    assert_eq!(agent.ended(), Some(0));
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+    }
 }

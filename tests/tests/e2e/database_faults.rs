@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const IN_THE_ROWS: Moment = Moment::Copied(1_000_000);
 /// After the greeting, in the midst of what the agent asks first.
 const IN_THE_QUESTIONS: Moment = Moment::Answered(1_500);
+/// After the greeting, in the names of roles; behind what `SELECT 1` is answered.
+const IN_A_SHORT_ANSWER: Moment = Moment::Answered(700);
 
 #[test]
 fn backup_over_a_bad_line_fails_clean_and_then_succeeds() {
@@ -73,7 +75,18 @@ fn restore_and_drill_over_a_bad_line_blame_the_line() {
         is_told(&outcome, FAILED, &[said], "server");
         assert!(!sandbox.server.has_database("restored"), "a half-made database is left");
     }
-    // A line that stands still is left to the operator, who can end it.
+    // A line that stands still is given up in the end; an operator can end it before.
+    let sandbox = sandbox.with_policy_lines("no_progress_timeout = \"3s\"");
+    for (moment, said) in [(IN_A_SHORT_ANSWER, "cannot "), (IN_THE_ROWS, "cannot load table public.orders")] {
+        line.clear();
+        line.add(Rule::new(Fault::Hang, moment));
+        let outcome = within(PATIENCE, sandbox.command(&restore));
+        assert!(line.struck() > 0, "{moment:?} struck nothing: {}", outcome.stderr);
+        is_told(&outcome, FAILED, &["answered nothing for 3 s", said], "the connection to the server ended");
+    }
+    line.clear();
+    let sandbox = sandbox.with_policy_lines("");
+    sandbox.server.psql("postgres", "drop database if exists restored");
     line.clear();
     line.add(Rule::new(Fault::Hang, IN_THE_ROWS));
     let mut command = sandbox.command(&restore);
@@ -90,11 +103,14 @@ fn restore_and_drill_over_a_bad_line_blame_the_line() {
     let other = PostgresServer::start(sandbox.server.version());
     other.create_database(HOME);
     let line = PostgresProxy::start(other.host());
-    let sandbox = sandbox.with_policy_lines(&format!(
-        "[sources.{SOURCE}.verification]\nschedule = \"0 3 * * *\"\nattempts = 1\n\
-         [sources.{SOURCE}.verification.scratch]\nconnection = \"{}\"\n",
-        line.uri(HOME)
-    ));
+    let verification = |time_limit: &str| {
+        format!(
+            "[sources.{SOURCE}.verification]\nschedule = \"0 3 * * *\"\nattempts = 1\n\
+         time_limit = \"{time_limit}\"\n[sources.{SOURCE}.verification.scratch]\nconnection = \"{}\"\n",
+            line.uri(HOME)
+        )
+    };
+    let sandbox = sandbox.with_policy_lines(&verification("1h"));
     line.add(Rule::new(Fault::Cut, IN_THE_ROWS));
     let report = sandbox.drill(&[]);
     assert!(line.struck() > 0, "{report:#}");
@@ -105,7 +121,17 @@ fn restore_and_drill_over_a_bad_line_blame_the_line() {
     assert!(restore["outcome"] == "not_run" && reason.contains("connection"), "{restore:#}");
     let newest = sandbox.good_backups().pop().expect("a backup");
     assert!(newest["proved_at"].is_null() && newest["failed_at"].is_null(), "{newest:#}");
+    // What hangs otherwise does not hang for ever, and its report says why.
     line.clear();
+    line.add(Rule::new(Fault::Hang, IN_THE_ROWS));
+    let sandbox = sandbox.with_policy_lines(&verification("12s"));
+    let report = sandbox.drill(&[]);
+    assert!(line.struck() > 0 && report["verdict"] == "not_run", "{report:#}");
+    let reasons =
+        report["checks"].as_array().expect("checks").iter().filter_map(|check| check["reason"].as_str());
+    assert!(reasons.clone().any(|reason| reason.contains("`time_limit`")), "{report:#}");
+    line.clear();
+    let sandbox = sandbox.with_policy_lines(&verification("1h"));
     assert_eq!(sandbox.drill(&[])["verdict"], "degraded", "globals are not applied on a shared server");
 }
 

@@ -39,6 +39,17 @@ fn pg_dump_that_goes_on_after_its_end() {
     is_no_backup("\"$real\" \"$@\"; echo surplus; exit 0", None);
 }
 
+#[test]
+fn pg_dumpall_that_hangs_ends_with_its_time_limit() {
+    let sandbox = Sandbox::small().with_policy_lines("no_progress_timeout = \"3s\"");
+    let clients = clients::with_fake(&sandbox.path("clients"), "pg_dumpall", "exec sleep 600");
+    let outcome = sandbox.with_clients(&clients).run(&["backup", SOURCE]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    for told in ["pg_dumpall answered nothing for 3s", "no_progress_timeout"] {
+        assert!(outcome.stderr.contains(told), "{told}: {}", outcome.stderr);
+    }
+}
+
 /// Only clients that are older than the server are to be found in the usual places.
 #[test]
 fn missing_pg_dump_is_named() {

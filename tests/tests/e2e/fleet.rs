@@ -28,6 +28,16 @@ fn a_repository_that_is_silent_is_unknown_and_holds_up_no_other() {
     let (first, second) = (&document["sources"][0], &document["sources"][1]);
     assert_eq!((&first["source"], &first["protection"]), (&SOURCE.into(), &"unknown".into()), "{document:#}");
     assert!(first["reasons"][0].as_str().expect("a reason").contains("no answer"), "{document:#}");
+    assert!(first["hint"].as_str().expect("a hint").contains("--deadline"), "{document:#}");
+    let away = sandbox.path("away.toml");
+    let of_s3 = ["location =", "region =", "endpoint =", "path_style ="];
+    let lines = text.lines().filter(|line| !of_s3.iter().any(|key| line.starts_with(key)));
+    let lines: Vec<&str> = lines.collect();
+    let folder =
+        lines.join("\n").replace("[repository]", "[repository]\nlocation = \"file:///nowhere/at/all\"");
+    std::fs::write(&away, folder).expect("own file");
+    let told = sandbox.run(&["fleet", &away.display().to_string()]);
+    assert!(told.code == Some(3) && told.text().contains("\nhint: mount the disk"), "{}", told.text());
     assert_eq!(
         (&second["source"], &second["protection"]),
         (&SOURCE.into(), &"protected".into()),

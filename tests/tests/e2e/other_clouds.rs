@@ -4,6 +4,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::TryStreamExt;
 use hyper::Method;
 use pgproof_repository::ids::{KeyPrefix, ObjectKey};
 use pgproof_repository::store::azure::{self, AzureSettings};
@@ -21,6 +22,7 @@ async fn google_conforms() {
     let store = google(&server, google_server::TOKEN).await;
     conformance::run_all(&*store).await;
     completing_twice_is_completing_once(&store).await;
+    names_of_others_are_passed_over(&server, &*store).await;
     for number in 0..10 {
         let key: ObjectKey = format!("many/{number}").parse().unwrap();
         store.start_upload(&key).await.unwrap();
@@ -83,6 +85,19 @@ fn a_life_in_azure_blob_storage() {
         assert!(doctor.text().contains(said), "{said}: {}", doctor.text());
     }
     world.tells_of(("AZURE_STORAGE_ACCOUNT_KEY", "d3Jvbmc="), "403 AuthorizationFailure");
+}
+
+/// Of names that are no keys lists say nothing, and all of the rest.
+async fn names_of_others_are_passed_over(server: &GoogleServer, store: &dyn Store) {
+    let prefix: KeyPrefix = "beside/".parse().unwrap();
+    let key: ObjectKey = "beside/folder/object".parse().unwrap();
+    store.put(&key, Bytes::from_static(b"x"), PutCondition::IfAbsent).await.unwrap();
+    for name in ["beside//x", "beside/folder//y", "beside//", "beside/folder/object/", "beside/../z"] {
+        server.put_foreign(&format!("{PREFIX}/{name}"));
+    }
+    let listed: Vec<_> = store.list(&prefix, None).map_ok(|meta| meta.key).try_collect().await.unwrap();
+    assert_eq!(listed, [key]);
+    assert_eq!(store.list_folders(&prefix).await.unwrap(), ["folder"]);
 }
 
 fn google_settings(server: &GoogleServer) -> GoogleSettings {

@@ -24,6 +24,15 @@ fn errors_of_the_server_are_carried_through() {
 }
 
 #[test]
+fn uploads_that_cannot_be_looked_for_are_told_and_fail_no_backup() {
+    let sandbox = Sandbox::small();
+    sandbox.proxy.add(Rule::new(Fault::Status(403)).method("GET").containing("?uploads"));
+    let outcome = sandbox.run_well(&["backup", SOURCE]);
+    assert!(outcome.stderr.contains("uploads that died could not be looked for"), "{}", outcome.stderr);
+    assert_eq!(sandbox.good_ids().len(), 1);
+}
+
+#[test]
 fn connections_that_break_are_carried_through() {
     let sandbox = Sandbox::bulky(40);
     sandbox.proxy.add(Rule::new(Fault::Disconnect).method("PUT").containing(PART).after(1).times(2));

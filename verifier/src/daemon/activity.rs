@@ -7,11 +7,11 @@ use jiff::Timestamp;
 use pgproof_monitoring::health;
 use pgproof_monitoring::lookout::Lookout;
 use pgproof_policies::names::SourceName;
+use pgproof_repository::access::LoadedPolicy;
 use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::failure::{Exit, Failure, chain};
-use crate::verifier::Verifier;
 
 /// What this process is at. How the sources stand, the repository says.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -55,12 +55,12 @@ impl Activity {
 
 /// Health, metrics and alerts beside the work.
 pub(super) async fn lookout(
-    verifier: &Verifier,
+    loaded: Arc<LoadedPolicy>,
     activity: watch::Receiver<Activity>,
 ) -> anyhow::Result<Lookout> {
     let tell: health::Activity =
         Arc::new(move || serde_json::to_value(&*activity.borrow()).expect("names are the only keys"));
-    let started = Box::pin(Lookout::start(Arc::new(verifier.loaded.clone()), tell)).await;
+    let started = Box::pin(Lookout::start(loaded, tell)).await;
     Ok(started
         .map_err(|error| Failure::new(Exit::NotRun, chain(&error), error.hint().unwrap_or_default()))?)
 }

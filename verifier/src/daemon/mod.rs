@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use pgproof_policies::drills::RETRIES;
 use pgproof_policies::names::SourceName;
 use pgproof_policies::turns::{Looked, Turns};
+use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::lease::LeaseError;
 use pgproof_repository::report::v1;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -62,19 +63,27 @@ type Ended = (SourceName, anyhow::Result<Drilled>);
 /// Works until it is cancelled, or once until nothing is due. Gives the worst exit code of what it did once.
 pub(crate) async fn run(options: Options, cancel: CancellationToken) -> anyhow::Result<Option<Exit>> {
     let mut hangup = signal(SignalKind::hangup())?;
-    let (verifier, manager) = if options.once {
-        (Verifier::open(&options.policy).await?, ServiceManager::default())
-    } else {
-        let mut manager = ServiceManager::of_this_process();
-        let opening = opening::open(&options.policy, options.json, &mut manager, &mut hangup, &cancel);
-        let Some(verifier) = Box::pin(opening).await? else { return Ok(None) };
-        (verifier, manager)
+    if options.once {
+        let verifier = Verifier::open(&options.policy).await?;
+        return Box::pin(Daemon::new(verifier, options)?.run(hangup, cancel)).await;
+    }
+    let mut manager = ServiceManager::of_this_process();
+    let activity = watch::Sender::new(Activity::default());
+    // From here on people hear of it that there is no repository.
+    let loaded = Arc::new(LoadedPolicy::read(&options.policy)?.for_verifier());
+    let lookout = activity::lookout(loaded, activity.subscribe()).await?;
+    let opening = opening::open(&options.policy, options.json, &mut manager, &mut hangup, &cancel);
+    let Some(verifier) = Box::pin(opening).await? else {
+        lookout.stop().await;
+        return Ok(None);
     };
-    Box::pin(Daemon::new(verifier, options, manager)?.run(hangup, cancel)).await
+    lookout.replace(Arc::new(verifier.loaded.clone())).await;
+    let daemon = Daemon::new(verifier, options)?;
+    Box::pin(Daemon { activity, lookout: Some(lookout), manager, ..daemon }.run(hangup, cancel)).await
 }
 
 impl Daemon {
-    fn new(verifier: Verifier, options: Options, manager: ServiceManager) -> anyhow::Result<Self> {
+    fn new(verifier: Verifier, options: Options) -> anyhow::Result<Self> {
         let mut turns = Turns::new(RETRIES);
         turns.restart(verified(&verifier)?, Timestamp::now());
         let activity = watch::Sender::new(Activity::default());
@@ -85,14 +94,11 @@ impl Daemon {
             worst: None,
             activity,
             lookout: None,
-            manager,
+            manager: ServiceManager::default(),
         })
     }
 
     async fn run(mut self, mut hangup: Signal, cancel: CancellationToken) -> anyhow::Result<Option<Exit>> {
-        if !self.options.once {
-            self.lookout = Some(activity::lookout(&self.verifier, self.activity.subscribe()).await?);
-        }
         drill::sweep().await;
         if !self.options.once {
             self.manager.ready();
@@ -254,6 +260,7 @@ async fn look(
 ) -> anyhow::Result<Drilled> {
     let source = verifier.loaded.source(source)?;
     verifier.ensure_reports_count(Timestamp::now())?;
+    verifier.ensure_repository_is_there().await?;
     Box::pin(verifier.drill(source, request, cancel)).await
 }
 

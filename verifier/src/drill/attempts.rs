@@ -1,7 +1,9 @@
 //! Trying a drill again when the machine, the store or a server was at fault, all inside one report.
 
+use std::pin::pin;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use pgproof_repository::report::Report;
 use pgproof_repository::report::v1::{Check, OutcomeKind};
 use tokio_util::sync::CancellationToken;
@@ -14,11 +16,43 @@ const WAIT_FIRST: Duration = Duration::from_secs(5);
 const WAIT_FACTOR: u32 = 4;
 /// No wait is longer: a night has so many drills.
 const WAIT_MAX: Duration = Duration::from_secs(300);
+/// What ending a drill may take whose time is up: a server is stopped, or a database dropped.
+const END_WITHIN: Duration = Duration::from_secs(120);
 /// Of a policy without a section on verification, drilled by hand.
 const ATTEMPTS_UNLESS_NAMED: u32 = 1;
 
+/// Works as [`work`] does, and ends what takes longer than the policy gives a drill.
+pub(super) async fn work_within_limit(drill: &mut Drill, cancel: &CancellationToken) {
+    let limit = drill.time_limit();
+    let patience = Duration::try_from(limit).unwrap_or(Duration::MAX);
+    let time_is_up = cancel.child_token();
+    {
+        let mut working = pin!(Box::pin(work(drill, &time_is_up)));
+        if tokio::time::timeout(patience, &mut working).await.is_ok() {
+            return;
+        }
+        tracing::warn!("the drill's time is up: it is ended");
+        time_is_up.cancel();
+        if tokio::time::timeout(END_WITHIN, working).await.is_err() {
+            tracing::error!("what the drill waits for does not end, and is left to itself");
+        }
+    }
+    time_was_up(&mut drill.report, limit);
+}
+
+/// Whatever was not checked was not for this reason.
+fn time_was_up(report: &mut Report, limit: SignedDuration) {
+    let reason = format!("the drill was ended after {limit:#}, the policy's `time_limit` of a drill");
+    for check in &mut report.checks {
+        if check.required && check.outcome == OutcomeKind::NotRun {
+            check.reason = Some(reason.clone());
+        }
+    }
+    report.warnings.push(reason);
+}
+
 /// Works until a drill comes to a verdict, or as often as the policy allows. Waiting ends with the token.
-pub(super) async fn work(drill: &mut Drill, cancel: &CancellationToken) {
+async fn work(drill: &mut Drill, cancel: &CancellationToken) {
     let blank = drill.report.clone();
     let verification = drill.source.verification.as_ref();
     let attempts = verification.map_or(ATTEMPTS_UNLESS_NAMED, |verification| verification.attempts);

@@ -142,7 +142,7 @@ impl Verifier {
         };
         let pin = Pin::try_set(&self.store, &source.name, &drill.report.backup).await;
         // The work itself heeds the token: it has a server or a database to remove.
-        Box::pin(attempts::work(&mut drill, cancel)).await;
+        Box::pin(attempts::work_within_limit(&mut drill, cancel)).await;
         if let Some(pin) = pin {
             pin.release().await;
         }

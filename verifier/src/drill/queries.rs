@@ -46,7 +46,7 @@ pub(crate) async fn ask(database: &ConnectionSpec, check: &SqlCheck) -> Outcome 
         return of_error(&error);
     }
     // The server ends it on time; this is for a server that does not answer any more.
-    let answer = tokio::time::timeout(time_limit * 2, session.simple_query(&check.sql)).await;
+    let answer = tokio::time::timeout(time_limit * 2, session.unhurried().simple_query(&check.sql)).await;
     match answer {
         Err(_) => Outcome::NotRun { reason: "the server does not answer".to_owned() },
         Ok(Err(error)) => of_error(&error),

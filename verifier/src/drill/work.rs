@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgproof_policies::policy::{PostgresSource, Source};
+use jiff::SignedDuration;
+use pgproof_policies::policy::{DRILL_TIME_LIMIT_DEFAULT, PostgresSource, Source};
 use pgproof_postgres::client::{self, Version};
 use pgproof_postgres::comparison::{self, TableComparison};
 use pgproof_postgres::connection::ConnectionSpec;
@@ -175,6 +176,8 @@ impl Drill {
             dumped: &dumped,
             major: Version::from_number(dumped.version_number).major,
             durable: source.objectives.recovery_time.is_some(),
+            patience: Duration::try_from(source.no_progress_timeout).unwrap_or(Duration::MAX),
+            time_limit: self.time_limit(),
         };
         let start = async {
             let started = Box::pin(scratch::start(&wanted)).await;
@@ -393,6 +396,12 @@ impl Drill {
             self.enter(&own_check(&check.name), outcome, None);
         }
         self.took("own checks", since);
+    }
+
+    /// What the policy gives a drill, with all its attempts.
+    pub(super) fn time_limit(&self) -> SignedDuration {
+        let verification = self.source.verification.as_ref();
+        verification.map_or(DRILL_TIME_LIMIT_DEFAULT, |verification| verification.time_limit)
     }
 
     /// Enters a check that could not be made, or was refused; what may be over soon is worth another attempt.

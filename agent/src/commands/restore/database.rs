@@ -3,6 +3,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -52,7 +53,9 @@ pub(super) async fn run(
         };
     }
 
-    let target = target(&args, postgres)?;
+    let patience = opened.loaded.source(&args.source)?.no_progress_timeout;
+    let patience = Duration::try_from(patience).unwrap_or(Duration::MAX);
+    let target = target(&args, postgres)?.with_patience(patience);
     let (tools, manifest, server) = (source::tools(postgres), signed.get(), &dumped.server);
     let database = args.into.clone().unwrap_or_else(|| new_name(&signed, &dumped.server));
     let mut restore = Restore {

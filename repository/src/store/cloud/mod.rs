@@ -1,10 +1,10 @@
 //! What Google Cloud Storage and Azure Blob Storage have in common, over the traits of `object_store`.
 //!
 //! Reads, lists and credentials are that library's; a [`Service`] adds how each of the two writes. It retries nothing:
-//! [`super::retry`] does. The library gives up a whole page of a list for one name with an empty segment (`a//b`), which only
-//! somebody else can have put below the prefix: the list then fails, and says which.
+//! [`super::retry`] does. Of lists it sees what [`strangers`] leave.
 
 pub(super) mod errors;
+mod strangers;
 pub(super) mod transport;
 pub(super) mod upload;
 

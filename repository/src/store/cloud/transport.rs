@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -28,6 +28,8 @@ use object_store::client::{
 };
 use object_store::{BackoffConfig, RetryConfig};
 use tokio::time::{Instant, Sleep};
+
+use super::strangers;
 
 /// TCP and TLS to a reachable endpoint take far less.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -167,6 +169,8 @@ impl HttpService for Transport {
             let md5 = content_md5(request.body()).await;
             request.headers_mut().insert(HeaderName::from_static("content-md5"), md5);
         }
+        let is_list =
+            is_store && *request.method() == Method::GET && strangers::is_list(request.uri().query());
         let after = limit(&request);
         let sent = tokio::time::timeout(after, self.shared.client.request(request));
         let answer = match sent.await {
@@ -181,11 +185,18 @@ impl HttpService for Transport {
             }
             Err(_) => return Err(HttpError::new(HttpErrorKind::Timeout, Fault::Silent { host, after })),
         };
-        let (parts, body) = answer.into_parts();
+        let (mut parts, body) = answer.into_parts();
         if is_store {
             *self.shared.told.lock().unwrap_or_else(PoisonError::into_inner) = date(&parts.headers);
         }
         let body = Watched::new(body, host.clone());
+        if parts.status.is_success() && is_list {
+            let page = body.collect().await?.to_bytes();
+            let page =
+                std::str::from_utf8(&page).map_or(page.clone(), |page| strangers::left_out(page).into());
+            parts.headers.remove(CONTENT_LENGTH);
+            return Ok(HttpResponse::from_parts(parts, page.into()));
+        }
         if parts.status.is_success() {
             return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)));
         }

@@ -29,23 +29,26 @@ pub(super) struct Root {
 impl Root {
     pub(super) fn open(path: PathBuf) -> Result<Self, StoreError> {
         let opened = make_folder(&path).and_then(|()| path.canonicalize()).and_then(|path| {
-            for hidden in [path.join(HIDDEN), path.join(HIDDEN).join("uploads")] {
-                make_folder(&hidden)?;
-            }
-            Ok(path)
+            let root = Self { path };
+            root.begin_uploads()?;
+            Ok(root)
         });
-        let path = opened.map_err(|source| place_error(source, &path))?;
-        Ok(Self { path })
+        opened.map_err(|source| place_error(source, &path))
     }
 
-    /// The same, where nothing is made: for those who look.
+    /// The same, where nothing is made but for what is put.
     pub(super) fn open_existing(path: &Path) -> Result<Self, StoreError> {
         let opened = path.canonicalize().and_then(|path| fs::read_dir(&path).map(|_| path));
         opened.map(|path| Self { path }).map_err(|source| place_error(source, path))
     }
 
+    /// The same, whether it is there or not: until it is, everything fails as in a place that is away.
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self { path: path.canonicalize().unwrap_or(path) }
+    }
+
     /// That nothing is found where the folder itself has gone, such as a disk that was taken away, says nothing of what was there.
-    fn unless_gone(&self, error: StoreError) -> StoreError {
+    pub(super) fn unless_gone(&self, error: StoreError) -> StoreError {
         match (error, self.path.metadata()) {
             (StoreError::NotFound { .. }, Err(source)) => place_error(source, &self.path),
             (error, _) => error,
@@ -58,6 +61,13 @@ impl Root {
 
     pub(super) fn uploads(&self) -> PathBuf {
         self.path.join(HIDDEN).join("uploads")
+    }
+
+    /// The folder of uploads, made where the root has none yet.
+    pub(super) fn begin_uploads(&self) -> io::Result<PathBuf> {
+        make_folder(&self.path.join(HIDDEN))?;
+        make_folder(&self.uploads())?;
+        Ok(self.uploads())
     }
 
     pub(super) fn put_if_absent(&self, key: &ObjectKey, body: &[u8]) -> Result<Version, StoreError> {
@@ -311,13 +321,15 @@ impl Root {
     /// A synced file that is removed on drop.
     fn temporary(&self, key: &ObjectKey, body: &[u8]) -> Result<tempfile::NamedTempFile, StoreError> {
         let made = || -> io::Result<tempfile::NamedTempFile> {
+            let hidden = self.path.join(HIDDEN);
+            make_folder(&hidden)?;
             // tempfile makes files with mode 0600.
-            let mut file = tempfile::Builder::new().prefix("put-").tempfile_in(self.path.join(HIDDEN))?;
+            let mut file = tempfile::Builder::new().prefix("put-").tempfile_in(hidden)?;
             file.write_all(body)?;
             file.as_file().sync_all()?;
             Ok(file)
         };
-        made().map_err(|e| io_error(e, Operation::Put, key))
+        made().map_err(|e| self.unless_gone(io_error(e, Operation::Put, key)))
     }
 }
 

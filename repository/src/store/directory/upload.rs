@@ -66,13 +66,14 @@ impl DirectoryUpload {
     pub(super) fn start(root: Arc<Root>, key: &ObjectKey) -> Result<Self, StoreError> {
         let folder = root.uploads().join(format!("{:032x}", rand::random::<u128>()));
         let started = || -> io::Result<File> {
+            root.begin_uploads()?;
             make_folder(&folder)?;
             let named = writable().create_new(true).open(folder.join(KEY_FILE))?;
             named.write_all_at(key.as_str().as_bytes(), 0)?;
             named.sync_all()?;
             writable().create_new(true).open(folder.join(DATA_FILE))
         };
-        let data = started().map_err(|e| io_error(e, Operation::StartUpload, key))?;
+        let data = started().map_err(|e| root.unless_gone(io_error(e, Operation::StartUpload, key)))?;
         let state = Mutex::new(State { next: Some((1, 0)), ..State::default() });
         Ok(Self(Arc::new(Inner { root, key: key.clone(), folder, data: Arc::new(data), state })))
     }
@@ -209,7 +210,17 @@ impl Upload for DirectoryUpload {
 pub(super) fn pending(root: &Root, prefix: &KeyPrefix) -> Result<Vec<PendingUpload>, StoreError> {
     let fail = |e| io_error(e, Operation::ListUploads, prefix);
     let mut found = Vec::new();
-    for entry in fs::read_dir(root.uploads()).map_err(fail)? {
+    let entries = match fs::read_dir(root.uploads()) {
+        // None was ever begun, if the root is there.
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            return match root.unless_gone(fail(e)) {
+                StoreError::NotFound { .. } => Ok(found),
+                gone => Err(gone),
+            };
+        }
+        listed => listed.map_err(fail)?,
+    };
+    for entry in entries {
         let entry = entry.map_err(fail)?;
         let Some(upload) = describe(&entry).map_err(fail)? else { continue };
         if upload.key.as_str().starts_with(prefix.as_str()) {

@@ -166,7 +166,7 @@ async fn work(
             "SELECT {schema}.bt_index_check(index)::pg_catalog.text
                FROM pg_catalog.unnest($1::pg_catalog.oid[]) AS index"
         );
-        match session.query(&query, &[&batch]).await {
+        match session.unhurried().query(&query, &[&batch]).await {
             Ok(_) => found.checked += batch.len(),
             Err(error) => match error.code() {
                 Some(&SqlState::QUERY_CANCELED) => found.timed_out = true,

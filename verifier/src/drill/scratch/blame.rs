@@ -82,6 +82,7 @@ pub(crate) fn of_restore(error: &RestoreError, shared: bool) -> Fault {
     let reason = told(error);
     match error {
         RestoreError::Connect { .. }
+        | RestoreError::Silent { .. }
         | RestoreError::File { .. }
         | RestoreError::Spawn { .. }
         | RestoreError::Worker { .. } => Fault::Passing { reason },

@@ -7,8 +7,9 @@ mod roles;
 mod server;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::policy::{Kind, PostgresSource, Source, Verification};
 use pgproof_postgres::client::{Client, ClientTools};
 use pgproof_postgres::connection::ConnectionSpec;
@@ -49,6 +50,10 @@ pub(crate) struct Wanted<'a> {
     pub major: u32,
     /// Whether writes are made durable: only then restoring takes the time that a real server needs.
     pub durable: bool,
+    /// How long a server may answer nothing.
+    pub patience: Duration,
+    /// What no drill takes.
+    pub time_limit: SignedDuration,
 }
 
 /// Starts the scratch that the policy names.
@@ -76,7 +81,7 @@ impl Scratch {
     /// The server; its own database is for maintenance only.
     pub(crate) fn server(&self) -> &ConnectionSpec {
         match self {
-            Self::Private(private) => private.cluster.spec(),
+            Self::Private(private) => &private.spec,
             Self::Shared(shared) => &shared.spec,
         }
     }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use pgproof_policies::policy::PostgresSource;
 use pgproof_postgres::client::{Client, Program};
 use pgproof_postgres::cluster::{self, Cluster, ClusterOptions, Network};
+use pgproof_postgres::connection::ConnectionSpec;
 use pgproof_postgres::doctor;
 use pgproof_repository::doctor::{Line, Verdict};
 use pgproof_repository::manifest::v1::Server;
@@ -23,6 +24,7 @@ const USUAL_PARENT: &str = "/usr/lib/postgresql";
 #[derive(Debug)]
 pub(crate) struct PrivateServer {
     pub(super) cluster: Cluster,
+    pub(super) spec: ConnectionSpec,
     pub(super) client: Client,
 }
 
@@ -68,7 +70,8 @@ pub(super) async fn start(wanted: &Wanted<'_>) -> Result<PrivateServer, Fault> {
     })?;
     let options = ClusterOptions { fsync: wanted.durable, cut_network: true, ..ClusterOptions::default() };
     let cluster = Box::pin(Cluster::start(&bin, options)).await.map_err(|error| blame::of_cluster(&error))?;
-    Ok(PrivateServer { cluster, client })
+    let spec = cluster.spec().clone().with_patience(wanted.patience);
+    Ok(PrivateServer { cluster, spec, client })
 }
 
 /// Which programs a drill would use.

@@ -49,7 +49,7 @@ pub(super) async fn open(
     wanted: &Wanted<'_>,
     now: Timestamp,
 ) -> Result<ScratchServer, Fault> {
-    let spec = connection(given, wanted.source)?;
+    let spec = connection(given, wanted.source)?.with_patience(wanted.patience);
     if let Some(reason) = refused_by_name(spec.database(), &given.database_prefix) {
         return Err(Fault::Lasting { reason });
     }
@@ -58,7 +58,7 @@ pub(super) async fn open(
         return Err(Fault::Lasting { reason });
     }
     let client = client(wanted.source, identity.major.max(wanted.major)).await?;
-    match scratch::sweep(&spec, &given.database_prefix, now).await {
+    match scratch::sweep(&spec, &given.database_prefix, now, wanted.time_limit).await {
         Ok(dropped) if !dropped.is_empty() => {
             tracing::info!(databases = dropped.join(", "), "what earlier drills left was dropped");
         }

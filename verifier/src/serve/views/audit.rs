@@ -2,7 +2,7 @@
 
 use askama::Template;
 use pgproof_policies::names::SourceName;
-use pgproof_repository::audit::{Audit, Entry};
+use pgproof_repository::audit::{Audit, Entry, Finding};
 
 use super::Frame;
 use crate::report::figures;
@@ -21,6 +21,7 @@ struct Page {
     heading: String,
     told: String,
     findings: Grid,
+    remains: Grid,
     acts: Grid,
     limited: Option<String>,
 }
@@ -45,7 +46,13 @@ pub(in crate::serve) fn html(frame: Frame, source: &SourceName, trail: &Read<Aud
         tone,
         heading,
         told,
-        findings: findings(audit),
+        findings: findings(
+            "Records, and what is the matter with each",
+            "What is the matter",
+            &audit.findings,
+            Tone::Bad,
+        ),
+        remains: findings("Halves of records", "What it is", &audit.remains, Tone::Unknown),
         acts: acts(&audit.acts),
         limited: (hidden > 0)
             .then(|| format!("{} not shown.", figures::counted(hidden, "older one is", "older ones are"))),
@@ -71,15 +78,12 @@ fn judged(audit: &Audit, source: &SourceName) -> (Tone, String, String) {
     }
 }
 
-fn findings(audit: &Audit) -> Grid {
-    let mut grid = Grid::new(
-        "Records, and what is the matter with each",
-        [Column::text("Record"), Column::text("What is the matter")],
-    );
-    for finding in &audit.findings {
+fn findings(caption: &'static str, what: &'static str, findings: &[Finding], tone: Tone) -> Grid {
+    let mut grid = Grid::new(caption, [Column::text("Record"), Column::text(what)]);
+    for finding in findings {
         let record =
             finding.record.as_deref().map_or_else(|| Cell::from("the source as a whole"), Cell::code);
-        grid.row([record, Cell::marked(Tone::Bad, finding.problem.as_str())]);
+        grid.row([record, Cell::marked(tone, finding.problem.as_str())]);
     }
     grid
 }
