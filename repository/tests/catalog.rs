@@ -11,16 +11,19 @@ use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::backups::{Attempt, Cause, Known};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::retention::{self, Candidate, Retention};
+use pgproof_repository::acts::{self, Act, Book, WriterId};
 use pgproof_repository::catalog::{self, Brief, BriefStanding, CatalogError, Entry, Marker, Standing};
 use pgproof_repository::chain::{self, Break};
+use pgproof_repository::custody::{Challenge, Custody};
 use pgproof_repository::history;
+use pgproof_repository::holds;
 use pgproof_repository::ids::{BackupId, ManifestSha256, ObjectKey, RepositoryId};
 use pgproof_repository::layout;
 use pgproof_repository::manifest::v1::{Manifest, Previous};
 use pgproof_repository::manifest::{self, SignedManifest};
 use pgproof_repository::pins::{self, Pin};
 use pgproof_repository::prune::{self, Pruner};
-use pgproof_repository::records::{self, Run, RunOutcome, Tombstone};
+use pgproof_repository::records::{self, Hold, Run, RunOutcome, Tombstone};
 use pgproof_repository::report::{Report, Verdict, v1};
 use pgproof_repository::signature::{SigningKey, TrustedSigners, generate};
 use pgproof_repository::store::faulty::{Fault, FaultyStore, Rule};
@@ -125,15 +128,50 @@ async fn what_cannot_be_used_is_named_where_it_is_nearer_to_the_moment() {
 async fn records_are_signed_while_the_key_is_trusted() {
     let repository = Repository::new();
     let id: BackupId = "20261124T020000Z-aaaaaa".parse().unwrap();
+    let (source, at) = (source(), NOW.parse::<Timestamp>().unwrap());
+    let store = &*repository.store;
     repository.committed(&id).await;
     repository.tombstone(&id, &repository.key).await;
-    let (run, tombstone) = (layout::run(&source(), &id), layout::tombstone(&source(), &id));
+    let hold =
+        Hold { version: 1, source: source.clone(), id: id.clone(), at, host: "h".into(), reason: "r".into() };
+    holds::put(&repository.store, &hold, &repository.key).await.unwrap();
+    let report = repository.report(&id, ManifestSha256::of(b""));
+    repository.put_report(&report, &repository.key).await;
+    let book =
+        Book { store: &repository.store, source: &source, signing_key: &repository.key, policy_sha256: "p" };
+    book.enter(acts::What::Release { backup: id.clone() }).await.unwrap();
+    let (host, canaries) = ("h".to_owned(), BTreeMap::new());
+    let challenge = Challenge { version: 1, source: source.clone(), at, expires_at: at, host, canaries };
+    let place = layout::challenge(&source, at);
+    records::put(store, &place, &challenge, &repository.key).await.unwrap();
+    let (of_repository, host) = (RepositoryId::generate(&mut rand::rng()), "h".to_owned());
+    let (backup, recipients) = (None, Vec::new());
+    let custody = Custody {
+        version: 1,
+        source: source.clone(),
+        repository: of_repository,
+        at,
+        host,
+        backup,
+        recipients,
+    };
+    records::put(store, &layout::custody(&source, at), &custody, &repository.key).await.unwrap();
     for (trusted, expected) in [("valid-before=\"20991231Z\"", true), ("valid-before=\"20200101Z\"", false)] {
         let line = format!("host {trusted} {}\n", repository.key.public_line());
         let signers = TrustedSigners::parse(&line).unwrap();
-        let run = records::get::<Run>(&*repository.store, &run, &signers).await;
-        let tombstone = records::get::<Tombstone>(&*repository.store, &tombstone, &signers).await;
-        assert_eq!((run.is_ok(), tombstone.is_ok()), (expected, expected), "{trusted}");
+        let writer = WriterId::of(&repository.key.fingerprint());
+        let is_signed = [
+            records::get::<Run>(store, &layout::run(&source, &id), &signers).await.is_ok(),
+            records::get::<Tombstone>(store, &layout::tombstone(&source, &id), &signers).await.is_ok(),
+            records::get::<Hold>(store, &layout::hold(&source, &id), &signers).await.is_ok(),
+            records::get::<Act>(store, &layout::act(&source, &writer, 1), &signers).await.is_ok(),
+            records::get::<Challenge>(store, &place, &signers).await.is_ok(),
+            records::get::<Custody>(store, &layout::custody(&source, at), &signers).await.is_ok(),
+            records::get::<Report>(store, &layout::verification(&source, &id, report.finished_at), &signers)
+                .await
+                .is_ok(),
+        ];
+        assert_eq!(is_signed, [expected; 7], "{trusted}");
     }
 }
 

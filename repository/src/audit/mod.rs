@@ -255,3 +255,6 @@ pub enum AuditError {
         source: crate::catalog::CatalogError,
     },
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,8 @@ use std::io::Read;
 use std::sync::Arc;
 
 use super::*;
+use crate::ids::CiphertextSha256;
+use crate::keys::KeyError;
 use crate::store::StoreError;
 use crate::store::counting::CountingStore;
 use crate::store::faulty::{Fault, FaultyStore, Rule};
@@ -16,6 +18,7 @@ fn every_frame_reads_alone_and_costs_one_request() {
     let counting = CountingStore::new(store_with(&runtime, &object.bytes));
     let counters = counting.counters();
     let reader = open(&runtime, Arc::new(counting), object.expected(), &keys).unwrap();
+    assert_eq!(reader.sealed_bytes(), object.frames().last().unwrap().sealed_end());
     counters.reset();
     for (frame, block) in object.frames().iter().zip(&blocks).rev() {
         assert!(reader.read_frame(frame).unwrap() == *block);
@@ -68,6 +71,53 @@ fn neighbours_are_fetched_together_and_little_else() {
     assert!(read == [&blocks[2..4], &blocks[20..21]].concat());
     assert_eq!(counters.of(Operation::GetRange).requests, 2);
     assert_eq!(reader.read_frames([]).unwrap().count(), 0);
+}
+
+/// Both sides of a chunk's edge: one request, and no chunk besides.
+#[test]
+fn frames_that_meet_where_two_chunks_meet_cost_what_others_cost() {
+    const CHUNK: u64 = 64 << 10;
+    let (runtime, keys) = (runtime(), keys());
+    let mut noise = vec![0; CHUNK as usize];
+    StdRng::seed_from_u64(3).fill_bytes(&mut noise);
+    let second = b"1\tname\n".repeat(1_000);
+    let sealed = |length: u64| seal(&keys, &[noise[..length as usize].to_vec(), second.clone()], 1, 1 << 20);
+    // Noise does not compress: a frame is so much longer than what is in it.
+    let wrapping = u64::from(sealed(CHUNK - 64).frames()[0].sealed_bytes) - (CHUNK - 64);
+    let object = sealed(CHUNK - wrapping);
+    let frames = object.frames();
+    assert_eq!(frames[1].sealed_offset, CHUNK);
+    let counting = CountingStore::new(store_with(&runtime, &object.bytes));
+    let counters = counting.counters();
+    let reader = open(&runtime, Arc::new(counting), object.expected(), &keys).unwrap();
+    for (frame, fetched) in [(frames[0], CHUNK + 16), (frames[1], u64::from(frames[1].sealed_bytes) + 16)] {
+        counters.reset();
+        reader.read_frame(&frame).unwrap();
+        let count = counters.of(Operation::GetRange);
+        assert_eq!((count.requests, count.bytes), (1, fetched));
+    }
+}
+
+#[test]
+fn a_header_of_many_recipients_is_fetched_in_few_requests_and_none_of_an_object_without() {
+    let (runtime, keys) = (runtime(), keys());
+    let others = (0..200).map(|_| generate_identity().1);
+    let many = Recipients::parse(others.chain(keys.recipients.public_lines())).unwrap();
+    let object = seal(&Keys { recipients: many, ..self::keys() }, &[b"row\n".repeat(9_000)], 1, 1 << 20);
+    assert!(object.bytes.len() > 16 << 10);
+    let opened = |bytes: &[u8], expected| {
+        let counting = CountingStore::new(store_with(&runtime, bytes));
+        let counters = counting.counters();
+        let opened = open(&runtime, Arc::new(counting), expected, &keys);
+        (opened.and_then(|reader| reader.stream()?.check()), counters.of(Operation::GetRange).requests)
+    };
+    let (checked, requests) = opened(&object.bytes, object.expected());
+    assert_eq!((checked.unwrap(), requests), (object.expected(), 2));
+    let zeros = vec![0; 2 << 20];
+    let ciphertext = Ciphertext { bytes: zeros.len() as u64, sha256: CiphertextSha256::of(&zeros) };
+    let (refused, requests) = opened(&zeros, Expected { ciphertext, ..object.expected() });
+    assert!(matches!(refused, Err(ReadError::Key { source: KeyError::Header { .. } })), "{refused:?}");
+    assert!(requests <= 3, "{requests}");
 }
 
 #[test]
