@@ -119,6 +119,31 @@ async fn patience_ends_and_a_refusal_is_not_repeated() {
     assert_eq!(store.retries(), before);
 }
 
+/// Bytes may be damaged on their way; what comes so twice lies there so.
+#[tokio::test]
+async fn damaged_bytes_are_asked_for_once_more() {
+    for (times, is_whole) in [(1, true), (2, false)] {
+        let memory = MemoryStore::new();
+        put(&memory, "a", b"body").await;
+        let rule = Rule::on(Operation::Get, Fault::Damage).times(times);
+        let faulty = FaultyStore::scripted(Arc::new(memory), vec![rule]);
+        let store = RetryStore::with_policy(Arc::new(faulty.clone()), quick(Duration::from_secs(60)));
+        let got = store.get(&key("a"), 10).await;
+        assert_eq!((got.is_ok(), faulty.calls()), (is_whole, 2), "{got:?}");
+        assert!(is_whole || matches!(got, Err(StoreError::Damaged { .. })));
+    }
+}
+
+/// What was tried once says nothing of tries.
+#[tokio::test]
+async fn who_has_no_patience_gives_nothing_up() {
+    let faulty = FaultyStore::scripted(Arc::new(MemoryStore::new()), vec![Rule::always(Fault::FailBefore)]);
+    let store = RetryStore::with_policy(Arc::new(faulty.clone()), quick(Duration::ZERO));
+    let error = store.head(&key("a")).await.unwrap_err();
+    let StoreError::Unreachable { source, .. } = &error else { panic!("{error:?}") };
+    assert!(source.downcast_ref::<GaveUp>().is_none() && faulty.calls() == 1);
+}
+
 /// With the clock that ships: what every command gets.
 #[tokio::test(start_paused = true)]
 async fn an_outage_of_a_minute_is_carried_through() {
