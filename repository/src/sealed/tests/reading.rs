@@ -1,4 +1,4 @@
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::sync::Arc;
 
 use super::*;
@@ -163,6 +163,47 @@ fn a_body_that_breaks_off_is_read_on_from_there() {
     faulty.script(vec![always]);
     let error = reader.stream().and_then(PlaintextStream::check).unwrap_err();
     assert!(matches!(error, ReadError::Store { source: StoreError::Unreachable { .. } }), "{error:?}");
+    // Without progress it is asked for a few times, and never again where the store says no.
+    for (fault, calls) in [(Fault::FailBefore, 5), (Fault::Deny, 1)] {
+        let before = faulty.calls();
+        faulty.script(vec![Rule::on(Operation::GetStream, fault).times(u64::MAX)]);
+        assert!(reader.stream().and_then(PlaintextStream::check).is_err());
+        assert_eq!(faulty.calls() - before, calls, "{fault:?}");
+    }
+}
+
+/// Wherever somebody seeks, and with a request for many reads where somebody reads on.
+#[test]
+fn an_object_reads_as_a_file() {
+    let runtime = runtime();
+    let body: Vec<u8> = (0..3_000_000_u32).map(|at| (at % 251) as u8).collect();
+    let counting = CountingStore::new(store_with(&runtime, &body));
+    let counters = counting.counters();
+    let bytes = body.len() as u64;
+    let object =
+        object::Object { store: Arc::new(counting), runtime: runtime.handle().clone(), key: key(), bytes };
+    let (head, window) = (body[..1_000].to_vec().into(), body[500_000..600_000].to_vec().into());
+    let mut reader = object::ObjectReader::new(object, head, 500_000, window);
+    let mut read_at = |at: SeekFrom, length: usize| {
+        let mut read = vec![0; length];
+        let from = usize::try_from(reader.seek(at).unwrap()).unwrap();
+        reader.read_exact(&mut read).unwrap();
+        assert!(read == body[from..from + length], "{at:?}");
+        counters.of(Operation::GetRange).requests
+    };
+    // What is held is not fetched.
+    assert_eq!(read_at(SeekFrom::Start(0), 1_000), 0);
+    assert_eq!(read_at(SeekFrom::Start(599_000), 1_000), 0);
+    // Reading on from there, what is fetched doubles.
+    assert_eq!(read_at(SeekFrom::Current(0), 200_000), 1);
+    assert_eq!(read_at(SeekFrom::Current(0), 500_000), 2);
+    assert_eq!(read_at(SeekFrom::Current(0), 1_000_000), 3);
+    // After a jump it begins small again.
+    assert_eq!(read_at(SeekFrom::Start(1_000_000), (128 << 10) + 1), 5);
+    assert_eq!(read_at(SeekFrom::Start(10_000), 1), 6);
+    assert_eq!(read_at(SeekFrom::End(-10), 10), 7);
+    assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
+    assert!(reader.seek(SeekFrom::End(-3_000_001)).is_err());
 }
 
 #[test]
