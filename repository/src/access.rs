@@ -312,7 +312,87 @@ fn provider_profile(named: Option<Provider>, endpoint: Option<&str>) -> Option<&
 
 #[cfg(test)]
 mod tests {
+    use pgproof_policies::policy::Checksums;
+
     use super::*;
+
+    /// A bucket of which the policy says no more than its provider.
+    fn of_provider(provider: Provider) -> Location {
+        Location::S3 {
+            bucket: "bucket".to_owned(),
+            prefix: "p".to_owned(),
+            region: None,
+            endpoint: None,
+            provider: Some(provider),
+            path_style: None,
+            conditional_writes: None,
+            checksums: None,
+            storage_class: None,
+            sse: None,
+            profile: None,
+            max_parts: None,
+            object_lock: None,
+            delete_versions: false,
+        }
+    }
+
+    #[test]
+    fn a_providers_ways_hold_where_the_policy_says_nothing() {
+        for known in &providers::PROFILES {
+            let found = s3_settings(S3Settings::new("bucket", "p"), &of_provider(known.provider));
+            let said = (found.path_style, found.limits, found.conditions, found.bare_etags, found.checksums);
+            let ways = (known.path_style, known.parts, known.conditions(), known.bare_etags, known.checksums);
+            assert_eq!(said, ways, "{}", known.name);
+            assert_eq!(found.usual_region, known.region_at(None), "{}", known.name);
+        }
+        // Where nobody names one, its endpoint may.
+        assert_eq!(provider_profile(None, None).map(|it| it.provider), Some(Provider::Aws));
+        assert!(provider_profile(None, Some("https://s3.example.org")).is_none());
+        let named = provider_profile(Some(Provider::Aws), Some("https://s3.example.org"));
+        assert_eq!(named.map(|it| it.provider), Some(Provider::Aws));
+    }
+
+    #[test]
+    fn what_the_policy_says_of_a_bucket_goes_before_its_providers_ways() {
+        for (writes, conditions) in [
+            (ConditionalWrites::Honoured, Conditions::HONOURED),
+            (ConditionalWrites::Ignored, Conditions::IGNORED),
+        ] {
+            for known in &providers::PROFILES {
+                let other = match known.checksums {
+                    Checksums::Crc32c => Checksums::Md5,
+                    Checksums::Md5 => Checksums::Crc32c,
+                };
+                let location = Location::S3 {
+                    bucket: "bucket".to_owned(),
+                    prefix: "p".to_owned(),
+                    region: Some("eu".to_owned()),
+                    endpoint: Some("https://s3.example.org".to_owned()),
+                    provider: Some(known.provider),
+                    path_style: Some(!known.path_style),
+                    conditional_writes: Some(writes),
+                    checksums: Some(other),
+                    storage_class: Some("COLD".to_owned()),
+                    sse: Some(Sse::Kms { key_id: Some("key".to_owned()) }),
+                    profile: Some("backup".to_owned()),
+                    max_parts: Some(7),
+                    object_lock: None,
+                    delete_versions: true,
+                };
+                let found = s3_settings(S3Settings::new("bucket", "p"), &location);
+                assert_eq!(found.region.as_deref(), Some("eu"));
+                assert_eq!(found.endpoint.as_deref(), Some("https://s3.example.org"));
+                assert_eq!((found.path_style, found.conditions), (!known.path_style, conditions));
+                assert_eq!(
+                    (found.limits.parts_max, found.delete_versions, found.checksums),
+                    (7, true, other)
+                );
+                assert_eq!(found.storage_class.as_deref(), Some("COLD"));
+                assert_eq!(found.profile.as_deref(), Some("backup"));
+                assert_eq!(found.sse, Some(S3Sse::Kms { key_id: Some("key".to_owned()) }));
+            }
+        }
+    }
 
     #[test]
     fn a_named_policy_goes_before_the_hosts_and_an_absent_one_is_looked_for_here() {

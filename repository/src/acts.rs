@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use futures::stream::TryStreamExt;
@@ -13,6 +14,7 @@ use jiff::Timestamp;
 use pgproof_policies::names::SourceName;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
 use crate::ids::{BackupId, ObjectKey};
 use crate::layout;
@@ -23,6 +25,9 @@ use crate::store::{SharedStore, StoreError};
 
 /// Processes of one key that may take a number at the same moment before one gives up.
 const NUMBER_TRIES_MAX: u32 = 8;
+/// From an act's signature to the act: whoever takes longer counts as dead, and shows in the numbers if it was not.
+const WRITING_MAX: Duration = Duration::from_secs(10);
+const LOOKED_EVERY: Duration = Duration::from_millis(200);
 /// Hexadecimal digits of a [`WriterId`]: 64 bits tell the few keys of a repository apart.
 const WRITER_DIGITS: usize = 16;
 
@@ -153,28 +158,39 @@ impl Book<'_> {
         }
     }
 
-    /// The number after the highest that was ever begun, and the link to the newest act. A writer that died between
-    /// signature and act leaves a number without an act, which no link names.
+    /// The number after the highest that was ever begun, and the link to the newest act. A number without an act is that of
+    /// a process at work, whose act is waited for, or of one that died, which no link names.
     async fn next(&self, writer: &WriterId) -> Result<(u64, Option<Link>), RecordError> {
         let failed = |source: StoreError| RecordError::Store { source };
-        let found: Vec<ObjectKey> = self
-            .store
-            .list(&layout::acts_of(self.source, writer), None)
-            .map_ok(|meta| meta.key)
-            .try_collect()
-            .await
-            .map_err(failed)?;
-        let begun = found.iter().filter_map(number_of).max().unwrap_or(0);
-        let whole = found.iter().filter(|key| key.as_str().ends_with(".json"));
-        let newest = whole.filter_map(|key| Some((number_of(key)?, key))).max();
-        let previous = match newest {
-            None => None,
-            Some((number, key)) => {
-                let (bytes, _) = self.store.get(key, RECORD_BYTES_MAX).await.map_err(failed)?;
-                Some(Link { number, sha256: HEXLOWER.encode(&Sha256::digest(&bytes)) })
+        let patience = Instant::now() + WRITING_MAX;
+        loop {
+            let (begun, newest) = self.begun_and_newest(writer).await.map_err(failed)?;
+            let whole = newest.as_ref().map_or(0, |(number, _)| *number);
+            if whole < begun && Instant::now() < patience {
+                tokio::time::sleep(LOOKED_EVERY).await;
+                continue;
             }
-        };
-        Ok((begun + 1, previous))
+            let previous = match newest {
+                None => None,
+                Some((number, key)) => {
+                    let (bytes, _) = self.store.get(&key, RECORD_BYTES_MAX).await.map_err(failed)?;
+                    Some(Link { number, sha256: HEXLOWER.encode(&Sha256::digest(&bytes)) })
+                }
+            };
+            return Ok((begun.saturating_add(1), previous));
+        }
+    }
+
+    /// The highest number of which there is anything, or 0, and the newest act that is there.
+    async fn begun_and_newest(
+        &self,
+        writer: &WriterId,
+    ) -> Result<(u64, Option<(u64, ObjectKey)>), StoreError> {
+        let listed = self.store.list(&layout::acts_of(self.source, writer), None);
+        let found: Vec<ObjectKey> = listed.map_ok(|meta| meta.key).try_collect().await?;
+        let begun = found.iter().filter_map(number_of).max().unwrap_or(0);
+        let whole = found.into_iter().filter(|key| key.as_str().ends_with(".json"));
+        Ok((begun, whole.filter_map(|key| Some((number_of(&key)?, key))).max()))
     }
 }
 
@@ -237,6 +253,7 @@ mod tests {
     use super::*;
     use crate::signature::{TrustedSigners, generate};
     use crate::store::PutCondition;
+    use crate::store::directory::DirectoryStore;
     use crate::store::memory::MemoryStore;
 
     struct World {
@@ -302,7 +319,7 @@ mod tests {
         assert_eq!(breaks(&other), [Break::Replaced { number: 3 }]);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_writer_that_died_leaves_a_number_and_no_hole() {
         let world = World::new();
         world.enter().await;
@@ -312,9 +329,28 @@ mod tests {
         assert_eq!(breaks(&world.read().await), []);
     }
 
+    #[test]
+    fn acts_that_do_not_follow_the_one_before_them_are_told_of() {
+        let golden: Act = serde_json::from_str(include_str!("../fixtures/act.v1.json")).unwrap();
+        let act = |number, previous: Option<u64>| {
+            let previous = previous.map(|number| Link { number, sha256: number.to_string() });
+            (Act { number, previous, ..golden.clone() }, number.to_string())
+        };
+        let past_another = [act(1, None), act(2, Some(1)), act(3, Some(1))];
+        assert_eq!(breaks(&past_another), [Break::Misnumbered { number: 3 }]);
+        let first_again = [act(1, None), act(2, None)];
+        assert_eq!(breaks(&first_again), [Break::Misnumbered { number: 2 }]);
+        assert_eq!(breaks(&[act(3, None), act(7, Some(3))]), [], "numbers of writers that died are left out");
+        let told = Break::Misnumbered { number: 7 }.to_string();
+        assert!(told.contains("act 7"), "{told}");
+    }
+
     #[tokio::test]
     async fn many_at_once_share_no_number() {
-        let world = World::new();
+        // In files, so that each waits for the others in the middle of what it does.
+        let folder = tempfile::tempdir().unwrap();
+        let store = DirectoryStore::open(folder.path()).unwrap();
+        let world = World { store: Arc::new(store), ..World::new() };
         futures::future::join_all((0..5).map(|_| world.enter())).await;
         let acts = world.read().await;
         assert_eq!((acts.len(), breaks(&acts)), (5, Vec::new()));

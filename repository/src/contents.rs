@@ -179,3 +179,117 @@ pub enum ContentsError {
     #[error("object is not what was signed: its bytes have another SHA-256")]
     Hash,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::keys::{NoPrompts, Recipients, generate_identity};
+    use crate::manifest::{self, v1::Manifest};
+    use crate::signature::{SigningKey, TrustedSigners, generate};
+    use crate::store::PutCondition;
+    use crate::store::altered::{Alteration, AlteredStore};
+    use crate::store::memory::MemoryStore;
+
+    /// A backup of two small objects.
+    struct Backup {
+        store: SharedStore,
+        signed: SignedManifest,
+        identities: Identities,
+        recipients: Recipients,
+    }
+
+    impl Backup {
+        async fn of(globals: &[u8], inventory: &[u8]) -> Self {
+            let (identity, recipient) = generate_identity();
+            let identities = Identities::parse(&identity, Path::new("a test"), Arc::new(NoPrompts)).unwrap();
+            let recipients = Recipients::parse([recipient]).unwrap();
+            let store: SharedStore = Arc::new(MemoryStore::new());
+            let mut made: Manifest = manifest::parse(include_bytes!("../fixtures/manifest.v1.json")).unwrap();
+            made.objects.clear();
+            for (name, role, plain) in
+                [(layout::GLOBALS, Role::Globals, globals), (layout::INVENTORY, Role::Inventory, inventory)]
+            {
+                let sealed = sealed::seal_bytes(&recipients, 3, plain).unwrap();
+                let (plaintext, ciphertext) = (sealed.plaintext, sealed.ciphertext);
+                made.objects.push(Object { name: name.to_owned(), role, plaintext, ciphertext });
+                let key = layout::backup_object(&made.source, &made.id, name).unwrap();
+                store.put(&key, sealed.bytes.into(), PutCondition::IfAbsent).await.unwrap();
+            }
+            let key = SigningKey::parse(&generate("a test").0, Path::new("a test")).unwrap();
+            let signers = TrustedSigners::parse(&format!("h {}\n", key.public_line())).unwrap();
+            let bytes = made.to_bytes();
+            let signature = key.sign(manifest::NAMESPACE, &bytes).unwrap();
+            let signed = SignedManifest::check(&bytes, &signature, &signers).unwrap();
+            Self { store, signed, identities, recipients }
+        }
+
+        fn object(&self, role: Role) -> (&Object, ObjectKey) {
+            let manifest = self.signed.get();
+            let object = manifest.object(role).unwrap();
+            (object, object_key(&manifest.source, &manifest.id, object).unwrap())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_put_comes_back_and_what_is_missing_or_no_text_is_told() {
+        let backup = Backup::of(b"CREATE ROLE a;", b"{}").await;
+        let Backup { store, signed, identities, .. } = &backup;
+        assert_eq!(globals(store, signed, identities).await.unwrap(), "CREATE ROLE a;");
+        assert_eq!(inventory_bytes(store, signed, identities).await.unwrap(), b"{}");
+        let missing = configuration(store, signed, identities).await;
+        assert!(matches!(missing, Err(ContentsError::Missing { role: Role::Configuration })), "{missing:?}");
+        let odd = Backup::of(b"\xff", b"no inventory").await;
+        let no_text = globals(&odd.store, &odd.signed, &odd.identities).await;
+        assert!(matches!(no_text, Err(ContentsError::NotText)), "{no_text:?}");
+        let unusable = inventory(&odd.store, &odd.signed, &odd.identities).await;
+        assert!(matches!(unusable, Err(ContentsError::Inventory { .. })), "{unusable:?}");
+        // Another backup's object in this one's place is named.
+        let (object, key) = backup.object(Role::Globals);
+        let mut stranger = sealed::seal_bytes(&backup.recipients, 3, b"CREATE ROLE b;").unwrap().bytes;
+        // age's headers differ in length; one that is too long would not be fetched at all.
+        stranger.truncate(object.ciphertext.bytes as usize);
+        let exchanged = AlteredStore::new(store.clone(), key, Alteration::Replaced { by: stranger.into() });
+        let exchanged: SharedStore = Arc::new(exchanged);
+        let error = globals(&exchanged, signed, identities).await.unwrap_err();
+        assert!(error.to_string().starts_with(layout::GLOBALS), "{error}");
+    }
+
+    /// However much of an object is looked at, another one does not pass.
+    #[tokio::test]
+    async fn an_object_passes_only_with_the_bytes_that_were_signed() {
+        let backup = Backup::of(&b"CREATE ROLE a;\n".repeat(9_000), b"{}").await;
+        let (object, key) = backup.object(Role::Globals);
+        let (known, nobody) = (&backup.identities, &Backup::of(b"", b"").await.identities);
+        let bytes = object.ciphertext.bytes;
+        let (whole, _) = backup.store.get(&key, bytes).await.unwrap();
+        let other = sealed::seal_bytes(&backup.recipients, 3, b"CREATE ROLE b;").unwrap().bytes;
+        let alterations = [
+            None,
+            Some(Alteration::Flipped { at: bytes - 1, mask: 1 }),
+            Some(Alteration::Flipped { at: 0, mask: 1 }),
+            Some(Alteration::Cut { bytes: bytes - 1 }),
+            Some(Alteration::Replaced { by: other.into() }),
+            Some(Alteration::Replaced { by: whole.slice(..whole.len() / 2) }),
+        ];
+        for alteration in alterations {
+            let is_whole = alteration.is_none();
+            let store = match alteration.clone() {
+                None => backup.store.clone(),
+                Some(alteration) => {
+                    Arc::new(AlteredStore::new(backup.store.clone(), key.clone(), alteration)) as SharedStore
+                }
+            };
+            for (identities, is_enough) in [(None, true), (Some(known), true), (Some(nobody), false)] {
+                let read = read_through(&store, &key, object, identities).await;
+                assert_eq!(read.is_ok(), is_whole && is_enough, "{alteration:?}: {read:?}");
+            }
+            for (identities, is_enough) in [(known, true), (nobody, false)] {
+                let opened = open_and_hash(&store, &key, object, identities).await;
+                assert_eq!(opened.is_ok(), is_whole && is_enough, "{alteration:?}: {opened:?}");
+            }
+        }
+    }
+}

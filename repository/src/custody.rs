@@ -183,7 +183,9 @@ mod tests {
     use super::*;
     use crate::keys::{NoPrompts, generate_identity};
     use crate::signature::{SigningKey, generate};
+    use crate::store::faulty::{Fault, FaultyStore, Rule};
     use crate::store::memory::MemoryStore;
+    use crate::store::operation::Operation;
 
     fn pair() -> (Identities, String) {
         let (identity, recipient) = generate_identity();
@@ -254,5 +256,32 @@ mod tests {
         }
         let last = last_shown(&store, &source, &signers).await.unwrap();
         assert_eq!(last, [("age1x".to_owned(), Timestamp::from_second(10).unwrap())].into());
+        // What cannot be fetched now may say more; what is damaged says nothing.
+        for (fault, is_known) in [(Fault::FailBefore, false), (Fault::Damage, true)] {
+            let rules = vec![Rule::on(Operation::Get, fault).keyed("19700101T000010").times(9)];
+            let faulty: SharedStore = Arc::new(FaultyStore::scripted(store.clone(), rules));
+            let last = last_shown(&faulty, &source, &signers).await;
+            assert_eq!(last.is_ok(), is_known, "{fault:?}: {last:?}");
+            let at = last.ok().map(|last| last["age1x"]);
+            assert_eq!(at, is_known.then(|| Timestamp::from_second(5).unwrap()));
+        }
+    }
+
+    #[tokio::test]
+    async fn only_signed_challenges_of_the_source_can_be_answered() {
+        let store: SharedStore = Arc::new(MemoryStore::new());
+        let key = SigningKey::parse(&generate("a test").0, Path::new("a test")).unwrap();
+        let stranger = SigningKey::parse(&generate("a test").0, Path::new("a test")).unwrap();
+        let signers = TrustedSigners::parse(&format!("v {}\n", key.public_line())).unwrap();
+        let app: SourceName = "app".parse().unwrap();
+        for (second, of, signer) in [(1, "app", &key), (2, "other", &key), (3, "app", &stranger)] {
+            let at = Timestamp::from_second(second).unwrap();
+            let (source, host) = (of.parse().unwrap(), "h".to_owned());
+            let (expires_at, canaries) = (at + CHALLENGE_LIFE, BTreeMap::new());
+            let record = Challenge { version: 1, source, at, expires_at, host, canaries };
+            records::put(&*store, &layout::challenge(&app, at), &record, signer).await.unwrap();
+        }
+        let found = challenges(&store, &app, &signers).await.unwrap();
+        assert_eq!(found.iter().map(|it| it.at.as_second()).collect::<Vec<_>>(), [1]);
     }
 }

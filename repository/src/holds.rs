@@ -85,6 +85,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_hold_is_there_until_it_is_given_back_and_half_of_one_as_well() {
+        let (key, faulty, memory) = died_before(Operation::Put, 2);
+        let hold = hold();
+        let is_there = async || super::is_there(&memory, &hold.source, &hold.id).await.unwrap();
+        assert!(!is_there().await);
+        put(&faulty, &hold, &key).await.unwrap_err();
+        assert!(is_there().await);
+        put(&memory, &hold, &key).await.unwrap();
+        assert!(is_there().await);
+        give_back(&memory, &hold.source, &hold.id).await.unwrap();
+        assert!(!is_there().await);
+    }
+
+    #[tokio::test]
     async fn half_a_hold_gives_way_to_a_whole_one() {
         let (key, faulty, memory) = died_before(Operation::Put, 2);
         let (hold, signers) = (hold(), TrustedSigners::parse(&format!("h {}\n", key.public_line())).unwrap());

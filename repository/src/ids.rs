@@ -304,8 +304,22 @@ mod tests {
             "20261124T020000Z-k3xyq",
             "-",
             "é-abcdef",
+            "20261124T020000-k3xyqa",
+            "20261124t020000Z-k3xyqa",
+            "20261124T02000Z-k3xyqa",
+            "20261124T0200000Z-k3xyqa",
+            "2026112 T020000Z-k3xyqa",
+            "+0261124T020000Z-k3xyqa",
+            "20261124T020000Z-k3xyqa-",
         ] {
             assert!(bad.parse::<BackupId>().is_err(), "{bad}");
+        }
+        let generated = RepositoryId::generate(&mut rand::rng());
+        assert_eq!(generated.as_str().parse::<RepositoryId>().unwrap(), generated);
+        for bad in
+            [&generated.as_str()[1..], &generated.as_str().to_uppercase(), &format!("{generated}a"), ""]
+        {
+            assert!(bad.parse::<RepositoryId>().is_err(), "{bad}");
         }
         for bad in ["", "/a", "a/", "a//b", "a/../b", ".", "a b", "é", "a\\b", &"k".repeat(1025)] {
             assert!(bad.parse::<ObjectKey>().is_err(), "{bad}");

@@ -295,3 +295,67 @@ fn key(text: String) -> ObjectKey {
 fn prefix(text: String) -> KeyPrefix {
     text.parse().expect("made of checked names")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> BackupId {
+        "20261124T020000Z-aaaaaa".parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_written_once_can_be_locked_and_nothing_that_changes() {
+        let (source, at) = ("app".parse::<SourceName>().unwrap(), id().started_at());
+        let writer = WriterId::of("SHA256:x");
+        let of_backup = Some(Lockable::Backup { source: source.clone(), id: id() });
+        assert_eq!(Lockable::of(&manifest(&source, &id())), of_backup);
+        assert_eq!(Lockable::of(&backup_object(&source, &id(), "data.000.zst.age").unwrap()), of_backup);
+        for record in [
+            run(&source, &id()),
+            verification(&source, &id(), at),
+            custody(&source, at),
+            tombstone(&source, &id()),
+            act(&source, &writer, 1),
+        ] {
+            assert_eq!(Lockable::of(&record), Some(Lockable::Record), "{record}");
+        }
+        for changing in [
+            hold(&source, &id()),
+            pin(&source, &id(), "a"),
+            backup_lease(&source),
+            alerts(&source),
+            repository_marker(),
+        ] {
+            assert_eq!(Lockable::of(&changing), None, "{changing}");
+        }
+    }
+
+    #[test]
+    fn claims_to_one_lease_are_none_to_another_and_sort_by_time() {
+        let source: SourceName = "app".parse().unwrap();
+        let (at, lease) = (id().started_at(), backup_lease(&source));
+        let made = claim(&lease, at, "t");
+        assert!(made.as_str().starts_with(claims(&lease).as_str()));
+        for other in [prune_lease(&source), drill_lease(&source), backup_lease(&"app2".parse().unwrap())] {
+            assert!(!made.as_str().starts_with(claims(&other).as_str()), "{other}");
+        }
+        let second = jiff::SignedDuration::from_secs(1);
+        assert!(claims_from(&lease, at - second) < made && claims_from(&lease, at) < made);
+        assert!(made < claims_from(&lease, at + second));
+    }
+
+    #[test]
+    fn a_name_leads_to_its_report_and_none_is_before_its_time() {
+        let source: SourceName = "app".parse().unwrap();
+        let at: Timestamp = "2026-11-24T02:00:00.25Z".parse().unwrap();
+        let name = verification_name(&source, &id(), at);
+        assert_eq!(verification_named(&source, &name), Some((id(), at)));
+        assert_eq!(verification_named(&"other".parse().unwrap(), &name), None);
+        let second = jiff::SignedDuration::from_secs(1);
+        assert!(verification_names_from(&source, at).unwrap() < name);
+        assert!(verification_names_from(&source, at + second).unwrap() > name);
+        assert!(verification_names_from(&source, Timestamp::UNIX_EPOCH).is_some());
+        assert_eq!(verification_names_from(&source, Timestamp::UNIX_EPOCH - second), None);
+    }
+}

@@ -177,7 +177,14 @@ impl NoRestorePoint {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
     use super::*;
+    use crate::signature::generate;
+    use crate::store::faulty::{Fault, FaultyStore, Rule};
+    use crate::store::memory::MemoryStore;
+    use crate::store::operation::Operation;
 
     fn found(at: &str, reference: Option<&str>) -> Found {
         let at: Timestamp = at.parse().unwrap();
@@ -208,5 +215,37 @@ mod tests {
         assert_eq!(of("9fce"), Err(NoRestorePoint::Ambiguous));
         assert_eq!(of("9fc"), Err(NoRestorePoint::TooShort));
         assert_eq!(of("abcdef"), Err(NoRestorePoint::Absent { unusable: false }));
+    }
+
+    #[tokio::test]
+    async fn signed_points_in_their_place_are_listed_oldest_first_and_others_with_their_error() {
+        let key = SigningKey::parse(&generate("a test").0, Path::new("a test")).unwrap();
+        let stranger = SigningKey::parse(&generate("a test").0, Path::new("a test")).unwrap();
+        let until_2030 = format!("agent valid-before=\"20300101Z\" {}\n", key.public_line());
+        let signers = TrustedSigners::parse(&until_2030).unwrap();
+        let store: SharedStore = Arc::new(MemoryStore::new());
+        let times =
+            ["2026-11-22T00:00:00Z", "2026-11-20T00:00:00Z", "2026-11-21T00:00:00Z", "2031-01-01T00:00:00Z"];
+        let points = times.map(|at| found(at, None).point.unwrap().0);
+        for (point, signer) in points.iter().zip([&key, &key, &stranger, &key]) {
+            point.put(&store, signer).await.unwrap();
+        }
+        let elsewhere = found("2026-11-23T00:00:00Z", None).id;
+        records::put(&*store, &layout::restore_point(&elsewhere), &points[0], &key).await.unwrap();
+        let listed = list(&store, &signers).await.unwrap();
+        let told =
+            |found: &Found| (found.id.to_string(), found.point.as_ref().err().map(ToString::to_string));
+        let bad = || Some("record is badly signed".to_owned());
+        let expected = [
+            (points[1].id.to_string(), None),
+            (points[2].id.to_string(), bad()),
+            (points[0].id.to_string(), None),
+            (elsewhere.to_string(), Some("record belongs to another place".to_owned())),
+            (points[3].id.to_string(), bad()),
+        ];
+        assert_eq!(listed.iter().map(told).collect::<Vec<_>>(), expected);
+        let rule = Rule::on(Operation::Get, Fault::FailBefore);
+        let faulty: SharedStore = Arc::new(FaultyStore::scripted(store, vec![rule]));
+        assert!(list(&faulty, &signers).await.unwrap_err().is_of_the_store());
     }
 }

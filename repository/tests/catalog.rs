@@ -11,16 +11,19 @@ use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::backups::{Attempt, Cause, Known};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::retention::{self, Candidate, Retention};
-use pgproof_repository::catalog::{self, Brief, CatalogError, Entry, Marker, Standing};
+use pgproof_repository::acts::{self, Act, Book, WriterId};
+use pgproof_repository::catalog::{self, Brief, BriefStanding, CatalogError, Entry, Marker, Standing};
 use pgproof_repository::chain::{self, Break};
+use pgproof_repository::custody::{Challenge, Custody};
 use pgproof_repository::history;
+use pgproof_repository::holds;
 use pgproof_repository::ids::{BackupId, ManifestSha256, ObjectKey, RepositoryId};
 use pgproof_repository::layout;
 use pgproof_repository::manifest::v1::{Manifest, Previous};
 use pgproof_repository::manifest::{self, SignedManifest};
 use pgproof_repository::pins::{self, Pin};
 use pgproof_repository::prune::{self, Pruner};
-use pgproof_repository::records::{self, Run, RunOutcome, Tombstone};
+use pgproof_repository::records::{self, Hold, Run, RunOutcome, Tombstone};
 use pgproof_repository::report::{Report, Verdict, v1};
 use pgproof_repository::signature::{SigningKey, TrustedSigners, generate};
 use pgproof_repository::store::faulty::{Fault, FaultyStore, Rule};
@@ -29,6 +32,7 @@ use pgproof_repository::store::operation::Operation;
 use pgproof_repository::store::{PutCondition, SharedStore, StoreError};
 
 const GOLDEN: &[u8] = include_bytes!("../fixtures/manifest.v1.json");
+const GOLDEN_IMPORTED: &[u8] = include_bytes!("../fixtures/manifest.imported.v1.json");
 const GOLDEN_REPORT: &[u8] = include_bytes!("../fixtures/report.v1.json");
 const NOW: &str = "2026-12-24T00:00:00Z";
 
@@ -124,15 +128,50 @@ async fn what_cannot_be_used_is_named_where_it_is_nearer_to_the_moment() {
 async fn records_are_signed_while_the_key_is_trusted() {
     let repository = Repository::new();
     let id: BackupId = "20261124T020000Z-aaaaaa".parse().unwrap();
+    let (source, at) = (source(), NOW.parse::<Timestamp>().unwrap());
+    let store = &*repository.store;
     repository.committed(&id).await;
     repository.tombstone(&id, &repository.key).await;
-    let (run, tombstone) = (layout::run(&source(), &id), layout::tombstone(&source(), &id));
+    let hold =
+        Hold { version: 1, source: source.clone(), id: id.clone(), at, host: "h".into(), reason: "r".into() };
+    holds::put(&repository.store, &hold, &repository.key).await.unwrap();
+    let report = repository.report(&id, ManifestSha256::of(b""));
+    repository.put_report(&report, &repository.key).await;
+    let book =
+        Book { store: &repository.store, source: &source, signing_key: &repository.key, policy_sha256: "p" };
+    book.enter(acts::What::Release { backup: id.clone() }).await.unwrap();
+    let (host, canaries) = ("h".to_owned(), BTreeMap::new());
+    let challenge = Challenge { version: 1, source: source.clone(), at, expires_at: at, host, canaries };
+    let place = layout::challenge(&source, at);
+    records::put(store, &place, &challenge, &repository.key).await.unwrap();
+    let (of_repository, host) = (RepositoryId::generate(&mut rand::rng()), "h".to_owned());
+    let (backup, recipients) = (None, Vec::new());
+    let custody = Custody {
+        version: 1,
+        source: source.clone(),
+        repository: of_repository,
+        at,
+        host,
+        backup,
+        recipients,
+    };
+    records::put(store, &layout::custody(&source, at), &custody, &repository.key).await.unwrap();
     for (trusted, expected) in [("valid-before=\"20991231Z\"", true), ("valid-before=\"20200101Z\"", false)] {
         let line = format!("host {trusted} {}\n", repository.key.public_line());
         let signers = TrustedSigners::parse(&line).unwrap();
-        let run = records::get::<Run>(&*repository.store, &run, &signers).await;
-        let tombstone = records::get::<Tombstone>(&*repository.store, &tombstone, &signers).await;
-        assert_eq!((run.is_ok(), tombstone.is_ok()), (expected, expected), "{trusted}");
+        let writer = WriterId::of(&repository.key.fingerprint());
+        let is_signed = [
+            records::get::<Run>(store, &layout::run(&source, &id), &signers).await.is_ok(),
+            records::get::<Tombstone>(store, &layout::tombstone(&source, &id), &signers).await.is_ok(),
+            records::get::<Hold>(store, &layout::hold(&source, &id), &signers).await.is_ok(),
+            records::get::<Act>(store, &layout::act(&source, &writer, 1), &signers).await.is_ok(),
+            records::get::<Challenge>(store, &place, &signers).await.is_ok(),
+            records::get::<Custody>(store, &layout::custody(&source, at), &signers).await.is_ok(),
+            records::get::<Report>(store, &layout::verification(&source, &id, report.finished_at), &signers)
+                .await
+                .is_ok(),
+        ];
+        assert_eq!(is_signed, [expected; 7], "{trusted}");
     }
 }
 
@@ -161,9 +200,20 @@ async fn what_is_not_signed_is_no_part_of_the_past() {
     repository.raw(&layout::manifest(&source(), &unsigned), b"{}").await;
     let litter = layout::backup_object(&source(), &"20261124T040000Z-eeeeee".parse().unwrap(), "x").unwrap();
     repository.raw(&litter, b"x").await;
+    // Of another time than its id says.
+    repository.put_imported("20261124T045000Z-ffffff").await;
     let standing = repository.run("20261124T050000Z-aaaaaa", &repository.key, Cause::Standing).await;
     repository.run("20261124T060000Z-aaaaaa", &signing_key(), Cause::Passing).await;
     repository.run("20261122T050000Z-aaaaaa", &repository.key, Cause::Passing).await;
+    // Signed, and of another run or another source than where it lies.
+    let old: BackupId = "20261122T050000Z-aaaaaa".parse().unwrap();
+    let moved: BackupId = "20261124T070000Z-aaaaaa".parse().unwrap();
+    repository.copied(&layout::run(&source(), &old), &layout::run(&source(), &moved)).await;
+    let other: SourceName = "other".parse().unwrap();
+    let failed = RunOutcome::Failed { error: "no server".to_owned(), cause: Cause::Passing };
+    let theirs = a_run(other, "20261124T080000Z-aaaaaa", failed);
+    let place = layout::run(&source(), &theirs.id);
+    records::put(&*repository.store, &place, &theirs, &repository.key).await.unwrap();
     let (since, now) = (newest.started_at(), "2026-11-24T12:00:00Z".parse().unwrap());
     let known = history::of_late(&repository.store, &source(), &repository.signers, since, now).await;
     let expected = Known { backups: vec![future.started_at(), newest.started_at()], failed: vec![standing] };
@@ -194,6 +244,57 @@ async fn store_that_fails_is_no_empty_past() {
         let known = history::of_late(&store, &source(), &repository.signers, since, now).await;
         assert!(matches!(known, Err(CatalogError::Store { .. })), "{known:?}");
     }
+    // Nor are failures forgotten whose records cannot be fetched now; those that are damaged are no records.
+    repository.run("20261124T050000Z-aaaaaa", &repository.key, Cause::Standing).await;
+    for (fault, is_known) in [(Fault::FailBefore, false), (Fault::Damage, true)] {
+        let rule = Rule::on(Operation::Get, fault).keyed(layout::runs(&source()).as_str()).times(9);
+        let store: SharedStore = Arc::new(FaultyStore::scripted(repository.store.clone(), vec![rule]));
+        let (since, now) = (Timestamp::MIN, NOW.parse().unwrap());
+        match history::of_late(&store, &source(), &repository.signers, since, now).await {
+            Ok(known) => assert!(is_known && known.failed.is_empty(), "{fault:?}: {known:?}"),
+            Err(error) => assert!(!is_known && matches!(error, CatalogError::Record { .. }), "{error:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_signed_manifest_in_another_place_is_no_backup() {
+    let repository = Repository::new();
+    let (id, _) = repository.put("20261124T020000Z-aaaaaa", "02:00:01", Previous::None).await;
+    let (later, elsewhere): (BackupId, SourceName) =
+        ("20261224T020000Z-bbbbbb".parse().unwrap(), "other".parse().unwrap());
+    for (source, place) in [(source(), &later), (elsewhere, &id)] {
+        let signed = layout::manifest(&self::source(), &id);
+        repository.copied(&signed, &layout::manifest(&source, place)).await;
+        let entries = catalog::list(&repository.store, &source, &repository.signers).await.unwrap();
+        let Some(Entry { standing: Standing::Quarantined(error), .. }) = entries.last() else {
+            panic!("{entries:?}")
+        };
+        assert!(error.to_string().contains(id.as_str()), "{error}");
+        let found = catalog::find(&repository.store, &source, place, &repository.signers).await;
+        assert!(matches!(found, Err(CatalogError::Manifest { .. })), "{found:?}");
+    }
+}
+
+#[tokio::test]
+async fn retention_is_told_which_server_a_backup_is_of_and_why_another_cannot_be_used() {
+    let repository = Repository::new();
+    let (id, _) = repository.put("20261124T020000Z-aaaaaa", "02:00:01", Previous::None).await;
+    let (bad, _) = repository.put("20261125T020000Z-bbbbbb", "02:00:01", Previous::None).await;
+    repository.store.delete(&layout::manifest(&source(), &bad)).await.unwrap();
+    repository.raw(&layout::manifest(&source(), &bad), b"{").await;
+    let surveyed = catalog::survey(&repository.store, &source(), &repository.signers).await.unwrap();
+    let BriefStanding::Whole { server, snapshot_at, .. } = &surveyed[0].standing else {
+        panic!("{surveyed:?}")
+    };
+    let golden: Manifest = manifest::parse(GOLDEN).unwrap();
+    let identifier = golden.postgres().unwrap().server.system_identifier.as_ref().unwrap().to_string();
+    assert_eq!(server.as_deref(), Some(format!("15/{identifier}").as_str()));
+    assert_eq!((*snapshot_at, surveyed[0].snapshot_at()), (id.started_at(), Some(id.started_at())));
+    let BriefStanding::Unusable { why } = &surveyed[1].standing else { panic!("{surveyed:?}") };
+    let entries = repository.list().await;
+    let Standing::Quarantined(error) = &entries[1].standing else { panic!("{entries:?}") };
+    assert!(why.starts_with(&format!("{error}: ")), "{why}");
 }
 
 #[tokio::test]
@@ -425,6 +526,13 @@ async fn only_signed_chained_reports_of_this_manifest_prove() {
     report.finished_at += SignedDuration::from_secs(60);
     repository.put_report(&report, &repository.key).await;
     assert!(!proved(&repository, &repository.list().await));
+    assert_eq!(repository.list().await[0].proofs.without_weight, 2);
+    // What does not count is counted, so that it can be told of.
+    for _ in 0..2 {
+        report.finished_at += SignedDuration::from_secs(60);
+        repository.put_report(&report, &by_stranger).await;
+    }
+    assert_eq!(repository.list().await[0].proofs.without_weight, 4);
 }
 
 /// A repository in memory whose one key is trusted.
@@ -447,8 +555,19 @@ impl Repository {
         let day = id.started_at().strftime("%Y-%m-%d");
         let at: Timestamp = format!("{day}T{time}Z").parse().unwrap();
         let mut made: Manifest = manifest::parse(GOLDEN).unwrap();
-        (made.id, made.previous, made.finished_at) = (id.clone(), previous, at);
-        made.snapshot.at = id.started_at();
+        (made.id, made.previous, made.finished_at) = (id, previous, at);
+        made.snapshot.at = made.id.started_at();
+        self.put_manifest(made).await
+    }
+
+    async fn put_imported(&self, id: &str) {
+        let mut made: Manifest = manifest::parse(GOLDEN_IMPORTED).unwrap();
+        made.id = id.parse().unwrap();
+        self.put_manifest(made).await;
+    }
+
+    async fn put_manifest(&self, made: Manifest) -> (BackupId, ManifestSha256) {
+        let id = made.id.clone();
         let bytes = made.to_bytes();
         let signature = self.key.sign(manifest::NAMESPACE, &bytes).unwrap();
         SignedManifest::check(&bytes, &signature, &self.signers).unwrap();
@@ -459,11 +578,7 @@ impl Repository {
 
     /// The record of the run that made it.
     async fn committed(&self, id: &BackupId) {
-        let (at, host) = (id.started_at(), "db1".to_owned());
-        let outcome = RunOutcome::Committed { warnings: Vec::new() };
-        let (source, id, policy_sha256) = (source(), id.clone(), None);
-        let run = Run { version: 1, source, id, started_at: at, ended_at: at, host, policy_sha256, outcome };
-        records::put(&*self.store, &layout::run(&run.source, &run.id), &run, &self.key).await.unwrap();
+        self.ended(id.as_str(), &self.key, RunOutcome::Committed { warnings: Vec::new() }).await;
     }
 
     /// The first report of its source: it passed.
@@ -484,6 +599,14 @@ impl Repository {
         prune::candidates(&briefs, &BTreeMap::new(), NOW.parse().unwrap())
     }
 
+    /// With its signature.
+    async fn copied(&self, from: &ObjectKey, to: &ObjectKey) {
+        for (from, to) in [(from, to), (&layout::signature_of(from), &layout::signature_of(to))] {
+            let (bytes, _) = self.store.get(from, 1 << 20).await.unwrap();
+            self.raw(to, &bytes).await;
+        }
+    }
+
     async fn raw(&self, key: &ObjectKey, bytes: &[u8]) {
         self.store.put(key, Bytes::copy_from_slice(bytes), PutCondition::IfAbsent).await.unwrap();
     }
@@ -502,22 +625,9 @@ impl Repository {
     }
 
     async fn ended(&self, id: &str, key: &SigningKey, outcome: RunOutcome) -> (Timestamp, Timestamp) {
-        let id: BackupId = id.parse().unwrap();
-        let started_at = id.started_at();
-        let ended_at = started_at + SignedDuration::from_mins(1);
-        let host = "here".to_owned();
-        let run = Run {
-            version: 1,
-            source: source(),
-            id: id.clone(),
-            started_at,
-            ended_at,
-            host,
-            policy_sha256: None,
-            outcome,
-        };
-        records::put(&*self.store, &layout::run(&source(), &id), &run, key).await.unwrap();
-        (started_at, ended_at)
+        let run = a_run(source(), id, outcome);
+        records::put(&*self.store, &layout::run(&source(), &run.id), &run, key).await.unwrap();
+        (run.started_at, run.ended_at)
     }
 
     async fn list(&self) -> Vec<Entry> {
@@ -546,6 +656,14 @@ impl Repository {
         let (expired, all) = (briefs(expired), briefs(&entries.iter().collect::<Vec<_>>()));
         pruner.carry_out(&expired.iter().collect::<Vec<_>>(), &all, NOW.parse().unwrap()).await
     }
+}
+
+/// The record of an attempt that took a minute.
+fn a_run(source: SourceName, id: &str, outcome: RunOutcome) -> Run {
+    let id: BackupId = id.parse().unwrap();
+    let (started_at, host, policy_sha256) = (id.started_at(), "here".to_owned(), None);
+    let ended_at = started_at + SignedDuration::from_mins(1);
+    Run { version: 1, source, id, started_at, ended_at, host, policy_sha256, outcome }
 }
 
 fn signing_key() -> SigningKey {

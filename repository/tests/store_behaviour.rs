@@ -1,19 +1,30 @@
 //! What single stores and wrappers do beyond what every store must.
 
+use std::ops::Range;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
 use pgproof_repository::ids::{KeyPrefix, ObjectKey};
+use pgproof_repository::store::altered::{Alteration, AlteredStore};
+use pgproof_repository::store::conditions::Conditions;
 use pgproof_repository::store::counting::CountingStore;
 use pgproof_repository::store::directory::DirectoryStore;
 use pgproof_repository::store::faulty::{Fault, FaultyStore, Rule};
+use pgproof_repository::store::frugal::FrugalStore;
 use pgproof_repository::store::memory::MemoryStore;
 use pgproof_repository::store::operation::Operation;
+use pgproof_repository::store::part_plan::PartLimits;
 use pgproof_repository::store::retry::{GaveUp, RetryPolicy, RetryStore};
-use pgproof_repository::store::{PutCondition, Store, StoreError};
+use pgproof_repository::store::{
+    FolderPage, Lock, ObjectMeta, OutOfRange, PendingUpload, PutCondition, SharedStore, Store, StoreError,
+    Upload, Version,
+};
 
 #[tokio::test]
 async fn files_and_folders_are_the_owners_alone() {
@@ -108,6 +119,31 @@ async fn patience_ends_and_a_refusal_is_not_repeated() {
     assert_eq!(store.retries(), before);
 }
 
+/// Bytes may be damaged on their way; what comes so twice lies there so.
+#[tokio::test]
+async fn damaged_bytes_are_asked_for_once_more() {
+    for (times, is_whole) in [(1, true), (2, false)] {
+        let memory = MemoryStore::new();
+        put(&memory, "a", b"body").await;
+        let rule = Rule::on(Operation::Get, Fault::Damage).times(times);
+        let faulty = FaultyStore::scripted(Arc::new(memory), vec![rule]);
+        let store = RetryStore::with_policy(Arc::new(faulty.clone()), quick(Duration::from_secs(60)));
+        let got = store.get(&key("a"), 10).await;
+        assert_eq!((got.is_ok(), faulty.calls()), (is_whole, 2), "{got:?}");
+        assert!(is_whole || matches!(got, Err(StoreError::Damaged { .. })));
+    }
+}
+
+/// What was tried once says nothing of tries.
+#[tokio::test]
+async fn who_has_no_patience_gives_nothing_up() {
+    let faulty = FaultyStore::scripted(Arc::new(MemoryStore::new()), vec![Rule::always(Fault::FailBefore)]);
+    let store = RetryStore::with_policy(Arc::new(faulty.clone()), quick(Duration::ZERO));
+    let error = store.head(&key("a")).await.unwrap_err();
+    let StoreError::Unreachable { source, .. } = &error else { panic!("{error:?}") };
+    assert!(source.downcast_ref::<GaveUp>().is_none() && faulty.calls() == 1);
+}
+
 /// With the clock that ships: what every command gets.
 #[tokio::test(start_paused = true)]
 async fn an_outage_of_a_minute_is_carried_through() {
@@ -158,6 +194,283 @@ async fn a_lost_answer_does_not_hide_another_writer() {
     let store = RetryStore::with_policy(Arc::new(faulty), quick(Duration::from_secs(60)));
     let error = store.put(&key("a"), Bytes::from_static(b"mine"), PutCondition::IfAbsent).await.unwrap_err();
     assert!(matches!(error, StoreError::AlreadyExists { .. }), "{error:?}");
+}
+
+/// Each piece that comes ends a row of failures: outages of half a minute to a minute do not add up.
+#[tokio::test(start_paused = true)]
+async fn failures_of_a_stream_are_counted_in_a_row() {
+    let memory = MemoryStore::new();
+    put(&memory, "a", &[7; 300_000]).await;
+    let outages = [1, 12, 23].map(|call| {
+        let cut = Rule::on(Operation::GetStream, Fault::Cut { bytes: 70_000 }).from_call(call);
+        [cut, Rule::on(Operation::GetStream, Fault::FailBefore).from_call(call + 1).times(10)]
+    });
+    let faulty = FaultyStore::scripted(Arc::new(memory), outages.concat());
+    let store = RetryStore::new(Arc::new(faulty.clone()));
+    let began = tokio::time::Instant::now();
+    let pieces = store.get_stream(&key("a"), 0..300_000).await.unwrap();
+    let pieces: Vec<Bytes> = pieces.try_collect().await.unwrap();
+    assert_eq!((pieces.concat().len(), faulty.struck()), (300_000, 33));
+    let (lasted, patience) = (began.elapsed(), RetryPolicy::default().total);
+    assert!(patience < lasted && lasted < patience * 3, "{lasted:?}");
+}
+
+/// A put whose answer was lost was made: what lies there is looked up, and an outage in between is waited for.
+#[tokio::test]
+async fn a_lost_answer_is_looked_up_until_there_is_one() {
+    let lost = Rule::on(Operation::Put, Fault::FailAfter);
+    let away = Rule::on(Operation::Get, Fault::FailBefore).times(2);
+    let faulty = FaultyStore::scripted(Arc::new(MemoryStore::new()), vec![lost, away]);
+    let store = RetryStore::with_policy(Arc::new(faulty), quick(Duration::from_secs(60)));
+    put(&store, "a", b"mine").await;
+    assert_eq!(store.get(&key("a"), 10).await.unwrap().0, "mine");
+}
+
+/// What stands between a command and its store tells what the store tells.
+#[tokio::test]
+async fn wrappers_change_no_answer() {
+    let inner: SharedStore = Arc::new(Peculiar::new().await);
+    let told = answers(&*inner).await;
+    let altered = || AlteredStore::new(inner.clone(), key("another"), Alteration::Cut { bytes: 0 });
+    let lenders: [(SharedStore, bool); 4] = [
+        (Arc::new(RetryStore::new(inner.clone())), true),
+        (Arc::new(CountingStore::new(inner.clone())), true),
+        (Arc::new(FrugalStore::new(inner.clone(), 100)), false),
+        (Arc::new(altered()), false),
+    ];
+    for (wrapper, writes) in lenders {
+        assert_eq!(answers(&*wrapper).await, told, "{wrapper:?}");
+        let (locked, until) = (key("app/one"), "2027-01-01T00:00:00Z".parse().unwrap());
+        let pending = wrapper.list_uploads(&KeyPrefix::everything()).await.unwrap();
+        if writes {
+            wrapper.extend_lock(&locked, until).await.unwrap();
+            assert_eq!(inner.lock(&locked).await.unwrap(), Some(Lock::Until(until)));
+            assert_eq!(wrapper.lock(&locked).await.unwrap(), Some(Lock::Until(until)));
+            assert!(wrapper.left_versions());
+        } else {
+            assert!(wrapper.extend_lock(&locked, until).await.is_err());
+            assert!(wrapper.abort_upload(&pending[0]).await.is_err());
+            assert_eq!(inner.list_uploads(&KeyPrefix::everything()).await.unwrap(), pending);
+        }
+    }
+}
+
+/// Everything that can be asked of a store without changing it.
+async fn answers(store: &dyn Store) -> Vec<String> {
+    let (one, app, all) = (key("app/one"), "app/".parse().unwrap(), KeyPrefix::everything());
+    let listed: Vec<_> = store.list(&app, Some(&key("app/another"))).try_collect().await.unwrap();
+    let streamed: Vec<_> = store.get_stream(&one, 1..3).await.unwrap().try_collect().await.unwrap();
+    vec![
+        store.location(),
+        format!("{:?}", store.get(&one, 10).await.unwrap()),
+        format!("{:?}", store.get(&one, 1).await.unwrap_err()),
+        format!("{:?} {streamed:?}", store.get_range(&one, 1..3).await.unwrap()),
+        format!("{:?} {listed:?}", store.head(&one).await.unwrap()),
+        format!("{:?}", store.list_folders(&all).await.unwrap()),
+        format!("{:?}", store.folders_from(&all, Some("a"), 1).await.unwrap()),
+        format!("{:?}", store.list_uploads(&all).await.unwrap()),
+        format!("{:?} {:?}", store.clock().await.unwrap(), store.part_limits()),
+        format!("{:?}", store.conditions()),
+    ]
+}
+
+/// A store in memory that has a place, a clock, limits and conditions like no other.
+#[derive(Debug)]
+struct Peculiar(MemoryStore);
+
+impl Peculiar {
+    async fn new() -> Self {
+        let memory = MemoryStore::new();
+        for name in ["app/another", "app/one", "other/two"] {
+            put(&memory, name, b"body").await;
+        }
+        memory.start_upload(&key("app/pending")).await.unwrap();
+        Self(memory)
+    }
+}
+
+#[async_trait]
+impl Store for Peculiar {
+    fn location(&self) -> String {
+        "nowhere:".to_owned()
+    }
+
+    async fn put(&self, key: &ObjectKey, body: Bytes, only: PutCondition) -> Result<Version, StoreError> {
+        self.0.put(key, body, only).await
+    }
+
+    async fn get(&self, key: &ObjectKey, bytes_max: u64) -> Result<(Bytes, Version), StoreError> {
+        self.0.get(key, bytes_max).await
+    }
+
+    async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.0.get_range(key, range).await
+    }
+
+    async fn get_stream(
+        &self,
+        key: &ObjectKey,
+        range: Range<u64>,
+    ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
+        self.0.get_stream(key, range).await
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StoreError> {
+        self.0.head(key).await
+    }
+
+    fn list(
+        &self,
+        prefix: &KeyPrefix,
+        start_after: Option<&ObjectKey>,
+    ) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
+        self.0.list(prefix, start_after)
+    }
+
+    async fn list_folders(&self, prefix: &KeyPrefix) -> Result<Vec<String>, StoreError> {
+        self.0.list_folders(prefix).await
+    }
+
+    async fn folders_from(
+        &self,
+        prefix: &KeyPrefix,
+        from: Option<&str>,
+        at_most: usize,
+    ) -> Result<FolderPage, StoreError> {
+        self.0.folders_from(prefix, from, at_most).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        self.0.delete(key).await
+    }
+
+    async fn lock(&self, key: &ObjectKey) -> Result<Option<Lock>, StoreError> {
+        self.0.lock(key).await
+    }
+
+    async fn extend_lock(&self, key: &ObjectKey, until: Timestamp) -> Result<(), StoreError> {
+        self.0.extend_lock(key, until).await
+    }
+
+    fn left_versions(&self) -> bool {
+        true
+    }
+
+    async fn start_upload(&self, key: &ObjectKey) -> Result<Arc<dyn Upload>, StoreError> {
+        self.0.start_upload(key).await
+    }
+
+    async fn list_uploads(&self, prefix: &KeyPrefix) -> Result<Vec<PendingUpload>, StoreError> {
+        self.0.list_uploads(prefix).await
+    }
+
+    async fn abort_upload(&self, upload: &PendingUpload) -> Result<(), StoreError> {
+        self.0.abort_upload(upload).await
+    }
+
+    async fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(Some("2001-02-03T04:05:06Z".parse().unwrap()))
+    }
+
+    fn part_limits(&self) -> PartLimits {
+        PartLimits { parts_max: 7, ..PartLimits::S3 }
+    }
+
+    fn conditions(&self) -> Conditions {
+        Conditions { put_if_absent: false, ..Conditions::HONOURED }
+    }
+}
+
+/// A long list costs a request a thousand names, whoever counts.
+#[tokio::test]
+async fn names_are_counted_by_the_thousand() {
+    let memory = MemoryStore::new();
+    for number in 0..2_500 {
+        put(&memory, &format!("{number:04}/object"), b"").await;
+    }
+    let (inner, all): (SharedStore, _) = (Arc::new(memory), KeyPrefix::everything());
+    let counting = CountingStore::new(inner.clone());
+    let listed: Vec<_> = counting.list(&all, None).try_collect().await.unwrap();
+    assert_eq!(listed.len(), 2_500);
+    assert_eq!(counting.list_folders(&all).await.unwrap().len(), 2_500);
+    let counters = counting.counters();
+    for operation in [Operation::List, Operation::ListFolders] {
+        assert_eq!(counters.of(operation).requests, 3, "{operation}");
+    }
+    for (allowed, is_enough) in [(3, true), (2, false)] {
+        let listed: Result<Vec<_>, _> =
+            FrugalStore::new(inner.clone(), allowed).list(&all, None).try_collect().await;
+        assert_eq!(listed.is_ok(), is_enough);
+        let folders = FrugalStore::new(inner.clone(), allowed).list_folders(&all).await;
+        assert_eq!(folders.is_ok(), is_enough);
+    }
+}
+
+#[tokio::test]
+async fn only_the_folder_of_an_upload_is_removed_by_its_abort() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = DirectoryStore::open(folder.path()).unwrap();
+    put(&store, "app/backups/manifest", b"x").await;
+    store.start_upload(&key("app/data")).await.unwrap();
+    let pending = store.list_uploads(&KeyPrefix::everything()).await.unwrap().remove(0);
+    let up = "../".repeat(10) + "..";
+    for upload_id in
+        ["", ".", "..", "../..", &up, &pending.upload_id[..31], "../../app/../app/../app/backups"]
+    {
+        let forged = PendingUpload { upload_id: upload_id.to_owned(), ..pending.clone() };
+        assert!(store.abort_upload(&forged).await.is_err(), "{upload_id}");
+    }
+    assert_eq!(store.list_uploads(&KeyPrefix::everything()).await.unwrap(), [pending.clone()]);
+    assert!(store.head(&key("app/backups/manifest")).await.is_ok());
+    // One that is gone counts as aborted.
+    for _ in 0..2 {
+        store.abort_upload(&pending).await.unwrap();
+    }
+}
+
+/// Parts come in any order, once more after a failure, and then with other bytes too: the last of each number counts.
+#[tokio::test]
+async fn an_uploads_parts_make_one_object_in_the_order_of_their_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = DirectoryStore::open(folder.path()).unwrap();
+    let orders: [&[(u32, &str)]; 6] = [
+        &[(1, "one"), (2, "two"), (3, "three")],
+        &[(3, "three"), (1, "one"), (2, "two")],
+        &[(1, "uno"), (1, "one"), (2, "two"), (3, "THREE"), (3, "three")],
+        &[(1, "one"), (2, "longer"), (3, "three"), (2, "two")],
+        &[(1, "one"), (2, "2"), (2, "two"), (3, "three")],
+        &[(2, "two"), (1, "1"), (1, "one"), (3, "three"), (2, "two")],
+    ];
+    for (number, order) in orders.into_iter().enumerate() {
+        let key = key(&format!("app/data{number}"));
+        let upload = store.start_upload(&key).await.unwrap();
+        let mut parts = std::collections::BTreeMap::new();
+        for (part, body) in order {
+            parts.insert(*part, upload.put_part(*part, Bytes::from_static(body.as_bytes())).await.unwrap());
+        }
+        let made = upload.complete(parts.into_values().collect()).await.unwrap();
+        let (body, version) = store.get(&key, 100).await.unwrap();
+        assert_eq!((body, version, made.bytes), (Bytes::from_static(b"onetwothree"), made.version, 11));
+    }
+    assert_eq!(store.list_uploads(&KeyPrefix::everything()).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_folder_refuses_what_does_not_lie_in_an_object_and_parts_beyond_the_limits() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = DirectoryStore::open(folder.path()).unwrap();
+    assert_eq!(store.location(), format!("file://{}", folder.path().canonicalize().unwrap().display()));
+    put(&store, "a", b"body").await;
+    for range in [3..5, 5..5, Range { start: 3, end: 2 }] {
+        let error = store.get_range(&key("a"), range.clone()).await.unwrap_err();
+        let StoreError::Refused { source, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(source.downcast_ref(), Some(&OutOfRange { range: range.clone(), bytes: 4 }));
+        assert!(store.get_stream(&key("a"), range).await.is_err());
+    }
+    let upload = store.start_upload(&key("b")).await.unwrap();
+    for number in [0, PartLimits::S3.parts_max + 1] {
+        assert!(upload.put_part(number, Bytes::new()).await.is_err(), "{number}");
+    }
 }
 
 /// A store with one object, `there`, that cannot be reached until the script is another one.

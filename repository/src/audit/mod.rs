@@ -260,3 +260,6 @@ pub enum AuditError {
         source: crate::catalog::CatalogError,
     },
 }
+
+#[cfg(test)]
+mod tests;

@@ -185,3 +185,93 @@ fn a_changed_header_is_refused_and_debug_output_holds_no_secret() {
     assert!(matches!(KnownFileKey::unwrap(&file[..], &identities), Err(KeyError::Header { .. })));
     assert!(matches!(KnownFileKey::unwrap(&b"no age"[..], &identities), Err(KeyError::Header { .. })));
 }
+
+/// Whatever secret somebody pastes by mistake, the message does not hand it on.
+#[test]
+fn secret_keys_among_recipients_are_refused_and_not_shown() {
+    let plugin = "AGE-PLUGIN-YUBIKEY-1QQQSYQCYQ5RQWZQFPG9SCRGWPUGPZYSNZS23V9CCRYDPK8QARC0SQLZ7DP";
+    let age = "AGE-SECRET-KEY-1GFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPQ4EGAEX";
+    for secret in [plugin, age, "-----BEGIN OPENSSH PRIVATE KEY-----"] {
+        let error = Recipients::parse([secret]).unwrap_err();
+        let KeyError::BadRecipient { line: 1, reason } = &error else { panic!("{error:?}") };
+        assert!(reason.contains("secret key") && !reason.contains(&secret[..12]), "{reason}");
+    }
+    // What is none is told by its beginning.
+    let reason = Recipients::parse(["somebody@example.org, who is no key"]).unwrap_err().to_string();
+    assert!(reason.contains("\"somebody@example.org, wh\""), "{reason}");
+}
+
+#[test]
+fn only_what_can_be_an_identity_file_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (secret, _) = generate_identity();
+    let padded = |bytes: usize| {
+        let comment = "#".repeat(bytes - secret.expose_secret().len() - 2);
+        format!("{comment}\n{}\n", secret.expose_secret())
+    };
+    for (bytes, is_one) in [(1 << 20, true), ((1 << 20) + 1, false), (2 << 20, false)] {
+        let path = identity_file(folder.path(), "long", padded(bytes).as_bytes());
+        let loaded = load(&path);
+        assert_eq!(loaded.is_ok(), is_one, "{bytes}: {loaded:?}");
+        assert!(is_one || matches!(loaded, Err(KeyError::IdentityFile { .. })));
+    }
+}
+
+/// What a plugin asks is asked of whoever is there, and an unattended host answers nothing.
+#[test]
+fn questions_reach_who_can_answer_them() {
+    use age::Callbacks;
+
+    #[derive(Debug)]
+    struct Answers(std::sync::Mutex<Vec<String>>);
+
+    impl KeyPrompts for Answers {
+        fn message(&self, text: &str) {
+            self.0.lock().unwrap().push(text.to_owned());
+        }
+
+        fn passphrase(&self, _description: &str) -> Option<SecretString> {
+            Some(SecretString::from("1234"))
+        }
+
+        fn confirm(&self, _question: &str, _yes: &str, _no: Option<&str>) -> Option<bool> {
+            Some(true)
+        }
+
+        fn public_text(&self, _description: &str) -> Option<String> {
+            Some("slot 1".to_owned())
+        }
+    }
+
+    let answers = Arc::new(Answers(std::sync::Mutex::default()));
+    let bridge = prompts::Bridge(answers.clone());
+    bridge.display_message("touch the key");
+    assert_eq!(*answers.0.lock().unwrap(), ["touch the key"]);
+    assert_eq!(bridge.request_passphrase("PIN").unwrap().expose_secret(), "1234");
+    assert_eq!(bridge.confirm("really?", "yes", None), Some(true));
+    assert_eq!(bridge.request_public_string("slot").as_deref(), Some("slot 1"));
+    let nobody = prompts::Bridge(Arc::new(NoPrompts));
+    assert!(nobody.request_passphrase("PIN").is_none() && nobody.request_public_string("slot").is_none());
+    assert_eq!(nobody.confirm("really?", "yes", None), None);
+}
+
+#[test]
+fn what_an_operator_can_mend_has_a_hint() {
+    let path = || PathBuf::from("identity");
+    let file = |kind: std::io::ErrorKind| KeyError::IdentityFile { path: path(), source: kind.into() };
+    let reason = || "it is empty".to_owned();
+    for (error, expected) in [
+        (file(std::io::ErrorKind::PermissionDenied), "the identity's owner"),
+        (file(std::io::ErrorKind::NotFound), "keys.identity_files"),
+        (KeyError::NoMatchingIdentity, "the manifest lists"),
+        (KeyError::NoIdentities, "name an identity file"),
+        (KeyError::BadRecipient { line: 1, reason: reason() }, "a public key"),
+        (KeyError::NotAnIdentity { path: path(), reason: reason() }, "AGE-SECRET-KEY-1"),
+        (KeyError::WrongPassphrase { path: path() }, "the right passphrase"),
+        (KeyError::PassphraseNeeded { path: path() }, "at a terminal"),
+    ] {
+        let hint = error.hint().unwrap_or_default();
+        assert!(hint.contains(expected), "{error}: {hint}");
+    }
+    assert_eq!(KeyError::NoRecipients.hint(), None);
+}

@@ -61,6 +61,12 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(holder.is_dead());
+        let told = |path| std::fs::read_to_string(path).unwrap().trim().to_owned();
+        assert_eq!(holder.host, told("/proc/sys/kernel/hostname"));
+        let space = std::fs::read_link("/proc/self/ns/pid").unwrap();
+        for part in [told("/proc/sys/kernel/random/boot_id").as_str(), space.to_str().unwrap()] {
+            assert!(holder.boot.contains(part), "{holder:?}");
+        }
         let elsewhere = Holder { boot: format!("{} or another", holder.boot), ..holder };
         assert!(!elsewhere.is_dead());
     }

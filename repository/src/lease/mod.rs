@@ -139,8 +139,7 @@ impl Lease {
             }
             claim.prolong(LIFE).await?;
         }
-        self.stored.expires_at = now + LEASE_TTL;
-        self.write_again().await?;
+        self.write_again(Stored { expires_at: now + LEASE_TTL, ..self.stored.clone() }).await?;
         if self.claim.is_some() && self.written.elapsed() > LIFE {
             return Err(LeaseError::Lost);
         }
@@ -153,31 +152,36 @@ impl Lease {
         Renewal::of(self)
     }
 
-    /// Until when the lease holds without another renewal.
-    pub fn expires_at(&self) -> Timestamp {
-        self.stored.expires_at
+    /// When it runs out without another renewal, by a clock that nobody sets.
+    fn ends(&self) -> Instant {
+        self.written + LIFE
+    }
+
+    /// By either clock, since the machine may have slept.
+    fn has_run_out(&self, now: Timestamp) -> bool {
+        Instant::now() >= self.ends() || self.stored.expires_at <= now
     }
 
     pub async fn release(mut self) -> Result<(), LeaseError> {
-        self.stored.released = true;
-        let released = self.write_again().await;
+        let released = self.write_again(Stored { released: true, ..self.stored.clone() }).await;
         if let Some(claim) = self.claim {
             claim.withdraw().await;
         }
         released
     }
 
-    /// Writes what the lease has become. What lies there in another version may be an earlier write of its own, whose
-    /// answer was lost.
-    async fn write_again(&mut self) -> Result<(), LeaseError> {
+    /// Writes what the lease becomes, which it is only once that was written. What lies there in another version may be
+    /// an earlier write of its own, whose answer was lost.
+    async fn write_again(&mut self, stored: Stored) -> Result<(), LeaseError> {
         let condition = PutCondition::IfVersion(self.version.clone());
-        self.version = match put(&self.store, &self.key, &self.stored, condition).await {
+        self.version = match put(&self.store, &self.key, &stored, condition).await {
             Err(LeaseError::Lost) => {
                 let own = PutCondition::IfVersion(self.own_version().await?);
-                put(&self.store, &self.key, &self.stored, own).await?
+                put(&self.store, &self.key, &stored, own).await?
             }
             written => written?,
         };
+        self.stored = stored;
         Ok(())
     }
 
@@ -277,6 +281,8 @@ pub enum LeaseError {
     Held { holder: Holder, expires_at: Timestamp },
     #[error("another process took the lease")]
     Lost,
+    #[error("the lease ran out before the store let it be renewed")]
+    RanOut,
     /// Without conditions, what was written late cannot be told from what was written by another.
     #[error("the claim to the lease took {} s to write, which is too long on a store without conditional writes", took.as_secs())]
     Slow { took: Duration },
@@ -327,6 +333,21 @@ mod tests {
         second.release().await.unwrap();
         acquire(3, now, false).await.unwrap();
         acquire(4, now + LEASE_TTL + LEASE_TTL, false).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_holds_it_is_told_until_it_runs_out_or_is_released() {
+        let store: SharedStore = Arc::new(MemoryStore::new());
+        let key: ObjectKey = "leases/backup.app.json".parse().unwrap();
+        let now: Timestamp = "2026-11-24T02:00:00Z".parse().unwrap();
+        let told = async |at| holder_at(&store, &key, at).await.unwrap();
+        assert_eq!(told(now).await, None);
+        let lease = Lease::acquire(store.clone(), key.clone(), holder(1), now, |_| false).await.unwrap();
+        assert_eq!(told(now).await, Some(holder(1)));
+        assert_eq!(told(now + LEASE_TTL - SignedDuration::from_secs(1)).await, Some(holder(1)));
+        assert_eq!(told(now + LEASE_TTL).await, None);
+        lease.release().await.unwrap();
+        assert_eq!(told(now).await, None);
     }
 
     #[tokio::test]

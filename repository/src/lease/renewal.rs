@@ -17,7 +17,7 @@ pub struct Renewal {
 }
 
 impl Renewal {
-    /// A store that is away for a while is no loss: the lease is longer.
+    /// A store that is away for a while is no loss: the lease is longer. When it runs out somebody else may take it.
     pub(super) fn of(mut lease: Lease) -> Self {
         let (stop, has_lost, lost) =
             (CancellationToken::new(), CancellationToken::new(), Arc::new(OnceLock::new()));
@@ -28,10 +28,11 @@ impl Renewal {
                     () = stopped.cancelled() => return Some(lease),
                     () = tokio::time::sleep(LEASE_RENEWAL) => {}
                 }
-                let now = Timestamp::now();
-                match lease.renew(now).await {
+                let ends = lease.ends();
+                let renewed = tokio::time::timeout_at(ends, lease.renew(Timestamp::now())).await;
+                match renewed.unwrap_or(Err(LeaseError::RanOut)) {
                     Ok(()) => {}
-                    Err(LeaseError::Store { source }) if lease.expires_at() > Timestamp::now() => {
+                    Err(LeaseError::Store { source }) if !lease.has_run_out(Timestamp::now()) => {
                         tracing::warn!(error = %source, "lease could not be renewed; trying again");
                     }
                     Err(error) => {
@@ -62,5 +63,56 @@ impl Renewal {
         if let Err(error) = released {
             tracing::warn!(error = %error, "lease could not be released; it runs out by itself");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::time::{Instant, timeout};
+
+    use super::super::LIFE;
+    use super::*;
+    use crate::ids::ObjectKey;
+    use crate::store::SharedStore;
+    use crate::store::faulty::{Fault, FaultyStore, Rule};
+    use crate::store::memory::MemoryStore;
+    use crate::store::operation::Operation;
+
+    fn key() -> ObjectKey {
+        "leases/backup.app.json".parse().unwrap()
+    }
+
+    async fn take(store: &SharedStore) -> Result<Lease, LeaseError> {
+        Lease::take(store.clone(), key(), Timestamp::now()).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_cannot_be_renewed_is_lost_when_it_runs_out_and_not_before() {
+        for (fault, why) in [(Fault::FailBefore, "cannot be read or written"), (Fault::Hang, "ran out")] {
+            let faulty = FaultyStore::scripted(Arc::new(MemoryStore::new()), Vec::new());
+            let store: SharedStore = Arc::new(faulty.clone());
+            let renewal = take(&store).await.unwrap().keep();
+            let began = Instant::now();
+            faulty.script(vec![Rule::on(Operation::Put, fault).times(u64::MAX)]);
+            let told = renewal.lost().await;
+            assert!(told.contains(why), "{fault:?}: {told}");
+            let held = began.elapsed();
+            assert!(LIFE - LEASE_RENEWAL < held && held <= LIFE, "{fault:?}: {held:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_of_a_minute_is_no_loss_and_a_release_frees_at_once() {
+        let faulty = FaultyStore::scripted(Arc::new(MemoryStore::new()), Vec::new());
+        let store: SharedStore = Arc::new(faulty.clone());
+        let renewal = take(&store).await.unwrap().keep();
+        faulty.script(vec![Rule::on(Operation::Put, Fault::FailBefore).times(2)]);
+        assert!(timeout(LIFE * 3, renewal.lost()).await.is_err());
+        assert!(faulty.struck() == 2 && faulty.calls() > 10);
+        assert!(matches!(take(&store).await, Err(LeaseError::Held { .. })));
+        renewal.release().await;
+        take(&store).await.unwrap();
     }
 }

@@ -237,4 +237,27 @@ mod tests {
         let manifest = parse(other.as_bytes()).unwrap();
         assert_eq!((&manifest.contents, manifest.postgres()), (&v1::Contents::Unknown, None));
     }
+
+    #[test]
+    fn what_an_operator_can_do_about_a_manifest_is_said() {
+        let damaged = StoreError::Damaged { operation: "get", key: "a".to_owned(), source: "x".into() };
+        let signers = TrustedSigners::parse("").unwrap();
+        let unsigned = SignedManifest::check(GOLDEN_V1, "no signature", &signers).unwrap_err();
+        for (error, expected) in [
+            (ManifestError::Damaged { source: damaged }, "another copy"),
+            (ManifestError::Newer { version: 2 }, "at least as new"),
+            (unsigned, "keys.trusted_signers"),
+        ] {
+            assert!(error.hint().is_some_and(|hint| hint.contains(expected)), "{error:?}");
+        }
+        assert_eq!(ManifestError::Elsewhere { source_name: "a".into(), id: "b".into() }.hint(), None);
+    }
+
+    #[test]
+    fn a_backup_takes_what_its_objects_take() {
+        let manifest = parse(GOLDEN_V1).unwrap();
+        let sizes: Vec<u64> = manifest.objects.iter().map(|object| object.ciphertext.bytes).collect();
+        assert!(sizes.len() > 1);
+        assert_eq!(manifest.stored_bytes(), sizes.iter().sum::<u64>());
+    }
 }

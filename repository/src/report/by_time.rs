@@ -85,3 +85,80 @@ async fn named(
 fn file_name(key: &ObjectKey) -> &str {
     key.as_str().rsplit('/').next().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::ids::BackupId;
+    use crate::store::counting::CountingStore;
+    use crate::store::memory::MemoryStore;
+    use crate::store::operation::Operation;
+
+    const NOW: &str = "2026-11-24T12:00:00Z";
+
+    fn source() -> SourceName {
+        "app".parse().unwrap()
+    }
+
+    fn id() -> BackupId {
+        "20260101T020000Z-aaaaaa".parse().unwrap()
+    }
+
+    fn hours_ago(hours: i64) -> Timestamp {
+        NOW.parse::<Timestamp>().unwrap() - SignedDuration::from_hours(hours)
+    }
+
+    async fn put(store: &SharedStore, key: ObjectKey) {
+        store.put(&key, Bytes::new(), PutCondition::IfAbsent).await.unwrap();
+    }
+
+    /// The newest reports, and the lists that this takes.
+    async fn newest_of(store: &SharedStore, count: usize) -> (Vec<ObjectKey>, u64) {
+        let counting = CountingStore::new(store.clone());
+        let counted: SharedStore = Arc::new(counting.clone());
+        let found = newest(&counted, &source(), count, NOW.parse().unwrap()).await.unwrap();
+        (found, counting.counters().of(Operation::List).requests)
+    }
+
+    fn reports(hours: impl IntoIterator<Item = i64>) -> Vec<ObjectKey> {
+        hours.into_iter().map(|hours| layout::verification(&source(), &id(), hours_ago(hours))).collect()
+    }
+
+    #[tokio::test]
+    async fn the_newest_are_found_by_their_names_in_few_lists_however_many_there_are() {
+        let store: SharedStore = Arc::new(MemoryStore::new());
+        let mut report: Report =
+            serde_json::from_slice(include_bytes!("../../fixtures/report.v1.json")).unwrap();
+        report.backup = id();
+        // Named twice: once more after an answer that was lost.
+        for hours in [1, 1, 2, 3] {
+            report.finished_at = hours_ago(hours);
+            name(&*store, &report).await.unwrap();
+        }
+        assert_eq!(newest_of(&store, 2).await, (reports([1, 2]), 1));
+        assert_eq!(newest_of(&store, 3).await, (reports([1, 2, 3]), 1));
+        for hours in 100..1_300 {
+            put(&store, layout::verification_name(&source(), &id(), hours_ago(hours))).await;
+        }
+        // More than one answer tells: first those of two days, then of sixteen.
+        assert_eq!(newest_of(&store, 3).await, (reports([1, 2, 3]), 2));
+        assert_eq!(newest_of(&store, 4).await, (reports([1, 2, 3, 100]), 3));
+        let (all, _) = newest_of(&store, 1_203).await;
+        assert_eq!(all, reports((1..=3).chain(100..1_300)));
+    }
+
+    #[tokio::test]
+    async fn reports_without_names_are_found_where_names_are_too_few() {
+        let store: SharedStore = Arc::new(MemoryStore::new());
+        for hours in [5, 6] {
+            put(&store, layout::verification(&source(), &id(), hours_ago(hours))).await;
+        }
+        put(&store, layout::verification(&source(), &id(), hours_ago(1))).await;
+        put(&store, layout::verification_name(&source(), &id(), hours_ago(1))).await;
+        assert_eq!(newest_of(&store, 1).await.0, reports([1]));
+        assert_eq!(newest_of(&store, 2).await.0, reports([1, 5]));
+        assert_eq!(newest_of(&store, 9).await.0, reports([1, 5, 6]));
+    }
+}

@@ -107,7 +107,7 @@ fn compress(plain: &[u8], level: i32) -> io::Result<Vec<u8>> {
 }
 
 /// Compares piece by piece, so that no second copy of a large inventory is needed.
-fn decodes_to(frame: &[u8], plain: &[u8]) -> bool {
+pub(super) fn decodes_to(frame: &[u8], plain: &[u8]) -> bool {
     let Ok(mut decoder) = zstd::stream::read::Decoder::with_buffer(frame) else { return false };
     let mut piece = vec![0; 64 << 10];
     let mut rest = plain;

@@ -181,6 +181,10 @@ fn a_key_counts_only_within_its_time() {
     assert!(verify("2026-12-31T23:59:00Z").is_ok());
     assert!(matches!(verify("2025-12-31T23:59:59Z"), Err(SignatureError::NotValidAt { .. })));
     assert!(matches!(verify("2026-12-31T23:59:01Z"), Err(SignatureError::NotValidAt { .. })));
+    let to_the_second = trusted(&format!("agent valid-before=\"20261231235930Z\" {public}"));
+    let verify_then =
+        |at: &str| to_the_second.verify(namespace::RUN, MESSAGE, &signature, at.parse().unwrap());
+    assert!(verify_then("2026-12-31T23:59:30Z").is_ok() && verify_then("2026-12-31T23:59:31Z").is_err());
     let renewed = format!("{line}\nagent valid-after=\"20270101Z\" {public}");
     let later = "2027-06-01T00:00:00Z".parse().unwrap();
     assert!(trusted(&renewed).verify(namespace::RUN, MESSAGE, &signature, later).is_ok());
@@ -275,4 +279,48 @@ fn namespaces_are_patterns_and_lists_of_them() {
     }
     let odd = format!("agent valid-after=\"20200101Z\",,valid-before=\"20990101Z\" {public}");
     assert!(TrustedSigners::parse(&odd).unwrap_err().to_string().contains("malformed"));
+}
+
+/// Asked before the work, with the answer that the signature would get.
+#[test]
+fn whether_a_signature_would_count_is_known_before_it_is_made() {
+    let Keys { key, public, .. } = keys();
+    let line = format!("agent namespaces=\"{}\",valid-before=\"20261231Z\" {public}", namespace::RUN);
+    let (signers, strangers) = (trusted(&line), trusted(&format!("other {}", keys().public)));
+    let (before, after) = ("2026-11-24T00:00:00Z".parse().unwrap(), "2027-01-01T00:00:00Z".parse().unwrap());
+    signers.would_accept(&key, namespace::RUN, before).unwrap();
+    for (signers, namespace, at, name) in [
+        (&signers, namespace::RUN, after, "NotValidAt"),
+        (&signers, namespace::MANIFEST, before, "NamespaceNotAllowed"),
+        (&strangers, namespace::RUN, before, "UnknownSigner"),
+    ] {
+        let error = signers.would_accept(&key, namespace, at).unwrap_err();
+        assert!(format!("{error:?}").starts_with(name), "{error:?}");
+    }
+    assert!(!signers.is_empty() && trusted("# nobody").is_empty());
+}
+
+#[test]
+fn what_an_operator_can_mend_has_a_hint() {
+    let folder = tempfile::tempdir().unwrap();
+    let Keys { key, public, .. } = keys();
+    let signature = key.sign(namespace::RUN, MESSAGE).unwrap();
+    let verify =
+        |line: &str| trusted(line).verify(namespace::RUN, MESSAGE, &signature, now()).unwrap_err().hint();
+    let file =
+        |kind: std::io::ErrorKind| SignatureError::KeyFile { path: "key".into(), source: kind.into() }.hint();
+    let not_a_key = folder.path().join("text");
+    write_private(&not_a_key, "hello");
+    let encrypted = SignatureError::KeyEncrypted { path: "key".into() };
+    for (hint, expected) in [
+        (verify(&format!("other {}", keys().public)), "if you know this key"),
+        (verify(&format!("agent namespaces=\"{}\" {public}", namespace::MANIFEST)), "namespaces="),
+        (file(std::io::ErrorKind::PermissionDenied), "the key's owner"),
+        (file(std::io::ErrorKind::NotFound), "ssh-keygen -t ed25519"),
+        (SigningKey::load(&not_a_key).unwrap_err().hint(), "ssh-keygen -t ed25519"),
+        (encrypted.hint(), "ssh-keygen -p -N '' -f key"),
+        (TrustedSigners::parse("agent").unwrap_err().hint(), "a line reads: principal"),
+    ] {
+        assert!(hint.as_deref().is_some_and(|hint| hint.contains(expected)), "{expected}: {hint:?}");
+    }
 }

@@ -33,3 +33,24 @@ impl Conditions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Version;
+
+    /// Any other lease needs an election.
+    #[test]
+    fn leases_need_both_conditions_of_a_put() {
+        let unchanged = PutCondition::IfVersion(Version("1".to_owned()));
+        for (put_if_absent, replace_if_unchanged) in
+            [(true, true), (true, false), (false, true), (false, false)]
+        {
+            let conditions = Conditions { put_if_absent, replace_if_unchanged, complete_if_absent: true };
+            assert_eq!(conditions.keep_leases(), put_if_absent && replace_if_unchanged, "{conditions:?}");
+            assert_eq!(conditions.heeds(&PutCondition::IfAbsent), put_if_absent);
+            assert_eq!(conditions.heeds(&unchanged), replace_if_unchanged);
+        }
+        assert!(Conditions::HONOURED.keep_leases() && !Conditions::IGNORED.keep_leases());
+    }
+}

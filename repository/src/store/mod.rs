@@ -333,3 +333,39 @@ impl StoreError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_operator_can_mend_has_a_hint() {
+        let key = || "app/backups/x".to_owned();
+        let source = || Source::from("a cause");
+        let credentials =
+            |location: &str| StoreError::NoCredentials { location: location.to_owned(), source: source() };
+        for (error, expected) in [
+            (StoreError::Denied { operation: "get", key: key(), source: source() }, "the bucket policy"),
+            (credentials("gs://bucket"), "GOOGLE_APPLICATION_CREDENTIALS"),
+            (credentials("az://container"), "AZURE_STORAGE_ACCOUNT_KEY"),
+            (credentials("s3://bucket"), "AWS_ACCESS_KEY_ID"),
+            (StoreError::NoSuchPlace { location: key(), source: source() }, "create the bucket"),
+            (StoreError::Damaged { operation: "get", key: key(), source: source() }, "another copy"),
+            (StoreError::TooManyParts { key: key(), parts_max: 1, bytes: 2 }, "split the source"),
+            (StoreError::NoSpace { key: key(), source: source() }, "free space"),
+            (StoreError::Unreachable { operation: "get", key: key(), source: source() }, "the network"),
+        ] {
+            let hint = error.hint().unwrap_or_default();
+            assert!(hint.contains(expected), "{error}: {hint}");
+        }
+        assert_eq!(StoreError::NotFound { key: key() }.hint(), None);
+    }
+
+    #[test]
+    fn a_lock_says_until_when() {
+        let at = "2027-01-02T03:04:05Z".parse().unwrap();
+        let told = [Lock::Until(at), Lock::LegalHold].map(|lock| (lock.until(), lock.to_string()));
+        let legal = (None, "locked by a legal hold".to_owned());
+        assert_eq!(told, [(Some(at), "locked until 2027-01-02 03:04:05 UTC".to_owned()), legal]);
+    }
+}

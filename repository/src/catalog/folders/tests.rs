@@ -1,7 +1,12 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
 use jiff::SignedDuration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::store::PutCondition;
+use crate::store::memory::MemoryStore;
 
 const NOW: &str = "2026-11-24T12:00:00Z";
 /// Few for a search that begins with a list of the first thousand, and enough for the worst of these shapes.
@@ -110,6 +115,28 @@ fn other_names_do_not_pass_for_backups() {
     let (found, requests) = bucket.search(None, 50);
     assert_eq!(found, Some(bucket.expected(None, 50)));
     assert!(requests <= 4, "{requests}");
+}
+
+/// Guesses lead nowhere among names that are no backups: then all are listed.
+#[tokio::test]
+async fn a_flood_of_other_names_hides_no_backup() {
+    let (store, source): (SharedStore, SourceName) = (Arc::new(MemoryStore::new()), "app".parse().unwrap());
+    let ids = every(SignedDuration::from_hours(1), 5, now());
+    let flood = (0..2_500).map(|number| format!("0-{number:04}"));
+    for name in flood.chain(ids.iter().cloned()) {
+        let key = format!("app/backups/{name}/x").parse().unwrap();
+        store.put(&key, Bytes::new(), PutCondition::IfAbsent).await.unwrap();
+    }
+    let folders = Folders::open(&store, &source).await.unwrap();
+    let newest = async |before: Option<&Before>, count| {
+        let found = folders.newest(before, count).await.unwrap();
+        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(newest(None, 50).await, ids);
+    assert_eq!(newest(None, 2).await, ids[..2]);
+    let before = Before::id(&ids[1].parse().unwrap());
+    assert_eq!(newest(Some(&before), 50).await, ids[2..]);
+    assert!(folders.first().is_empty() && folders.oldest().is_none());
 }
 
 proptest! {

@@ -10,7 +10,8 @@ use rand::rngs::StdRng;
 
 use super::super::{LEASE_TTL, Lease};
 use super::*;
-use crate::ids::KeyPrefix;
+use crate::catalog::{ensure_marker, find_marker};
+use crate::ids::{KeyPrefix, RepositoryId};
 use crate::store::conditions::Conditions;
 use crate::store::memory::MemoryStore;
 use crate::store::part_plan::PartLimits;
@@ -296,4 +297,22 @@ async fn a_late_write_over_a_lease_makes_it_free_for_nobody() {
     let refused = acquire(2).await;
     assert!(matches!(refused, Err(LeaseError::Held { .. } | LeaseError::Slow { .. })), "{refused:?}");
     assert!(matches!(first.renew(store.now()).await, Err(LeaseError::Lost)));
+}
+
+/// Without conditions the marker that was put last stays, and all who were there take that one.
+#[tokio::test(start_paused = true)]
+async fn two_that_make_a_repository_at_once_agree_on_its_marker() {
+    let memory = MemoryStore::new();
+    let began = Instant::now();
+    let id = || RepositoryId::generate(&mut rand::rng());
+    ensure_marker(&memory, id(), Timestamp::now()).await.unwrap();
+    assert!(began.elapsed() < Settling::USUAL.wait, "a store that heeds conditions lets nobody wait");
+    for seed in 0..4 {
+        let store = Careless::new(seed);
+        let (one, other) =
+            tokio::join!(ensure_marker(&store, id(), store.now()), ensure_marker(&store, id(), store.now()));
+        let (one, other) = (one.unwrap(), other.unwrap());
+        assert_eq!(one, other, "seed {seed}");
+        assert_eq!(find_marker(&store).await.unwrap(), Some(one));
+    }
 }

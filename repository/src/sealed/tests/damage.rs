@@ -66,6 +66,24 @@ fn no_truncation_passes() {
     }
 }
 
+/// Which of the two it is tells an operator where to look; both have something to do.
+#[test]
+fn what_is_cut_short_is_told_from_what_was_changed() {
+    let bytes = &fixture().object.bytes;
+    let start = payload_start();
+    // In the header, behind it, and between two chunks.
+    for length in [20, start - 20, start, start + 2 * ((64 << 10) + 16)] {
+        let error = check_damaged(&bytes[..length]).unwrap_err();
+        assert!(matches!(error, ReadError::CutShort), "{length}: {error:?}");
+        assert!(error.hint().unwrap().contains("another backup"));
+    }
+    let mut changed = bytes.clone();
+    changed[start + 1000] ^= 1;
+    let error = check_damaged(&changed).unwrap_err();
+    assert!(matches!(error, ReadError::Damaged { .. }), "{error:?}");
+    assert!(error.hint().unwrap().contains("another backup"));
+}
+
 #[test]
 fn appended_bytes_do_not_pass() {
     let bytes = &fixture().object.bytes;
@@ -115,6 +133,15 @@ fn records_that_point_elsewhere_are_refused() {
     assert!(reader.read_frame(&empty).is_err());
     let vast = FrameRecord { sealed_bytes: u32::MAX, ..first };
     assert!(reader.read_frame(&vast).is_err());
+    // Nor is fetched what no block could have become, however long the object is.
+    let long = [&object.bytes[..], &[0; 20 << 20]].concat();
+    let ciphertext = Ciphertext { bytes: long.len() as u64, ..object.expected().ciphertext };
+    let expected = Expected { ciphertext, ..object.expected() };
+    let of_long = open(runtime, store_with(runtime, &long), expected, keys).unwrap();
+    let vast = FrameRecord { sealed_bytes: 18 << 20, ..first };
+    let error = of_long.read_frame(&vast).unwrap_err();
+    let ReadError::Frame { source: FrameError::TooLarge { bytes }, .. } = error else { panic!("{error:?}") };
+    assert_eq!(bytes, 18 << 20);
     let unordered = object.frames().into_iter().rev();
     assert!(reader.read_frames(unordered).unwrap().all(|frame| frame.is_ok()));
 }

@@ -1,7 +1,9 @@
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::sync::Arc;
 
 use super::*;
+use crate::ids::CiphertextSha256;
+use crate::keys::KeyError;
 use crate::store::StoreError;
 use crate::store::counting::CountingStore;
 use crate::store::faulty::{Fault, FaultyStore, Rule};
@@ -16,6 +18,7 @@ fn every_frame_reads_alone_and_costs_one_request() {
     let counting = CountingStore::new(store_with(&runtime, &object.bytes));
     let counters = counting.counters();
     let reader = open(&runtime, Arc::new(counting), object.expected(), &keys).unwrap();
+    assert_eq!(reader.sealed_bytes(), object.frames().last().unwrap().sealed_end());
     counters.reset();
     for (frame, block) in object.frames().iter().zip(&blocks).rev() {
         assert!(reader.read_frame(frame).unwrap() == *block);
@@ -75,6 +78,53 @@ fn neighbours_are_fetched_together_and_little_else() {
     assert_eq!(reader.read_frames([]).unwrap().count(), 0);
 }
 
+/// Both sides of a chunk's edge: one request, and no chunk besides.
+#[test]
+fn frames_that_meet_where_two_chunks_meet_cost_what_others_cost() {
+    const CHUNK: u64 = 64 << 10;
+    let (runtime, keys) = (runtime(), keys());
+    let mut noise = vec![0; CHUNK as usize];
+    StdRng::seed_from_u64(3).fill_bytes(&mut noise);
+    let second = b"1\tname\n".repeat(1_000);
+    let sealed = |length: u64| seal(&keys, &[noise[..length as usize].to_vec(), second.clone()], 1, 1 << 20);
+    // Noise does not compress: a frame is so much longer than what is in it.
+    let wrapping = u64::from(sealed(CHUNK - 64).frames()[0].sealed_bytes) - (CHUNK - 64);
+    let object = sealed(CHUNK - wrapping);
+    let frames = object.frames();
+    assert_eq!(frames[1].sealed_offset, CHUNK);
+    let counting = CountingStore::new(store_with(&runtime, &object.bytes));
+    let counters = counting.counters();
+    let reader = open(&runtime, Arc::new(counting), object.expected(), &keys).unwrap();
+    for (frame, fetched) in [(frames[0], CHUNK + 16), (frames[1], u64::from(frames[1].sealed_bytes) + 16)] {
+        counters.reset();
+        reader.read_frame(&frame).unwrap();
+        let count = counters.of(Operation::GetRange);
+        assert_eq!((count.requests, count.bytes), (1, fetched));
+    }
+}
+
+#[test]
+fn a_header_of_many_recipients_is_fetched_in_few_requests_and_none_of_an_object_without() {
+    let (runtime, keys) = (runtime(), keys());
+    let others = (0..200).map(|_| generate_identity().1);
+    let many = Recipients::parse(others.chain(keys.recipients.public_lines())).unwrap();
+    let object = seal(&Keys { recipients: many, ..self::keys() }, &[b"row\n".repeat(9_000)], 1, 1 << 20);
+    assert!(object.bytes.len() > 16 << 10);
+    let opened = |bytes: &[u8], expected| {
+        let counting = CountingStore::new(store_with(&runtime, bytes));
+        let counters = counting.counters();
+        let opened = open(&runtime, Arc::new(counting), expected, &keys);
+        (opened.and_then(|reader| reader.stream()?.check()), counters.of(Operation::GetRange).requests)
+    };
+    let (checked, requests) = opened(&object.bytes, object.expected());
+    assert_eq!((checked.unwrap(), requests), (object.expected(), 2));
+    let zeros = vec![0; 2 << 20];
+    let ciphertext = Ciphertext { bytes: zeros.len() as u64, sha256: CiphertextSha256::of(&zeros) };
+    let (refused, requests) = opened(&zeros, Expected { ciphertext, ..object.expected() });
+    assert!(matches!(refused, Err(ReadError::Key { source: KeyError::Header { .. } })), "{refused:?}");
+    assert!(requests <= 3, "{requests}");
+}
+
 #[test]
 fn the_whole_stream_reads_from_one_request_and_tells_its_hashes() {
     let (runtime, keys, blocks) = (runtime(), keys(), blocks(&LENGTHS));
@@ -118,6 +168,47 @@ fn a_body_that_breaks_off_is_read_on_from_there() {
     faulty.script(vec![always]);
     let error = reader.stream().and_then(PlaintextStream::check).unwrap_err();
     assert!(matches!(error, ReadError::Store { source: StoreError::Unreachable { .. } }), "{error:?}");
+    // Without progress it is asked for a few times, and never again where the store says no.
+    for (fault, calls) in [(Fault::FailBefore, 5), (Fault::Deny, 1)] {
+        let before = faulty.calls();
+        faulty.script(vec![Rule::on(Operation::GetStream, fault).times(u64::MAX)]);
+        assert!(reader.stream().and_then(PlaintextStream::check).is_err());
+        assert_eq!(faulty.calls() - before, calls, "{fault:?}");
+    }
+}
+
+/// Wherever somebody seeks, and with a request for many reads where somebody reads on.
+#[test]
+fn an_object_reads_as_a_file() {
+    let runtime = runtime();
+    let body: Vec<u8> = (0..3_000_000_u32).map(|at| (at % 251) as u8).collect();
+    let counting = CountingStore::new(store_with(&runtime, &body));
+    let counters = counting.counters();
+    let bytes = body.len() as u64;
+    let object =
+        object::Object { store: Arc::new(counting), runtime: runtime.handle().clone(), key: key(), bytes };
+    let (head, window) = (body[..1_000].to_vec().into(), body[500_000..600_000].to_vec().into());
+    let mut reader = object::ObjectReader::new(object, head, 500_000, window);
+    let mut read_at = |at: SeekFrom, length: usize| {
+        let mut read = vec![0; length];
+        let from = usize::try_from(reader.seek(at).unwrap()).unwrap();
+        reader.read_exact(&mut read).unwrap();
+        assert!(read == body[from..from + length], "{at:?}");
+        counters.of(Operation::GetRange).requests
+    };
+    // What is held is not fetched.
+    assert_eq!(read_at(SeekFrom::Start(0), 1_000), 0);
+    assert_eq!(read_at(SeekFrom::Start(599_000), 1_000), 0);
+    // Reading on from there, what is fetched doubles.
+    assert_eq!(read_at(SeekFrom::Current(0), 200_000), 1);
+    assert_eq!(read_at(SeekFrom::Current(0), 500_000), 2);
+    assert_eq!(read_at(SeekFrom::Current(0), 1_000_000), 3);
+    // After a jump it begins small again.
+    assert_eq!(read_at(SeekFrom::Start(1_000_000), (128 << 10) + 1), 5);
+    assert_eq!(read_at(SeekFrom::Start(10_000), 1), 6);
+    assert_eq!(read_at(SeekFrom::End(-10), 10), 7);
+    assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
+    assert!(reader.seek(SeekFrom::End(-3_000_001)).is_err());
 }
 
 #[test]

@@ -28,6 +28,23 @@ fn what_is_larger_than_allowed_is_not_unpacked() {
     assert!(matches!(error, UnsealError::TooLarge { plain_bytes_max: 1_048_576 }));
 }
 
+/// What a broken compressor wrote is found before it is stored.
+#[test]
+fn only_a_frame_of_the_very_bytes_passes_the_check_before_sealing() {
+    let plain = blocks(&[200_000]).concat();
+    let frame = zstd::bulk::compress(&plain, 3).unwrap();
+    assert!(crate::sealed::small::decodes_to(&frame, &plain));
+    let mut other = plain.clone();
+    other[150_000] ^= 1;
+    for wrong in [&other, &plain[..199_999], &[&plain[..], b"x"].concat(), b""] {
+        assert!(!crate::sealed::small::decodes_to(&frame, wrong));
+    }
+    assert!(
+        !crate::sealed::small::decodes_to(&frame[..frame.len() - 1], &plain)
+            && !crate::sealed::small::decodes_to(b"no frame", b"")
+    );
+}
+
 #[test]
 fn what_is_not_the_expected_thing_is_refused() {
     let keys = keys();

@@ -427,3 +427,43 @@ pub(super) fn io_error(source: io::Error, operation: Operation, key: &impl ToStr
         _ => StoreError::Refused { operation, key, source: Box::new(source) },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Absent and unreachable lead to different acts, and so does a full disk.
+    #[test]
+    fn errors_of_the_file_system_are_the_outcomes_of_a_store() {
+        use ErrorKind as K;
+        let of = |kind: ErrorKind| io_error(kind.into(), Operation::Get, &"a");
+        for kind in [K::NotFound, K::NotADirectory] {
+            assert!(matches!(of(kind), StoreError::NotFound { .. }), "{kind}");
+        }
+        for kind in [K::StorageFull, K::QuotaExceeded] {
+            assert!(matches!(of(kind), StoreError::NoSpace { .. }), "{kind}");
+        }
+        for kind in [K::PermissionDenied, K::ReadOnlyFilesystem] {
+            assert!(matches!(of(kind), StoreError::Denied { .. }), "{kind}");
+        }
+        for kind in [K::StaleNetworkFileHandle, K::TimedOut, K::HostUnreachable, K::NetworkUnreachable] {
+            assert!(of(kind).is_transient(), "{kind}");
+        }
+        assert!(matches!(of(K::AlreadyExists), StoreError::AlreadyExists { .. }));
+        assert!(matches!(of(K::InvalidData), StoreError::Refused { .. }));
+    }
+
+    /// Where there are no hard links.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_rename_in_place_of_a_link_replaces_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
+        fs::write(&from, "new").unwrap();
+        rename_new(&from, &to).unwrap();
+        assert!(!from.exists());
+        fs::write(&from, "newer").unwrap();
+        assert_eq!(rename_new(&from, &to).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&to).unwrap(), "new");
+    }
+}

@@ -142,3 +142,61 @@ fn is_about_credentials(error: &(dyn Error + 'static)) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(code: &str, status: u16) -> StoreError {
+        let call = Call { operation: Operation::Get, key: "a".to_owned(), location: "s3://b".to_owned() };
+        let (code, message) = (code.to_owned(), "said".to_owned());
+        call.answered(Answer { status, code, message, request_id: Some("r1".to_owned()) })
+    }
+
+    /// Absence, refusal and an outage lead to different acts, whichever of the two a server tells them by.
+    #[test]
+    fn answers_mean_what_their_code_says_and_without_one_their_status() {
+        type Is = fn(&StoreError) -> bool;
+        let absent: Is = |error| matches!(error, StoreError::NotFound { .. });
+        let no_place: Is = |error| matches!(error, StoreError::NoSuchPlace { .. });
+        let unsupported: Is = |error| matches!(error, StoreError::Unsupported { .. });
+        let full: Is = |error| matches!(error, StoreError::NoSpace { .. });
+        let away: Is = |error| matches!(error, StoreError::Unreachable { .. });
+        let denied: Is = |error| matches!(error, StoreError::Denied { .. });
+        let refused: Is = |error| matches!(error, StoreError::Refused { .. });
+        let none = "without a code";
+        for (code, status, expected) in [
+            ("NoSuchKey", 404, absent),
+            ("NotFound", 404, absent),
+            ("NoSuchKey", 400, absent),
+            (none, 404, absent),
+            ("NoSuchBucket", 404, no_place),
+            ("NoSuchUpload", 404, refused),
+            ("NotImplemented", 400, unsupported),
+            ("MethodNotAllowed", 400, unsupported),
+            (none, 501, unsupported),
+            (none, 405, unsupported),
+            ("QuotaExceeded", 400, full),
+            ("XMinioStorageFull", 400, full),
+            (none, 507, full),
+            ("SlowDown", 400, away),
+            ("ConditionalRequestConflict", 409, away),
+            (none, 408, away),
+            (none, 429, away),
+            (none, 500, away),
+            (none, 503, away),
+            ("AccessDenied", 400, denied),
+            ("SignatureDoesNotMatch", 400, denied),
+            (none, 401, denied),
+            (none, 403, denied),
+            ("InvalidArgument", 400, refused),
+            (none, 418, refused),
+        ] {
+            let found = outcome(code, status);
+            assert!(expected(&found), "{code} {status}: {found:?}");
+        }
+        let told = outcome("InvalidArgument", 400);
+        let cause = std::error::Error::source(&told).unwrap().to_string();
+        assert_eq!(cause, "the store answered 400 InvalidArgument: said (request r1)");
+    }
+}

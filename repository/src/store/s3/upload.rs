@@ -229,4 +229,21 @@ mod tests {
         assert_eq!(compose_etag(&parts).unwrap(), "065947336a2f2a95ba8899f3675c3be6-2");
         assert_eq!(compose_etag(&[part(1, "\"not-md5\"")]), None);
     }
+
+    /// An ETag of another form (of an encrypted object, say) tells nothing of the parts.
+    #[test]
+    fn only_the_md5_of_md5s_is_a_composed_etag() {
+        let md5 = "065947336a2f2a95ba8899f3675c3be6";
+        assert!(is_composed(&format!("{md5}-2")) && is_composed(&format!("{md5}-10000")));
+        for other in [
+            md5.to_owned(),
+            format!("{md5}-"),
+            format!("{md5}-x"),
+            format!("{}-2", &md5[1..]),
+            format!("{}z-2", &md5[1..]),
+            format!("{md5}{md5}-2"),
+        ] {
+            assert!(!is_composed(&other), "{other}");
+        }
+    }
 }
