@@ -10,8 +10,11 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
 /// Occurrences looked at to find the longest gap: a year of an hourly schedule, in a few milliseconds.
 const GAP_OCCURRENCES_MAX: usize = 9_000;
-/// Span looked at to find the longest gap: it holds a leap day and every month.
-const GAP_YEARS: i64 = 4;
+const A_DAY: SignedDuration = SignedDuration::from_hours(24);
+/// Span looked at to find a gap: it holds a leap day and every month.
+const GAP_SPAN: SignedDuration = SignedDuration::from_hours(4 * 366 * 24);
+/// The shortest gap is looked for from the first midnight after this on; every year has the same months and weekdays.
+const BEFORE_SOME_NEW_YEAR: Timestamp = Timestamp::constant(1_767_225_599, 0);
 
 /// Occurrences that are counted: more backups than this are kept nowhere.
 const COUNTED_MAX: usize = 100_000;
@@ -56,18 +59,56 @@ impl Schedule {
     }
 
     /// The longest time between two runs from `from` on: no recovery point shorter than this can be promised.
+    /// A year of an hourly schedule is looked at, or four years of a rarer one.
     pub fn longest_gap(&self, zone: &TimeZone, from: Timestamp) -> Option<SignedDuration> {
-        self.gaps(zone, from).max()
+        self.gaps(SignedDuration::ZERO, zone, from).take(GAP_OCCURRENCES_MAX).max()
     }
 
-    /// The times between runs from `from` on, for a year of an hourly schedule or four years of a rarer one.
-    pub fn gaps(&self, zone: &TimeZone, from: Timestamp) -> impl Iterator<Item = SignedDuration> {
-        let until =
-            from.checked_add(SignedDuration::from_hours(GAP_YEARS * 366 * 24)).unwrap_or(Timestamp::MAX);
-        let first = self.next_after(from, zone);
-        let starts = std::iter::successors(first, |last| self.next_after(*last, zone));
-        let gap = |previous| Some(self.next_after(previous, zone)?.duration_since(previous));
-        starts.take_while(move |start| *start <= until).take(GAP_OCCURRENCES_MAX).filter_map(gap)
+    /// The shortest time between two runs, while no clock is changed.
+    pub fn shortest_gap(&self) -> Option<SignedDuration> {
+        let times = self.times_of_day();
+        let from_first_to_last = *times.last()? - *times.first()?;
+        let shortest_night = A_DAY - from_first_to_last;
+        let mut shortest = times.windows(2).map(|pair| pair[1] - pair[0]).min();
+        if shortest.is_some_and(|shortest| shortest <= shortest_night) {
+            return shortest;
+        }
+        // Every day that it comes true on has the same times: only the nights between them differ.
+        for night in self.gaps(from_first_to_last, &TimeZone::UTC, BEFORE_SOME_NEW_YEAR) {
+            shortest = Some(shortest.map_or(night, |shortest| shortest.min(night)));
+            if night == shortest_night {
+                break;
+            }
+        }
+        shortest
+    }
+
+    /// When it comes true on a day that it comes true on, from midnight.
+    fn times_of_day(&self) -> Vec<SignedDuration> {
+        let minutes = self.cron.pattern.minutes.values();
+        let of_hour = |hour: u16| {
+            minutes
+                .iter()
+                .map(move |minute| SignedDuration::from_mins(i64::from(hour) * 60 + i64::from(*minute)))
+        };
+        self.cron.pattern.hours.values().into_iter().flat_map(of_hour).collect()
+    }
+
+    /// How long it is from `length` after a time to the next one, again and again.
+    fn gaps(
+        &self,
+        length: SignedDuration,
+        zone: &TimeZone,
+        from: Timestamp,
+    ) -> impl Iterator<Item = SignedDuration> {
+        let until = from.checked_add(GAP_SPAN).unwrap_or(Timestamp::MAX);
+        let gap = move |start: Timestamp| {
+            let end = start.checked_add(length).ok()?;
+            Some((end, self.next_after(end, zone)?))
+        };
+        std::iter::successors(self.next_after(from, zone).and_then(gap), move |(_, next)| gap(*next))
+            .take_while(move |(end, _)| *end <= until)
+            .map(|(end, next)| next.duration_since(end))
     }
 }
 

@@ -7,7 +7,10 @@ use std::process::{Command, Stdio};
 #[must_use]
 pub fn offset(program: &Command, by: &str) -> Command {
     let mut command = Command::new("faketime");
-    command.args(["--exclude-monotonic", "-f", by]).arg(program.get_program()).args(program.get_args());
+    command.args(["--exclude-monotonic", "-f", by]);
+    // faketime waits for the program as its child: whoever kills it means both.
+    command.args(["setpriv", "--pdeathsig", "KILL", "--"]);
+    command.arg(program.get_program()).args(program.get_args());
     for (name, value) in program.get_envs() {
         match value {
             Some(value) => command.env(name, value),

@@ -382,7 +382,9 @@ async fn carry(
     };
     (seen.status, seen.response_bytes) = (Some(head.status.as_u16()), sent as u64);
     let mut response = Response::from_parts(head, body);
-    if let Some(Fault::CutShort(_) | Fault::Throttle(_) | Fault::StaleList) = fault {
+    // What HEAD is answered with announces an object's length and has no body of its own.
+    let has_other_body = matches!(fault, Some(Fault::CutShort(_) | Fault::Throttle(_) | Fault::StaleList));
+    if has_other_body && seen.method != "HEAD" {
         // The announced length is that of the whole, whatever comes of it.
         response.headers_mut().remove(TRANSFER_ENCODING);
         response.headers_mut().insert(CONTENT_LENGTH, bytes.into());

@@ -1,6 +1,6 @@
 //! When a source's runs begin and end beside its schedule: jitter, deadline, pauses.
 
-use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use jiff::SignedDuration;
 
 use super::raw::{Report, Table};
 use crate::pauses::{Days, Pause, Pauses, TimeOfDay};
@@ -8,8 +8,6 @@ use crate::schedule::Schedule;
 
 const DAYS: &str = "must be days such as \"mon-fri\" or \"sat,sun\"";
 const TIME: &str = "must be a time of day, \"00:00\" to \"24:00\"";
-/// From here on the shortest time between two runs is looked for; every year has the same months and weekdays.
-const SOME_NEW_YEAR: Timestamp = Timestamp::constant(1_767_225_600, 0);
 
 /// What moves the runs of a source, and ends them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,8 +41,7 @@ pub(super) fn read(table: &mut Table<'_>, schedule: Option<&str>, report: &mut R
 
 /// The shortest time between two runs of a schedule.
 pub(super) fn shortest_gap(schedule: &str) -> Option<SignedDuration> {
-    let schedule: Schedule = schedule.parse().ok()?;
-    schedule.gaps(&TimeZone::UTC, SOME_NEW_YEAR).min()
+    schedule.parse::<Schedule>().ok()?.shortest_gap()
 }
 
 fn pauses(table: &mut Table<'_>, report: &mut Report<'_>) -> Pauses {

@@ -142,6 +142,33 @@ fn the_longest_gap_is_what_a_recovery_point_has_to_allow() {
 }
 
 #[test]
+fn the_shortest_gap_is_that_of_a_walk_through_all_times() {
+    const UTC: &TimeZone = &TimeZone::UTC;
+    for (text, minutes) in [
+        ("* * * * *", 1),
+        ("*/25 * * * *", 10),
+        ("*/2 9-17 * * *", 2),
+        ("0 0,12 * * *", 12 * 60),
+        ("0,59 0 * * *", 59),
+        ("0 0,23 * * *", 60),
+        ("0 0,23 * * 1,3", 23 * 60),
+        ("30 2 * * *", 24 * 60),
+        ("30 2 * * 1", 7 * 24 * 60),
+        ("30 2 * * 1,4", 3 * 24 * 60),
+        ("30 2 1 * *", 28 * 24 * 60),
+        ("30 2 L * *", 28 * 24 * 60),
+        ("0 1,23 */2 * *", 2 * 60),
+        ("0 0 29 2 *", (4 * 365 + 1) * 24 * 60),
+    ] {
+        let schedule = schedule(text);
+        let walk = schedule.gaps(SignedDuration::ZERO, UTC, BEFORE_SOME_NEW_YEAR);
+        let walked = walk.take(GAP_OCCURRENCES_MAX).min();
+        assert_eq!(schedule.shortest_gap(), walked, "{text}");
+        assert_eq!(schedule.shortest_gap(), Some(SignedDuration::from_mins(minutes)), "{text}");
+    }
+}
+
+#[test]
 fn looking_back_finds_what_looking_ahead_found() {
     for (text, from) in [
         ("30 2 * * *", "2026-03-28T00:00:00Z"),

@@ -1,7 +1,7 @@
 //! The archive's head in a private file: all that `pg_restore` needs for the sections without data.
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,9 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
+    /// First removes those of restores that were killed before they could.
     pub(crate) fn create(root: &Path) -> Result<Self, RestoreError> {
+        sweep_abandoned(root);
         let failed =
             |source| RestoreError::File { doing: "make a directory in", path: root.to_owned(), source };
         Ok(Self { directory: private_dir::create(root, DIRECTORY_KIND).map_err(failed)? })
@@ -45,6 +47,16 @@ impl Workspace {
     /// Writes a list for `pg_restore --use-list`.
     pub(crate) fn write_list(&self, name: &str, ids: &[i32]) -> Result<PathBuf, RestoreError> {
         self.write(name, list_file(ids.iter().copied()).as_bytes())
+    }
+}
+
+/// What another restore left is no reason for this one to fail.
+fn sweep_abandoned(root: &Path) {
+    let own = rustix::process::geteuid().as_raw();
+    for path in private_dir::abandoned(root, DIRECTORY_KIND, &[own]).unwrap_or_default() {
+        if let Err(error) = fs::remove_dir_all(&path) {
+            tracing::warn!("cannot remove {}, which a killed restore left: {error}", path.display());
+        }
     }
 }
 
@@ -77,4 +89,21 @@ pub(crate) fn selected<'a>(toc: &'a Toc, selection: &'a Selection) -> impl Itera
 pub(crate) fn dump_major(header: &Header) -> Option<u32> {
     let version: crate::client::Version = header.dump_version.as_deref()?.parse().ok()?;
     Some(version.major)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_restore_left_is_removed_by_the_next() {
+        let root = tempfile::tempdir().unwrap();
+        let killed = root.path().join(format!("{DIRECTORY_KIND}-4194999-17-abcdef"));
+        fs::create_dir(&killed).unwrap();
+        fs::write(killed.join("head"), "names of tables").unwrap();
+        let alive = Workspace::create(root.path()).unwrap();
+        let another = Workspace::create(root.path()).unwrap();
+        assert!(!killed.exists());
+        assert!(alive.directory.path().exists() && another.directory.path().exists());
+    }
 }

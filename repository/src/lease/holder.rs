@@ -34,8 +34,16 @@ pub fn host_name() -> String {
 
 /// Asked of the kernel itself: /proc may hide the processes of other users.
 fn is_there(pid: u32) -> bool {
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
-    test_kill_process(pid) != Err(Errno::SRCH)
+    let Some(id) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+    test_kill_process(id) != Err(Errno::SRCH) && !has_ended(pid)
+}
+
+/// An ended process keeps its id until its parent asks how it ended, which some parents never do.
+fn has_ended(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before it is the program's choice, and may hold anything.
+    let state = stat.rsplit_once(')').and_then(|(_, after)| after.trim_start().chars().next());
+    matches!(state, Some('Z' | 'X'))
 }
 
 /// The boot, and the space of process ids that this process lives in; empty where one of them is not told.
@@ -50,6 +58,8 @@ fn boot() -> String {
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+
     use super::*;
 
     #[test]
@@ -59,6 +69,9 @@ mod tests {
         let holder = Holder { pid: child.id(), ..Holder::this_process() };
         assert!(!holder.is_dead());
         child.kill().unwrap();
+        let child_id = WaitId::Pid(Pid::from_child(&child));
+        waitid(child_id, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+        assert!(holder.is_dead(), "it has ended, and nobody asked how");
         child.wait().unwrap();
         assert!(holder.is_dead());
         let told = |path| std::fs::read_to_string(path).unwrap().trim().to_owned();

@@ -94,6 +94,12 @@ impl Soak {
         };
         let code = outcome.as_ref().and_then(|outcome| outcome.code);
         println!("{number:>4} {act:?}, {how}: {code:?}");
+        if let Some(failed) = outcome.as_ref().filter(|outcome| !outcome.succeeded()) {
+            println!(
+                "     {}",
+                failed.stderr.lines().find(|line| line.starts_with("error: ")).unwrap_or_default()
+            );
+        }
         *self.ended.entry(format!("{act:?} {code:?}")).or_default() += 1;
         let Some(outcome) = outcome else { return };
         let told = format!("{}\n{}", outcome.text(), outcome.stderr);
