@@ -15,10 +15,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use secrecy::{ExposeSecret, SecretString};
-use tempfile::TempDir;
 
 use crate::connection::{ConnectionSpec, Environment};
-use crate::private_dir;
+use crate::private_dir::{self, PrivateDir};
 use isolation::Isolation;
 pub use isolation::Network;
 use postmaster::Shutdown;
@@ -228,13 +227,13 @@ struct Account {
 /// A cluster's directory. Dropping it stops the server and removes everything.
 #[derive(Debug)]
 struct Directory {
-    kept: Option<TempDir>,
+    kept: Option<PrivateDir>,
 }
 
 impl Directory {
     fn create(account: Option<Account>) -> Result<Self, ClusterError> {
         let failed = |source| ClusterError::File { path: PathBuf::from(ROOT), source };
-        let directory = private_dir::create(Path::new(ROOT), DIRECTORY_KIND).map_err(failed)?;
+        let directory = PrivateDir::create(Path::new(ROOT), DIRECTORY_KIND).map_err(failed)?;
         if let Some(account) = account {
             chown(directory.path(), Some(account.uid), Some(account.gid)).map_err(failed)?;
         }

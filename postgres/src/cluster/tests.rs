@@ -55,7 +55,7 @@ async fn what_a_killed_process_left_is_swept_and_what_lives_is_not() {
     let alive = Cluster::start(Path::new(BIN), ClusterOptions::default()).await.unwrap();
     let mut orphan = Cluster::start(Path::new(BIN), ClusterOptions::default()).await.unwrap();
     // As if its maker had been killed: the server runs on, under a directory that names a process long gone.
-    let kept = orphan.directory.kept.take().unwrap().keep();
+    let kept = orphan.directory.kept.take().unwrap().abandon();
     let renamed = kept.with_file_name(format!("{DIRECTORY_KIND}-4194999-17-orphan{}", std::process::id()));
     fs::rename(&kept, &renamed).unwrap();
     assert!(anything_runs_in(&renamed.join("data")));

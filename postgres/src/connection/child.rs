@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use secrecy::{ExposeSecret, SecretString};
-use tempfile::TempDir;
 
 use super::passwords::line_for_all;
 use super::{APPLICATION_NAME, ConnectionError, ConnectionSpec, Host, value};
-use crate::private_dir;
+use crate::private_dir::{self, PrivateDir};
 
 /// First part of the names of the directories in which passwords for client programs lie.
 const DIRECTORY_KIND: &str = "pgproof-child";
@@ -24,7 +23,7 @@ const IN_MEMORY: &str = "/dev/shm";
 #[derive(Debug)]
 pub struct ChildEnvironment {
     variables: BTreeMap<&'static str, OsString>,
-    _private: TempDir,
+    _private: PrivateDir,
 }
 
 impl ChildEnvironment {
@@ -51,7 +50,7 @@ pub fn sweep_abandoned_secrets() -> io::Result<usize> {
 
 pub(super) fn prepare(spec: &ConnectionSpec) -> Result<ChildEnvironment, ConnectionError> {
     let private =
-        private_dir::create(&directory_root(), DIRECTORY_KIND).map_err(ConnectionError::PrivateDirectory)?;
+        PrivateDir::create(&directory_root(), DIRECTORY_KIND).map_err(ConnectionError::PrivateDirectory)?;
     // Always ours, even without a password: else the program would look into ~/.pgpass for one.
     let password_file = private.path().join("pgpass");
     write_password(&password_file, spec.password.as_ref())?;

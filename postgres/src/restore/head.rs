@@ -6,14 +6,12 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
-
 use super::error::RestoreError;
 use super::object::ArchiveObject;
 use crate::archive::selection::Selection;
 use crate::archive::toc::{TocEntry, list_file};
 use crate::archive::{Header, Toc};
-use crate::private_dir;
+use crate::private_dir::{self, PrivateDir};
 
 /// First part of the names of the directories in which heads lie.
 const DIRECTORY_KIND: &str = "pgproof-restore";
@@ -21,7 +19,7 @@ const DIRECTORY_KIND: &str = "pgproof-restore";
 /// A private directory for the restore's small files; removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Workspace {
-    directory: TempDir,
+    directory: PrivateDir,
 }
 
 impl Workspace {
@@ -30,7 +28,7 @@ impl Workspace {
         sweep_abandoned(root);
         let failed =
             |source| RestoreError::File { doing: "make a directory in", path: root.to_owned(), source };
-        Ok(Self { directory: private_dir::create(root, DIRECTORY_KIND).map_err(failed)? })
+        Ok(Self { directory: PrivateDir::create(root, DIRECTORY_KIND).map_err(failed)? })
     }
 
     /// Writes a file that only we can read.
