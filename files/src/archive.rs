@@ -20,6 +20,7 @@ use pgproof_repository::store::SharedStore;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
+use crate::ahead::Ahead;
 use crate::entry::{Content, Entry, LineError};
 use crate::inventory::{self, Inventory, InventoryError};
 use crate::path::StoredPath;
@@ -293,7 +294,7 @@ struct Tar<'a> {
     archive: &'a Archive,
     numbers: VecDeque<usize>,
     /// Begun with the first frame, so that tars that are not there yet take no memory.
-    ahead: Option<FrameReader>,
+    ahead: Option<Ahead>,
     current: Option<(usize, Vec<u8>)>,
 }
 
@@ -315,8 +316,8 @@ impl Tar<'_> {
         let ahead = match &mut self.ahead {
             Some(ahead) => ahead,
             None => {
-                let wanted = self.numbers.iter().map(|number| data_frames[*number]);
-                self.ahead.insert(data.read_frames(wanted)?)
+                let wanted = || self.numbers.iter().map(|number| data_frames[*number]);
+                self.ahead.insert(Ahead::start(|| data.read_frames(wanted()))?)
             }
         };
         while self.numbers.front().is_some_and(|next| *next < number) {

@@ -9,6 +9,7 @@
 //! The tar is an ordinary one: `age -d … | zstd -d | tar -x` restores it without pgproof. A restore by pgproof goes by the
 //! index alone and never interprets the tar's headers.
 
+mod ahead;
 pub mod archive;
 pub mod backup;
 mod blocks;

@@ -22,7 +22,7 @@ pub(crate) struct Cli {
     #[arg(long, global = true)]
     pub json: bool,
     /// What to log on standard error: error, warn, info, debug, or a tracing filter; warn if not given, and for `run`
-    /// what the verifier does.
+    /// and `serve` what the verifier does.
     #[arg(long, global = true, env = "PGPROOF_LOG", value_name = "FILTER")]
     pub log: Option<String>,
     #[command(subcommand)]
@@ -55,7 +55,7 @@ pub(crate) enum Command {
     /// Serve pages for reviewers: sources, backups and drills by date, reports with what their signatures are worth.
     ///
     /// They are read and nothing can be changed there; the bucket is only read. It speaks plain HTTP: for others than this
-    /// machine put a proxy with TLS before it. Ends with 0 on SIGTERM or SIGINT.
+    /// machine put a proxy with TLS before it. SIGHUP reads the policy again. Ends with 0 on SIGTERM or SIGINT.
     Serve(Serve),
     /// Write manual pages and shell completions into a folder, for whoever packages this.
     Documents {

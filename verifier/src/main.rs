@@ -26,7 +26,7 @@ use crate::cli::{Cli, Command};
 const POLICY_OF_HOST: &str = "/etc/pgproof-verifier/pgproof.toml";
 /// What commands log that somebody waits for.
 const LOG_DEFAULT: &str = "warn";
-/// What the daemon logs: its journal is all that there is to see of it.
+/// What daemons log: their journal is all that there is to see of them.
 const LOG_OF_DAEMON: &str = "warn,pgproof_verifier=info";
 
 /// How long blocked threads may take to end once everything was cancelled: stopping a server takes a few seconds.
@@ -44,7 +44,8 @@ fn main() -> ExitCode {
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     // Whatever this process writes is for its own user alone.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let usual = if matches!(cli.command, Command::Run(_)) { LOG_OF_DAEMON } else { LOG_DEFAULT };
+    let usual =
+        if matches!(cli.command, Command::Run(_) | Command::Serve(_)) { LOG_OF_DAEMON } else { LOG_DEFAULT };
     tracing_subscriber::fmt()
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_env_filter(EnvFilter::try_new(cli.log.as_deref().unwrap_or(usual))?)
@@ -60,8 +61,8 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    // The daemon reads its policy again on SIGHUP; whatever else runs belongs to a terminal.
-    let hangup = (!matches!(cli.command, Command::Run(_))).then(SignalKind::hangup);
+    // Daemons read their policy again on SIGHUP; whatever else runs belongs to a terminal.
+    let hangup = (!matches!(cli.command, Command::Run(_) | Command::Serve(_))).then(SignalKind::hangup);
     let stopping = match cli.command {
         Command::Serve(_) => "stopping: answers that are under way are finished",
         _ => "stopping: the private server is being removed",

@@ -121,7 +121,8 @@ impl Restore {
 
     /// Bytes free where the target is or will be; `None` where that cannot be told.
     pub fn free_bytes(&self) -> Option<u64> {
-        let there = self.target.ancestors().find(|folder| folder.exists())?;
+        let is_there = |folder: &&std::path::Path| folder.as_os_str().is_empty() || folder.exists();
+        let there = self.target.ancestors().find(is_there)?;
         let there = if there.as_os_str().is_empty() { std::path::Path::new(".") } else { there };
         let stat = rustix::fs::statvfs(there).ok()?;
         Some(stat.f_bavail.saturating_mul(stat.f_frsize))

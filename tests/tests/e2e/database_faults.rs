@@ -82,7 +82,8 @@ fn restore_and_drill_over_a_bad_line_blame_the_line() {
         line.add(Rule::new(Fault::Hang, moment));
         let outcome = within(PATIENCE, sandbox.command(&restore));
         assert!(line.struck() > 0, "{moment:?} struck nothing: {}", outcome.stderr);
-        is_told(&outcome, FAILED, &["answered nothing for 3 s", said], "the connection to the server ended");
+        assert!(outcome.stderr.contains("answered nothing for 3 s"), "{}", outcome.stderr);
+        is_told(&outcome, FAILED, &[said], "the connection to the server ended");
     }
     line.clear();
     let sandbox = sandbox.with_policy_lines("");

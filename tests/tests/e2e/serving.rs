@@ -1,11 +1,12 @@
 //! Pages for reviewers, in a browser.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use pgproof_tests::browser;
-use pgproof_tests::daemon::PATIENCE;
+use pgproof_tests::daemon::{Daemon, PATIENCE};
 use pgproof_tests::postgres_server::succeed;
 use pgproof_tests::sandbox::{RepositoryKind, SOURCE, Sandbox};
 
@@ -138,4 +139,41 @@ fn reviewers_see_sources_reports_and_an_outage_in_a_browser() {
     assert!(!outage.contains(">never<"), "an outage that looks like an empty repository\n{outage}");
     picture(&serving.url("/"), "outage");
     serving.stop();
+}
+
+#[test]
+fn pages_go_by_the_policy_as_it_was_read_last() {
+    let sandbox = Sandbox::small_in(RepositoryKind::Directory);
+    sandbox.run_well(&["backup", SOURCE]);
+    // Nobody else takes the port in the moment until it is served.
+    let address =
+        TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").to_string();
+    let serving = Daemon::start(sandbox.verifier_command(&["serve", "--listen", &address]));
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while TcpStream::connect(&address).is_err() {
+        assert!(std::time::Instant::now() < deadline, "it does not listen");
+    }
+    let policy = std::fs::read_to_string(sandbox.policy()).expect("the policy");
+    std::fs::write(sandbox.policy(), policy.replace("[repository]", "[repositry]")).expect("own file");
+    serving.signal("HUP");
+    serving.wait_for("stays in force");
+    assert!(page(&address).contains(&format!("/sources/{SOURCE}")), "{}", page(&address));
+    let renamed = policy.replace(&format!("[sources.{SOURCE}"), "[sources.renamed");
+    std::fs::write(sandbox.policy(), renamed).expect("own file");
+    serving.signal("HUP");
+    serving.wait_for("the policy was read again");
+    let page = page(&address);
+    assert!(page.contains("/sources/renamed") && !page.contains(&format!("/sources/{SOURCE}\"")), "{page}");
+    serving.signal("TERM");
+    assert_eq!(serving.ended(), Some(0));
+}
+
+/// The page of all sources.
+fn page(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("a server");
+    let request = "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("a page");
+    answer
 }

@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -12,10 +14,12 @@ use pgproof_monitoring::service_manager::ServiceManager;
 use pgproof_monitoring::survey::{PATIENCE, Subject};
 use pgproof_repository::access::LoadedPolicy;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli;
-use crate::failure::{Exit, Failure};
+use crate::failure::{self, Exit, Failure};
 use crate::serve::{self, Access, Bucket, Hosts, Site, Token};
 
 /// Where the token may stand in place of a file. Never on the command line, which others see.
@@ -27,8 +31,8 @@ pub(crate) async fn run(
     cancel: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let access = access(&args)?;
-    let loaded = LoadedPolicy::read(policy)?.for_verifier();
-    let bucket = open(&loaded).await?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (shown, bucket) = watch::channel(Arc::new(open(policy).await?));
     let cannot = || format!("pages cannot be served on {}", args.listen);
     let listener = TcpListener::bind(args.listen).await.with_context(cannot)?;
     let address = listener.local_addr().with_context(cannot)?;
@@ -38,15 +42,38 @@ pub(crate) async fn run(
     let mut manager = ServiceManager::of_this_process();
     manager.ready();
     let serving = server::serve(listener, serve::router(Site { bucket, access, hosts }), cancel.clone());
-    manager.alive_during(serving).await;
+    let mut serving = pin!(serving);
+    loop {
+        tokio::select! {
+            () = manager.alive_during(serving.as_mut()) => break,
+            _ = hangup.recv() => reload(policy, &shown, &mut manager).await,
+        }
+    }
     manager.stopping();
     Ok(ExitCode::SUCCESS)
 }
 
+/// Takes the policy as it is now, or goes on with the one in force when it is wrong.
+async fn reload(policy: &Path, shown: &watch::Sender<Arc<Bucket>>, manager: &mut ServiceManager) {
+    manager.reloading();
+    match open(policy).await {
+        Ok(bucket) => {
+            shown.send_replace(Arc::new(bucket));
+            tracing::info!("the policy was read again");
+        }
+        Err(error) => {
+            failure::report(&error, false);
+            tracing::warn!("the policy that was in force stays in force");
+        }
+    }
+    manager.ready();
+}
+
 /// A bucket may be out of reach: pages say so then, and go on when it is back.
-async fn open(loaded: &LoadedPolicy) -> anyhow::Result<Bucket> {
+async fn open(policy: &Path) -> anyhow::Result<Bucket> {
+    let loaded = LoadedPolicy::read(policy)?.for_verifier();
     let signers = loaded.trusted_signers()?;
-    let store = loaded.open_store_to_look(PATIENCE).await?;
+    let store = loaded.open_store_to_watch(PATIENCE).await?;
     let subject = Subject::new(store.clone(), signers.clone(), &loaded.policy, Timestamp::now());
     let names = loaded.policy.sources.keys().cloned().collect();
     Ok(Bucket::new(subject, store, signers, names))

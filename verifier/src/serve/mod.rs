@@ -31,6 +31,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 pub(crate) use access::{Access, Hosts, Token, TokenError};
 pub(crate) use bucket::Bucket;
@@ -47,7 +48,8 @@ const FORM_TIME_LIMIT: Duration = Duration::from_secs(5);
 /// What is served, and to whom.
 #[derive(Debug)]
 pub(crate) struct Site {
-    pub bucket: Bucket,
+    /// As the policy has it that is in force.
+    pub bucket: watch::Receiver<Arc<Bucket>>,
     pub access: Access,
     pub hosts: Hosts,
 }
@@ -109,7 +111,7 @@ async fn refusal(site: &Site, head: &Parts) -> Option<Response> {
 }
 
 async fn sources(State(site): Shared, headers: HeaderMap) -> Response {
-    let survey = site.bucket.survey().await;
+    let survey = site.bucket().survey().await;
     let now = Timestamp::now();
     let standings = survey.judge(now);
     // What watches a page by its status must not take an outage for a page.
@@ -122,8 +124,9 @@ async fn sources(State(site): Shared, headers: HeaderMap) -> Response {
 }
 
 async fn source(State(site): Shared, Path(name): Path<String>, headers: HeaderMap) -> Response {
-    let Some(name) = site.bucket.source(&name) else { return not_found() };
-    let (survey, history) = tokio::join!(site.bucket.survey(), site.bucket.history(&name));
+    let bucket = site.bucket();
+    let Some(name) = bucket.source(&name) else { return not_found() };
+    let (survey, history) = tokio::join!(bucket.survey(), bucket.history(&name));
     let now = Timestamp::now();
     let standings = survey.judge(now);
     let Some(standing) = standings.into_iter().find(|standing| standing.source.name == name) else {
@@ -135,8 +138,9 @@ async fn source(State(site): Shared, Path(name): Path<String>, headers: HeaderMa
 }
 
 async fn audit(State(site): Shared, Path(name): Path<String>, headers: HeaderMap) -> Response {
-    let Some(name) = site.bucket.source(&name) else { return not_found() };
-    let trail = site.bucket.trail(&name).await;
+    let bucket = site.bucket();
+    let Some(name) = bucket.source(&name) else { return not_found() };
+    let trail = bucket.trail(&name).await;
     let status = if trail.what.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let frame = site.frame(&format!("Audit trail of {name}"), &headers, trail.at, Timestamp::now());
     html(status, views::audit::html(frame, &name, &trail))
@@ -147,9 +151,10 @@ async fn report(
     Path((name, backup, file)): Path<(String, String, String)>,
     headers: HeaderMap,
 ) -> Response {
-    let Some(name) = site.bucket.source(&name) else { return not_found() };
+    let bucket = site.bucket();
+    let Some(name) = bucket.source(&name) else { return not_found() };
     let Some(asked) = Asked::of(&name, &backup, &file) else { return not_found() };
-    let handed = site.bucket.report(&asked).await;
+    let handed = bucket.report(&asked).await;
     let (found, at) = match &handed.what {
         Ok(Some(found)) => (found.clone(), handed.at),
         Ok(None) => return not_found(),
@@ -209,6 +214,10 @@ async fn form(body: Body) -> Option<Vec<(String, String)>> {
 }
 
 impl Site {
+    fn bucket(&self) -> Arc<Bucket> {
+        self.bucket.borrow().clone()
+    }
+
     fn frame(&self, title: &str, headers: &HeaderMap, read_at: Timestamp, now: Timestamp) -> Frame {
         let as_of = views::as_of(read_at, now);
         Frame { title: title.to_owned(), as_of: Some(as_of), can_leave: self.access.has_session(headers) }

@@ -60,6 +60,8 @@ impl Served {
         let policy = Policy::parse(POLICY, "pgproof.toml").unwrap();
         let subject = Subject::new(store.clone(), signers.clone(), &policy, Timestamp::now());
         let bucket = Bucket::new(subject, store, signers, policy.sources.keys().cloned().collect());
+        // A receiver shows the last policy also when nobody can send another one.
+        let (_, bucket) = watch::channel(Arc::new(bucket));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let cancel = CancellationToken::new();
