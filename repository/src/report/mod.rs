@@ -284,4 +284,20 @@ pub(crate) mod tests {
         assert!(text.starts_with("PASSED: backup 20261124T020000Z-k3xyqa of app\n"), "{text}");
         assert!(text.contains("passed (3 objects)"), "{text}");
     }
+
+    #[test]
+    fn of_a_good_and_a_bad_drill_at_one_moment_the_bad_one_counts() {
+        let at = Some("2026-11-24T02:00:00Z".parse().unwrap());
+        let both = Proofs { proved_at: at, failed_at: at, ..Proofs::default() };
+        assert!(!both.is_proved() && both.is_refuted());
+    }
+
+    #[test]
+    fn an_objective_is_met_to_the_second() {
+        let objective = SignedDuration::from_mins(1);
+        assert_eq!(against_objective(60.0, objective), Outcome::Passed);
+        let late = against_objective(60.1, objective);
+        let reason = "took 60.1 s, the objective is 60 s".to_owned();
+        assert_eq!(late, Outcome::Degraded { reason });
+    }
 }
