@@ -394,6 +394,63 @@ mod tests {
         }
     }
 
+    fn example(text: &str) -> LoadedPolicy {
+        let policy = Policy::parse(text, "pgproof.toml").unwrap_or_else(|problems| panic!("{problems}"));
+        LoadedPolicy { policy, path: "pgproof.toml".into(), sha256: String::new() }
+    }
+
+    /// A folder and no identity; a bucket and one.
+    fn examples() -> [LoadedPolicy; 2] {
+        [
+            include_str!("../../policies/examples/directory.toml"),
+            include_str!("../../policies/examples/several.toml"),
+        ]
+        .map(|text| example(&text.replace("/etc/pgproof", "/nowhere/pgproof")))
+    }
+
+    #[test]
+    fn only_a_host_whose_policy_names_an_identity_is_meant_to_read() {
+        let prompts = || Arc::new(crate::keys::NoPrompts);
+        let [backs_up, restores] = examples();
+        assert!(!backs_up.has_identity() && restores.has_identity());
+        let refused = backs_up.identities(prompts()).unwrap_err();
+        assert!(matches!(refused, AccessError::NotInPolicy { field: "keys.identity_files" }), "{refused:?}");
+        assert!(refused.hint().unwrap().contains("restore host"));
+        // Its file is not here.
+        let missing = restores.identities(prompts()).unwrap_err();
+        assert!(
+            matches!(missing, AccessError::Keys { source: KeyError::IdentityFile { .. } }),
+            "{missing:?}"
+        );
+        let unreadable = restores.trusted_signers().unwrap_err();
+        assert!(matches!(unreadable, AccessError::KeyFile { .. }), "{unreadable:?}");
+        assert!(unreadable.hint().unwrap().contains("keys.trusted_signers"));
+    }
+
+    #[test]
+    fn a_bucket_has_settings_and_a_folder_none() {
+        let [folder, bucket] = examples();
+        assert!(folder.s3_settings().is_none() && folder.provider_profile().is_none());
+        let settings = bucket.s3_settings().unwrap();
+        assert_eq!((settings.bucket.as_str(), settings.prefix.as_str()), ("pgproof", "house"));
+        assert_eq!(bucket.provider_profile().map(|it| it.provider), Some(Provider::Garage));
+    }
+
+    #[test]
+    fn what_an_operator_can_mend_has_a_hint() {
+        let file =
+            |kind: std::io::ErrorKind| AccessError::PolicyFile { path: "p".into(), source: kind.into() };
+        let unknown = examples()[0].source(&"nobody".parse().unwrap()).unwrap_err();
+        for (error, expected) in [
+            (file(std::io::ErrorKind::PermissionDenied), "the policy's owner"),
+            (file(std::io::ErrorKind::NotFound), "--policy FILE"),
+            (unknown, "[sources.NAME]"),
+            (AccessError::NotInPolicy { field: "keys.signing_key" }, "pgproof init"),
+        ] {
+            assert!(error.hint().is_some_and(|hint| hint.contains(expected)), "{error}");
+        }
+    }
+
     #[test]
     fn a_named_policy_goes_before_the_hosts_and_an_absent_one_is_looked_for_here() {
         let folder = tempfile::tempdir().unwrap();

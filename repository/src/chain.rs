@@ -132,6 +132,8 @@ mod tests {
         replaced[0].sha256 = ManifestSha256::of(b"another");
         assert_eq!(breaks(&replaced, |_| false), [Break::Replaced { id: id(2), previous: id(1) }]);
         let slipped = [link(1, Previous::None), link(2, Previous::None)];
-        assert_eq!(breaks(&slipped, |_| false), [Break::NotTheFirst { id: id(2) }]);
+        let shown = breaks(&slipped, |_| false);
+        assert_eq!(shown, [Break::NotTheFirst { id: id(2) }]);
+        assert!(shown[0].to_string().starts_with("20261102T020000Z-aaaaaa says that it is the first"));
     }
 }

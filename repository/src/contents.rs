@@ -246,14 +246,11 @@ mod tests {
         assert!(matches!(no_text, Err(ContentsError::NotText)), "{no_text:?}");
         let unusable = inventory(&odd.store, &odd.signed, &odd.identities).await;
         assert!(matches!(unusable, Err(ContentsError::Inventory { .. })), "{unusable:?}");
-        // Another backup's object in this one's place is named.
-        let (object, key) = backup.object(Role::Globals);
-        let mut stranger = sealed::seal_bytes(&backup.recipients, 3, b"CREATE ROLE b;").unwrap().bytes;
-        // age's headers differ in length; one that is too long would not be fetched at all.
-        stranger.truncate(object.ciphertext.bytes as usize);
-        let exchanged = AlteredStore::new(store.clone(), key, Alteration::Replaced { by: stranger.into() });
-        let exchanged: SharedStore = Arc::new(exchanged);
-        let error = globals(&exchanged, signed, identities).await.unwrap_err();
+        // What is not what was signed is named.
+        let (_, key) = backup.object(Role::Globals);
+        let changed = AlteredStore::new(store.clone(), key, Alteration::Flipped { at: 0, mask: 1 });
+        let changed: SharedStore = Arc::new(changed);
+        let error = globals(&changed, signed, identities).await.unwrap_err();
         assert!(error.to_string().starts_with(layout::GLOBALS), "{error}");
     }
 

@@ -171,6 +171,9 @@ mod tests {
         assert_eq!((&older.sequences, &older.large_objects, &older.structure), (&None, &None, &None));
         let newer = parse(format!("{{{head}, \"sequences\": []}}").as_bytes()).unwrap();
         assert_eq!(newer.sequences, Some(Vec::new()));
+        let of = |relation| Object { kind: "view".into(), name: "a".into(), relation, digest: "d".into() };
+        let written = [0, 7].map(|relation| serde_json::to_string(&of(relation)).unwrap());
+        assert!(!written[0].contains("relation") && written[1].contains("\"relation\":7"), "{written:?}");
         let read_again = parse(&serde_json::to_vec(&newer).unwrap()).unwrap();
         assert_eq!(read_again, newer);
     }

@@ -297,6 +297,7 @@ mod tests {
     use crate::sealed::{Ciphertext, Plaintext};
     use crate::store::Store as _;
     use crate::store::memory::MemoryStore;
+    use crate::store::part_plan::PartLimits;
 
     const ID: &str = "20261124T020000Z-k3x7qa";
 
@@ -363,5 +364,39 @@ mod tests {
         assert!(upload.await.unwrap().unwrap().is_none());
         assert_eq!(pending(&store).await, 0);
         assert!(store.keys().is_empty());
+    }
+
+    /// A manifest names what lies there, and nothing that does not.
+    #[tokio::test]
+    async fn what_was_put_whole_is_in_the_store_and_in_the_manifest() {
+        let store = Arc::new(MemoryStore::new());
+        let mut started = started(&store);
+        let (bytes, object) = (b"sealed".to_vec(), object(0, 6));
+        let sealed = SealedBytes { bytes, plaintext: object.plaintext, ciphertext: object.ciphertext };
+        started.put_sealed(layout::GLOBALS, v1::Role::Globals, sealed.clone()).await.unwrap();
+        let (stored, _) = store.get(&started.key(layout::GLOBALS), 100).await.unwrap();
+        assert_eq!(stored, b"sealed".as_slice());
+        // Once more in its place, and one that is shorter than it says.
+        assert!(started.put_sealed(layout::GLOBALS, v1::Role::Globals, sealed.clone()).await.is_err());
+        let short = SealedBytes { bytes: b"seal".to_vec(), ..sealed };
+        let error = started.put_sealed(layout::INVENTORY, v1::Role::Inventory, short).await.unwrap_err();
+        assert!(matches!(error, LifecycleError::StoredLength { stored: 4, expected: 6, .. }), "{error}");
+        let golden = crate::manifest::parse(include_bytes!("../fixtures/manifest.v1.json")).unwrap();
+        let sealed = started.seal(|objects| v1::Manifest { objects, ..golden });
+        let told: Vec<_> = sealed.manifest.objects.iter().map(|it| (it.name.as_str(), it.role)).collect();
+        assert_eq!(told, [(layout::GLOBALS, v1::Role::Globals)]);
+    }
+
+    #[tokio::test]
+    async fn what_outgrows_an_upload_says_how_large_it_was() {
+        let limits = PartLimits { parts_max: 2, ..PartLimits::S3 };
+        let store: SharedStore = Arc::new(MemoryStore::with_part_limits(limits));
+        let (sender, parts) = mpsc::channel(3);
+        for _ in 0..3 {
+            sender.send(Bytes::from_static(b"abc")).await.unwrap();
+        }
+        drop(sender);
+        let error = upload_parts(store, "app/data".parse().unwrap(), parts, 1).await.unwrap_err();
+        assert!(matches!(error, StoreError::TooManyParts { parts_max: 2, bytes: 6, .. }), "{error:?}");
     }
 }

@@ -215,6 +215,9 @@ mod tests {
         assert_eq!(of("9fce"), Err(NoRestorePoint::Ambiguous));
         assert_eq!(of("9fc"), Err(NoRestorePoint::TooShort));
         assert_eq!(of("abcdef"), Err(NoRestorePoint::Absent { unusable: false }));
+        let absent = NoRestorePoint::Absent { unusable: false };
+        assert!(absent.hint().is_some_and(|hint| hint.contains("restore-point list")));
+        assert!(NoRestorePoint::TooShort.hint().is_some_and(|hint| hint.contains("more of the reference")));
     }
 
     #[tokio::test]

@@ -56,7 +56,8 @@ async fn base_that_is_gone_unsigned_or_another_is_named() {
             _ => {}
         }
         let error = repository.bases(&last).await.unwrap_err();
-        assert!(error.to_string().contains(full.id.as_str()) && error.hint().is_some(), "{what}: {error}");
+        assert!(error.to_string().contains(full.id.as_str()), "{what}: {error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("pgproof list")), "{what}: {error}");
         match what {
             "another" => assert!(matches!(error, LineageError::Replaced { .. }), "{error:?}"),
             _ => assert!(matches!(error, LineageError::Unusable { .. }), "{what}: {error:?}"),

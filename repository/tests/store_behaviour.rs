@@ -238,9 +238,10 @@ async fn wrappers_change_no_answer() {
         (Arc::new(FrugalStore::new(inner.clone(), 100)), false),
         (Arc::new(altered()), false),
     ];
-    for (wrapper, writes) in lenders {
+    for (number, (wrapper, writes)) in lenders.into_iter().enumerate() {
         assert_eq!(answers(&*wrapper).await, told, "{wrapper:?}");
-        let (locked, until) = (key("app/one"), "2027-01-01T00:00:00Z".parse().unwrap());
+        let locked = key("app/one");
+        let until: Timestamp = format!("2027-01-0{}T00:00:00Z", number + 1).parse().unwrap();
         let pending = wrapper.list_uploads(&KeyPrefix::everything()).await.unwrap();
         if writes {
             wrapper.extend_lock(&locked, until).await.unwrap();
@@ -248,11 +249,15 @@ async fn wrappers_change_no_answer() {
             assert_eq!(wrapper.lock(&locked).await.unwrap(), Some(Lock::Until(until)));
             assert!(wrapper.left_versions());
         } else {
+            let looked = wrapper.lock(&locked).await;
+            assert!(matches!(looked, Ok(Some(_)) | Err(StoreError::Unsupported { .. })), "{looked:?}");
             assert!(wrapper.extend_lock(&locked, until).await.is_err());
             assert!(wrapper.abort_upload(&pending[0]).await.is_err());
             assert_eq!(inner.list_uploads(&KeyPrefix::everything()).await.unwrap(), pending);
         }
     }
+    let plain: SharedStore = Arc::new(MemoryStore::new());
+    assert!(!RetryStore::new(plain.clone()).left_versions() && !CountingStore::new(plain).left_versions());
 }
 
 /// Everything that can be asked of a store without changing it.
@@ -426,6 +431,28 @@ async fn only_the_folder_of_an_upload_is_removed_by_its_abort() {
     for _ in 0..2 {
         store.abort_upload(&pending).await.unwrap();
     }
+}
+
+/// Another process may have aborted it: nothing that is put then passes for stored.
+#[tokio::test]
+async fn nothing_is_put_into_an_upload_that_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = DirectoryStore::open(folder.path()).unwrap();
+    let body = || Bytes::from_static(b"body");
+    let upload = store.start_upload(&key("app/data")).await.unwrap();
+    let first = upload.put_part(1, body()).await.unwrap();
+    let pending = store.list_uploads(&KeyPrefix::everything()).await.unwrap().remove(0);
+    store.abort_upload(&pending).await.unwrap();
+    let gone = |error: &StoreError| {
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        matches!(error, StoreError::Refused { .. }) && cause.is_some_and(|told| told == "the upload is gone")
+    };
+    // In its order, and beside it.
+    for number in [2, 9] {
+        assert!(upload.put_part(number, body()).await.is_err_and(|error| gone(&error)), "{number}");
+    }
+    assert!(upload.complete(vec![first]).await.is_err_and(|error| gone(&error)));
+    assert!(store.head(&key("app/data")).await.is_err());
 }
 
 /// Parts come in any order, once more after a failure, and then with other bytes too: the last of each number counts.

@@ -350,6 +350,21 @@ mod tests {
         assert_eq!(told(now).await, None);
     }
 
+    /// Where the store tells who holds it, time alone takes nothing away.
+    #[tokio::test(start_paused = true)]
+    async fn a_late_renewal_is_none_too_late_while_nobody_took_it() {
+        let store: SharedStore = Arc::new(MemoryStore::new());
+        let key: ObjectKey = "leases/backup.app.json".parse().unwrap();
+        let now: Timestamp = "2026-11-24T02:00:00Z".parse().unwrap();
+        let mut lease = Lease::acquire(store, key, holder(1), now, |_| false).await.unwrap();
+        tokio::time::sleep(LIFE * 2).await;
+        lease.renew(now + LEASE_TTL * 2).await.unwrap();
+        assert!(!lease.has_run_out(now + LEASE_TTL * 3 - SignedDuration::from_secs(1)));
+        assert!(lease.has_run_out(now + LEASE_TTL * 3));
+        tokio::time::sleep(LIFE).await;
+        assert!(lease.has_run_out(now));
+    }
+
     #[tokio::test]
     async fn a_renewal_whose_answer_was_lost_is_no_loss() {
         // The first put takes the lease, the second renews it.

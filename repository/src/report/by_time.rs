@@ -160,5 +160,10 @@ mod tests {
         assert_eq!(newest_of(&store, 1).await.0, reports([1]));
         assert_eq!(newest_of(&store, 2).await.0, reports([1, 5]));
         assert_eq!(newest_of(&store, 9).await.0, reports([1, 5, 6]));
+        // The time of the drill decides, and not that of the backup.
+        let later: BackupId = "20260201T020000Z-aaaaaa".parse().unwrap();
+        let of_later = layout::verification(&source(), &later, hours_ago(7));
+        put(&store, of_later.clone()).await;
+        assert_eq!(newest_of(&store, 9).await.0, [reports([1, 5, 6]), vec![of_later]].concat());
     }
 }

@@ -426,4 +426,11 @@ mod tests {
         assert!(matches!(checked, Err(ReportError::BadlySigned { .. })), "{checked:?}");
         assert!(SignedReport::check(&bytes, &signature, &chain.signers).is_ok());
     }
+
+    #[test]
+    fn what_is_missing_of_a_chain_is_told_by_its_numbers() {
+        let missing = |from, to| Break::Missing { number: to + 1, from, to }.to_string();
+        assert_eq!(missing(3, 3), "report 3 is missing");
+        assert_eq!(missing(3, 5), "reports 3 to 5 are missing");
+    }
 }

@@ -284,4 +284,33 @@ pub(crate) mod tests {
         assert!(text.starts_with("PASSED: backup 20261124T020000Z-k3xyqa of app\n"), "{text}");
         assert!(text.contains("passed (3 objects)"), "{text}");
     }
+
+    #[test]
+    fn the_text_tells_what_the_alarms_test_came_to_and_only_tables_that_differ() {
+        let mut report: Report = serde_json::from_slice(GOLDEN_V1).unwrap();
+        assert!(report.tables.iter().all(|table| table.equal) && !report.tables.is_empty());
+        let differing = |text: &str| text.lines().filter(|line| line.starts_with("  differs")).count();
+        let text = report.text(None);
+        assert!(differing(&text) == 0 && text.contains("not run: made with every 10th drill"), "{text}");
+        report.tables[0].equal = false;
+        report.negative_control.outcome = v1::OutcomeKind::Passed;
+        let text = report.text(None);
+        assert!(differing(&text) == 1 && text.contains("passed (0 damaged copies called bad)"), "{text}");
+    }
+
+    #[test]
+    fn of_a_good_and_a_bad_drill_at_one_moment_the_bad_one_counts() {
+        let at = Some("2026-11-24T02:00:00Z".parse().unwrap());
+        let both = Proofs { proved_at: at, failed_at: at, ..Proofs::default() };
+        assert!(!both.is_proved() && both.is_refuted());
+    }
+
+    #[test]
+    fn an_objective_is_met_to_the_second() {
+        let objective = SignedDuration::from_mins(1);
+        assert_eq!(against_objective(60.0, objective), Outcome::Passed);
+        let late = against_objective(60.1, objective);
+        let reason = "took 60.1 s, the objective is 60 s".to_owned();
+        assert_eq!(late, Outcome::Degraded { reason });
+    }
 }

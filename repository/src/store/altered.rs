@@ -283,6 +283,39 @@ mod tests {
         }
     }
 
+    /// Length, bytes, ranges and streams of a view tell of one object, and an edge of a piece is no edge of the alteration.
+    #[tokio::test]
+    async fn a_view_agrees_with_itself_to_its_last_byte() {
+        let body: Bytes = (0..300_000_u32).map(|at| (at % 251) as u8).collect::<Vec<_>>().into();
+        let inner: SharedStore = Arc::new(MemoryStore::new());
+        let (key, other): (ObjectKey, ObjectKey) = ("a/b".parse().unwrap(), "a/c".parse().unwrap());
+        for (key, bytes) in [(&key, body.clone()), (&other, body.slice(..1_000))] {
+            inner.put(key, bytes, PutCondition::IfAbsent).await.unwrap();
+        }
+        for alteration in [
+            Alteration::Flipped { at: 0, mask: 255 },
+            Alteration::Flipped { at: 250_001, mask: 1 },
+            Alteration::Flipped { at: 299_999, mask: 1 },
+            Alteration::Cut { bytes: 299_999 },
+            Alteration::Exchanged { with: other.clone() },
+            Alteration::Replaced { by: body.slice(5..) },
+        ] {
+            let store = AlteredStore::new(inner.clone(), key.clone(), alteration.clone());
+            let meta = store.head(&key).await.unwrap();
+            let (whole, _) = store.get(&key, 300_000).await.unwrap();
+            assert!(whole != body && meta.key == key && meta.bytes == whole.len() as u64, "{alteration:?}");
+            assert!(store.get(&key, meta.bytes - 1).await.is_err(), "{alteration:?}");
+            let (end, range) = (meta.bytes, 0..meta.bytes);
+            assert!(store.get_range(&key, range.clone()).await.unwrap() == whole, "{alteration:?}");
+            let pieces: Vec<Bytes> =
+                store.get_stream(&key, range).await.unwrap().try_collect().await.unwrap();
+            assert!(pieces.concat() == whole, "{alteration:?}");
+            assert!(store.get_range(&key, end - 1..end + 1).await.is_err(), "{alteration:?}");
+        }
+        let lockless = AlteredStore::new(inner, key.clone(), Alteration::Cut { bytes: 0 }).lock(&key).await;
+        assert!(matches!(lockless, Err(StoreError::Unsupported { .. })), "{lockless:?}");
+    }
+
     #[tokio::test]
     async fn other_objects_are_as_they_are_and_nothing_is_written() {
         let (store, key, inner) = view(Alteration::Replaced { by: Bytes::new() }).await;

@@ -137,6 +137,11 @@ async fn a_flood_of_other_names_hides_no_backup() {
     let before = Before::id(&ids[1].parse().unwrap());
     assert_eq!(newest(Some(&before), 50).await, ids[2..]);
     assert!(folders.first().is_empty() && folders.oldest().is_none());
+    let other: SourceName = "other".parse().unwrap();
+    let key = layout::backup_object(&other, &ids[0].parse().unwrap(), "x").unwrap();
+    store.put(&key, Bytes::new(), PutCondition::IfAbsent).await.unwrap();
+    let folders = Folders::open(&store, &other).await.unwrap();
+    assert_eq!((folders.first().len(), folders.oldest()), (1, folders.first().first()));
 }
 
 proptest! {

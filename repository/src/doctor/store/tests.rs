@@ -90,6 +90,25 @@ async fn a_verifier_that_may_put_nothing_there_is_no_failure() {
     assert!(!failed(verifiers).contains(&"put and get".to_owned()));
 }
 
+/// A store that does one thing wrong is not called good.
+#[tokio::test]
+async fn a_store_that_gives_other_bytes_or_no_answer_fails() {
+    for (operation, fault) in [
+        (Operation::Get, Fault::Corrupt { at: 0 }),
+        (Operation::GetRange, Fault::Corrupt { at: 0 }),
+        (Operation::List, Fault::Deny),
+        (Operation::List, Fault::Cut { bytes: 2 }),
+        (Operation::StartUpload, Fault::Deny),
+        (Operation::PutPart, Fault::Deny),
+        (Operation::CompleteUpload, Fault::FailBefore),
+    ] {
+        let rules = vec![Rule::on(operation, fault).times(u64::MAX)];
+        let store = Arc::new(FaultyStore::scripted(Arc::new(MemoryStore::new()), rules));
+        let lines = verdicts::judge(&subject(store).examine().await, &expected());
+        assert!(has_failed(&lines), "{operation}, {fault:?}: {lines:#?}");
+    }
+}
+
 #[tokio::test]
 async fn an_agent_that_was_cut_off_from_the_store_says_so_once() {
     let store =

@@ -29,13 +29,20 @@ struct Careless {
     random: Arc<Mutex<StdRng>>,
     epoch: (Instant, Timestamp),
     may_delete: bool,
+    is_slow: bool,
 }
 
 impl Careless {
     fn new(seed: u64) -> Self {
         let epoch = (Instant::now(), "2026-11-24T02:00:00Z".parse().unwrap());
         let random = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
-        Self { memory: MemoryStore::new(), random, epoch, may_delete: seed.is_multiple_of(2) }
+        let may_delete = seed.is_multiple_of(2);
+        Self { memory: MemoryStore::new(), random, epoch, may_delete, is_slow: true }
+    }
+
+    /// Takes no time for anything.
+    fn quick(may_delete: bool) -> Self {
+        Self { may_delete, is_slow: false, ..Self::new(0) }
     }
 
     fn shared(&self) -> SharedStore {
@@ -52,7 +59,9 @@ impl Careless {
 
     async fn pass(&self, milliseconds: Range<u64>) {
         let milliseconds = self.random(milliseconds);
-        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        if self.is_slow {
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        }
     }
 
     async fn pass_writing(&self) {
@@ -314,5 +323,60 @@ async fn two_that_make_a_repository_at_once_agree_on_its_marker() {
         let (one, other) = (one.unwrap(), other.unwrap());
         assert_eq!(one, other, "seed {seed}");
         assert_eq!(find_marker(&store).await.unwrap(), Some(one));
+    }
+}
+
+fn of_this_pid(pid: u32) -> Holder {
+    Holder { host: "db1".to_owned(), boot: String::new(), pid }
+}
+
+/// A write that begins late could land over somebody else's.
+#[tokio::test(start_paused = true)]
+async fn with_less_left_than_a_write_may_take_a_lease_is_lost() {
+    let key: ObjectKey = "leases/backup.app.json".parse().unwrap();
+    for (waited, is_held) in [(30, true), (135, true), (136, false), (170, false)] {
+        let store = Careless::quick(true);
+        let (began, now) = (Instant::now(), store.now());
+        let acquired = Lease::acquire(store.shared(), key.clone(), of_this_pid(1), now, |_| false).await;
+        let mut lease = acquired.unwrap();
+        assert_eq!(began.elapsed(), Settling::USUAL.wait);
+        assert_eq!(lease.stored.expires_at, store.now() + LEASE_TTL);
+        tokio::time::sleep_until(lease.written + Duration::from_secs(waited)).await;
+        let renewed = lease.renew(store.now()).await;
+        assert_eq!(renewed.is_ok(), is_held, "{waited}: {renewed:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_that_were_over_long_ago_are_removed_by_whoever_may() {
+    let lease: ObjectKey = "leases/backup.app.json".parse().unwrap();
+    for may_delete in [true, false] {
+        let store = Careless::quick(may_delete);
+        let ago = |hours: i64| store.now() - SignedDuration::from_hours(hours);
+        let put = |hours: i64, over_since: Option<i64>| {
+            let key = layout::claim(&lease, ago(hours), "t");
+            let body = match over_since {
+                Some(hours_ago) => {
+                    bytes_of(&Stored { holder: of_this_pid(9), at: ago(hours), expires_at: ago(hours_ago) })
+                }
+                // Withdrawn by somebody who might not delete.
+                None => Bytes::new(),
+            };
+            store.memory.overwrite(&key, body);
+            key
+        };
+        // Held for long, so that it was over but lately.
+        let late = put(40, Some(1));
+        let (over, withdrawn) = (put(30, Some(25)), put(29, None));
+        let young = [put(3, Some(2)), put(2, None)];
+        let acquired = Lease::acquire(store.shared(), lease.clone(), of_this_pid(1), store.now(), |_| false);
+        acquired.await.unwrap();
+        let there = store.memory.keys();
+        for key in [&late, &young[0], &young[1]] {
+            assert!(there.contains(key), "{key}");
+        }
+        for key in [&over, &withdrawn] {
+            assert_eq!(there.contains(key), !may_delete, "{key}");
+        }
     }
 }

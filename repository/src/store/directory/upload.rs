@@ -138,7 +138,11 @@ impl Inner {
         };
         file.set_len(parts.iter().map(|part| part.bytes).sum()).map_err(fail)?;
         file.sync_all().map_err(fail)?;
-        self.root.link_new(&path, &self.key, Operation::CompleteUpload)?;
+        let linked = self.root.link_new(&path, &self.key, Operation::CompleteUpload);
+        linked.map_err(|error| match error {
+            StoreError::NotFound { .. } => self.gone(Operation::CompleteUpload),
+            other => other,
+        })?;
         let (_, meta) = self.root.open_object(&self.key, Operation::CompleteUpload)?;
         self.lock().completed = Some((parts.to_vec(), meta.clone()));
         // The object is there; what is left of the upload is found again as pending if this fails.
