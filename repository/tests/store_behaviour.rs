@@ -106,7 +106,7 @@ async fn a_stream_that_breaks_off_goes_on_where_it_broke() {
     assert_eq!((store.retries(), counting.counters().of(Operation::GetStream).requests), (2, 3));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn patience_ends_and_a_refusal_is_not_repeated() {
     let faulty = FaultyStore::scripted(Arc::new(MemoryStore::new()), vec![Rule::always(Fault::FailBefore)]);
     let store = RetryStore::with_policy(Arc::new(faulty.clone()), quick(Duration::from_millis(50)));

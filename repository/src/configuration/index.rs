@@ -77,7 +77,7 @@ impl Index {
         let bytes = BASE64.decode(sealed.as_bytes()).map_err(|_| IndexError::Damaged)?;
         let mut identity = age::scrypt::Identity::new(secret(key)?.passphrase());
         identity.set_max_work_factor(WORK_FACTOR);
-        let decryptor = age::Decryptor::new(&bytes[..]).map_err(|_| IndexError::Damaged)?;
+        let decryptor = age::Decryptor::new_buffered(&bytes[..]).map_err(|_| IndexError::Damaged)?;
         let reader = decryptor.decrypt(std::iter::once(&identity as _)).map_err(|_| IndexError::NotOurs)?;
         let mut plain = Vec::new();
         reader.take(INDEX_BYTES_MAX).read_to_end(&mut plain).map_err(|_| IndexError::Damaged)?;

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::io::Read;
+use std::io::BufRead;
 use std::sync::Arc;
 
 use age::DecryptError;
@@ -17,8 +17,8 @@ pub struct KnownFileKey(Arc<FileKey>);
 
 impl KnownFileKey {
     /// Unwraps the header at the start of `file` with the first identity that can, and checks the header's MAC.
-    pub fn unwrap(file: impl Read, identities: &Identities) -> Result<Self, KeyError> {
-        let decryptor = age::Decryptor::new(file).map_err(header_error)?;
+    pub fn unwrap(file: impl BufRead, identities: &Identities) -> Result<Self, KeyError> {
+        let decryptor = age::Decryptor::new_buffered(file).map_err(header_error)?;
         let capture = Capture { identities, key: RefCell::new(None) };
         decryptor.decrypt(std::iter::once(&capture as &dyn age::Identity)).map_err(header_error)?;
         let key = capture.key.into_inner().ok_or(KeyError::NoMatchingIdentity)?;

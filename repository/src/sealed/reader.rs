@@ -441,7 +441,7 @@ fn fetch_head(object: &Object) -> Result<(Bytes, u64), ReadError> {
         let fetched = wanted.min(object.bytes);
         let head = object.read(0..fetched).map_err(|source| ReadError::Store { source })?;
         let mut cursor = Cursor::new(&head[..]);
-        match age::Decryptor::new(&mut cursor) {
+        match age::Decryptor::new_buffered(&mut cursor) {
             Ok(_) => {
                 let payload_start = cursor.position();
                 return Ok((head, payload_start));
