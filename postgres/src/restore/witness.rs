@@ -67,7 +67,9 @@ impl Witness {
     }
 
     async fn execute(&self, doing: &'static str, statement: &str) -> Result<(), RestoreError> {
-        self.session.batch_execute(statement).await.map_err(|source| RestoreError::Server { doing, source })
+        // ANALYZE takes its time, and so does a standby that commits wait for: `pulse` finds out who is silent for good.
+        let executed = self.session.unhurried().batch_execute(statement).await;
+        executed.map_err(|source| RestoreError::Server { doing, source })
     }
 }
 
@@ -91,7 +93,32 @@ mod tests {
     use crate::cluster::{Cluster, ClusterOptions};
 
     const BIN: &str = "/usr/lib/postgresql/15/bin";
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn statistics_may_take_longer_than_a_server_may_be_silent() {
+        const SILENCE: Duration = Duration::from_millis(100);
+        let cluster = Cluster::start(Path::new(BIN), ClusterOptions::default()).await.unwrap();
+        let target = cluster.spec().clone();
+        let witness = Witness::open(&target.clone().with_patience(SILENCE)).await.unwrap();
+        let holder = target.connect().await.unwrap();
+        holder.batch_execute("CREATE TABLE public.t ()").await.unwrap();
+        holder.batch_execute("BEGIN; LOCK TABLE public.t").await.unwrap();
+        // A session in a transaction would see the activity of one moment only.
+        let onlooker = target.connect().await.unwrap();
+        let waits_long = "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity
+            WHERE wait_event_type = 'Lock' AND clock_timestamp() - query_start > '300 ms')";
+        let let_go = async {
+            let deadline = Instant::now() + PATIENCE;
+            while !onlooker.query_one(waits_long, &[]).await.unwrap().get::<_, bool>(0) {
+                assert!(Instant::now() < deadline, "nobody waits for the lock");
+            }
+            holder.batch_execute("ROLLBACK").await.unwrap();
+        };
+        let (analyzed, ()) = tokio::join!(witness.analyze(), let_go);
+        analyzed.unwrap();
+        cluster.stop().await.unwrap();
+    }
 
     #[tokio::test]
     async fn what_a_broken_server_may_have_lost_is_not_confirmed() {
