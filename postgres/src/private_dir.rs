@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 /// A directory of mode 0700, removed when dropped.
@@ -28,7 +29,8 @@ impl PrivateDir {
         let private = fs::Permissions::from_mode(0o700);
         let directory = tempfile::Builder::new().prefix(&prefix).permissions(private).tempdir_in(root)?;
         let lock = File::open(directory.path())?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        // Shared, since NFS gives no other to who only reads. Where a file system knows no locks the name alone must do.
+        let _ = flock(&lock, FlockOperation::NonBlockingLockShared);
         Ok(Self { directory, _lock: lock })
     }
 
@@ -66,8 +68,8 @@ pub(crate) fn abandoned(root: &Path, kind: &str, owners: &[u32]) -> io::Result<V
 
 /// A directory that cannot be opened counts as somebody's.
 fn is_locked(directory: &Path) -> bool {
-    let lock = |file: File| flock(file, FlockOperation::NonBlockingLockExclusive);
-    !File::open(directory).is_ok_and(|file| lock(file).is_ok())
+    let Ok(directory) = File::open(directory) else { return true };
+    flock(directory, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
 }
 
 /// When a process started, in ticks since boot: with its id, this names it for as long as the machine runs.
@@ -97,7 +99,7 @@ mod tests {
         let elsewhere = root.path().join("thing-4194999-17-container");
         fs::create_dir(&elsewhere).unwrap();
         let holder = File::open(&elsewhere).unwrap();
-        flock(&holder, FlockOperation::NonBlockingLockExclusive).unwrap();
+        flock(&holder, FlockOperation::NonBlockingLockShared).unwrap();
         let dead = root.path().join("thing-4194999-17-abcdef");
         let reused = root.path().join(format!("thing-{}-1-abcdef", std::process::id()));
         for path in [&dead, &reused] {

@@ -31,9 +31,7 @@ impl Verifier {
         let (store, marker) = open_repository(&loaded).await?;
         Ok(Self { loaded, store, marker, signers, signing_key, identities })
     }
-}
 
-impl Verifier {
     /// Reports that nobody trusts prove nothing, and a schedule that goes by them would drill for ever.
     pub(crate) fn ensure_reports_count(&self, now: Timestamp) -> anyhow::Result<()> {
         self.signers.would_accept(&self.signing_key, namespace::REPORT, now).map_err(|error| {
@@ -42,9 +40,7 @@ impl Verifier {
             Failure::new(Exit::Usage, message, hint).into()
         })
     }
-}
 
-impl Verifier {
     /// That the repository is where it was: an empty folder may be the place of a disk that is away.
     pub(crate) async fn ensure_repository_is_there(&self) -> anyhow::Result<()> {
         let (_, marker) = find_repository(self.store.clone()).await?;
