@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod dice;
 pub mod google_server;
 pub mod hard_cases;
+pub mod images;
 pub mod moto;
 pub mod postgres_proxy;
 pub mod postgres_server;
