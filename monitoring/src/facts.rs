@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::standing::{AtWork, Backup, CLOCK_SKEW_MAX, Drill, Facts, PassedOver, Run, Verdict};
-use pgproof_repository::catalog::{self, Before, CatalogError, Folders};
+use pgproof_repository::catalog::{Before, CatalogError, Finder, Folders};
 use pgproof_repository::ids::{BackupId, KeyPrefix, ManifestSha256, ObjectKey};
 use pgproof_repository::layout;
 use pgproof_repository::lease::{self, LeaseError};
@@ -59,12 +59,17 @@ pub async fn gather(
     signers: &TrustedSigners,
     now: Timestamp,
 ) -> Result<Facts, FactsError> {
-    let reader = Reader { store, source, signers };
+    let finder =
+        Finder::open(store, source, signers).await.map_err(|source| FactsError::Catalog { source })?;
+    let reader = Reader { store, source, signers, finder };
     // Records before folders: what a record tells of was there when it was written.
     let (runs, worthless_runs, first_run) = reader.runs(now).await?;
     let folders = Folders::open(store, source).await.map_err(|source| FactsError::Catalog { source })?;
     let newest = folders.newest(None, FOLDERS_READ_MAX).await;
     let newest = newest.map_err(|source| FactsError::Catalog { source })?;
+    if reader.finder.repository().is_none() && !newest.is_empty() {
+        return Err(FactsError::NoMarker);
+    }
     let (reports, worthless_reports) = reader.reports(&newest, now).await?;
     let mut search = reader.newest_backups(&folders, newest, &reports, now).await?;
     search.passed_over.extend(reader.vanished(&runs, &search).await?);
@@ -97,6 +102,9 @@ pub enum FactsError {
         #[from]
         source: StoreError,
     },
+    /// Whose backups these are nobody can tell: whoever next opens the repository would be told that there is none.
+    #[error("backups lie there, and repository.json, which says whose, does not")]
+    NoMarker,
     #[error("a backup cannot be fetched")]
     Catalog {
         #[source]
@@ -113,6 +121,7 @@ struct Reader<'a> {
     store: &'a SharedStore,
     source: &'a SourceName,
     signers: &'a TrustedSigners,
+    finder: Finder,
 }
 
 /// What the search for the newest good backup came to.
@@ -158,7 +167,11 @@ impl Reader<'_> {
         let found: Vec<chain::Found> = fetched.buffered(FETCHES_IN_FLIGHT).try_collect().await?;
         let count = found.len();
         let signed = found.into_iter().filter_map(|found| found.report.ok());
-        let mut signed: Vec<_> = signed.filter(|report| report.get().source == *self.source).collect();
+        let is_own = |report: &report::v1::Report| {
+            report.source == *self.source
+                && self.finder.repository().is_none_or(|own| *own == report.repository)
+        };
+        let mut signed: Vec<_> = signed.filter(|report| is_own(report.get())).collect();
         signed.sort_by_key(|report| std::cmp::Reverse(report.get().finished_at));
         let worthless = count - signed.len();
         Ok((signed, worthless))
@@ -305,7 +318,7 @@ impl Reader<'_> {
     }
 
     async fn look(&self, id: &BackupId) -> Result<Looked, FactsError> {
-        Ok(match catalog::find(self.store, self.source, id, self.signers).await {
+        Ok(match self.finder.find(id).await {
             Ok(signed) => Looked::Good(Box::new(signed)),
             Err(CatalogError::NoSuchBackup { .. }) => Looked::Nothing,
             Err(CatalogError::Unsigned { .. }) => Looked::Flawed("it is not signed".to_owned()),

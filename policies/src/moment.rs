@@ -96,7 +96,9 @@ fn read(
         return Ok(now);
     }
     let zone = zone.map(known_zone).transpose()?;
-    if given.to_ascii_lowercase().ends_with("ago") {
+    // Zones end so, too: America/Chicago, America/Santiago.
+    let is_span = given.to_ascii_lowercase().ends_with("ago") && !given.contains('/');
+    if is_span {
         return ago(given, zone.unwrap_or(TimeZone::UTC), now);
     }
     let written = Written::read(given)?;

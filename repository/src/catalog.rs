@@ -10,6 +10,7 @@ mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
+use std::sync::Arc;
 
 use futures::stream::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -91,6 +92,8 @@ pub async fn ensure_marker(
 pub struct Entry {
     pub id: BackupId,
     pub standing: Standing,
+    /// The backups without which it cannot be restored; of one that is not whole, on nobody's word.
+    pub needs: Vec<BackupId>,
     /// Why retention may not touch it.
     pub held: bool,
     /// What drills found of it.
@@ -122,8 +125,8 @@ impl Entry {
 
 impl From<Folder<Standing>> for Entry {
     fn from(folder: Folder<Standing>) -> Self {
-        let Folder { id, standing, held, proofs } = folder;
-        Self { id, standing, held, proofs }
+        let Folder { id, standing, needs, held, proofs } = folder;
+        Self { id, standing, needs, held, proofs }
     }
 }
 
@@ -169,7 +172,7 @@ pub async fn page(
     };
     let reports = by_backup(reports.map_err(|source| CatalogError::Report { source })?);
     let held = held(store, source).await?;
-    let reader = Reader::new(store, source, signers);
+    let reader = Reader::open(store, source, signers).await?;
     let read = reader.folders(ids, reports, &held, |standing| standing).await?;
     Ok(Page { entries: read.into_iter().map(Entry::from).collect(), has_older })
 }
@@ -184,7 +187,8 @@ async fn every_folder<T: Send + 'static>(
     let ids = ids_below(store, &layout::backups(source)).await?;
     let held = held(store, source).await?;
     let reports = chain::keys(store, source).await.map_err(|source| CatalogError::Report { source })?;
-    Reader::new(store, source, signers).folders(ids, by_backup(reports), &held, keep).await
+    let reader = Reader::open(store, source, signers).await?;
+    reader.folders(ids, by_backup(reports), &held, keep).await
 }
 
 async fn held(store: &SharedStore, source: &SourceName) -> Result<BTreeSet<BackupId>, CatalogError> {
@@ -218,7 +222,7 @@ pub async fn newest_until(
 ) -> Result<Option<(BackupId, Standing)>, CatalogError> {
     let folders = Folders::open(store, source).await?;
     let mut ids = pin!(folders.newest_first(None));
-    let reader = Reader::new(store, source, signers);
+    let reader = Reader::open(store, source, signers).await?;
     let finished_at = |standing: &Standing| match standing {
         Standing::Whole(signed) => Some(signed.get().finished_at),
         _ => None,
@@ -247,11 +251,35 @@ pub async fn find(
     id: &BackupId,
     signers: &TrustedSigners,
 ) -> Result<SignedManifest, CatalogError> {
-    match Reader::new(store, source, signers).standing(id).await? {
-        Standing::Whole(manifest) => Ok(*manifest),
-        Standing::Quarantined(source) => Err(CatalogError::Manifest { id: id.clone(), source }),
-        Standing::Unsigned => Err(CatalogError::Unsigned { id: id.clone() }),
-        Standing::Incomplete | Standing::Pruned => Err(CatalogError::NoSuchBackup { id: id.clone() }),
+    Finder::open(store, source, signers).await?.find(id).await
+}
+
+/// Looks up backups of one source, one after the other.
+#[derive(Debug)]
+pub struct Finder(Arc<Reader>);
+
+impl Finder {
+    pub async fn open(
+        store: &SharedStore,
+        source: &SourceName,
+        signers: &TrustedSigners,
+    ) -> Result<Self, CatalogError> {
+        Reader::open(store, source, signers).await.map(Self)
+    }
+
+    /// Which repository this is; `None` where it has no marker.
+    pub fn repository(&self) -> Option<&RepositoryId> {
+        self.0.repository()
+    }
+
+    /// One backup, whose absence is an error.
+    pub async fn find(&self, id: &BackupId) -> Result<SignedManifest, CatalogError> {
+        match self.0.standing(id).await? {
+            Standing::Whole(manifest) => Ok(*manifest),
+            Standing::Quarantined(source) => Err(CatalogError::Manifest { id: id.clone(), source }),
+            Standing::Unsigned => Err(CatalogError::Unsigned { id: id.clone() }),
+            Standing::Incomplete | Standing::Pruned => Err(CatalogError::NoSuchBackup { id: id.clone() }),
+        }
     }
 }
 

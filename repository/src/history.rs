@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use pgproof_policies::backups::{Attempt, Known};
 use pgproof_policies::names::SourceName;
 
-use crate::catalog::{self, CatalogError, Folders};
+use crate::catalog::{CatalogError, Finder, Folders};
 use crate::ids::{BackupId, ObjectKey};
 use crate::layout;
 use crate::records::{self, Run, RunOutcome};
@@ -52,9 +52,10 @@ async fn newest_whole(
     now: Timestamp,
 ) -> Result<Vec<Timestamp>, CatalogError> {
     let folders = Folders::open(store, source).await?;
+    let finder = Finder::open(store, source, signers).await?;
     let (mut ids, mut found) = (pin!(folders.newest_first(None)), Vec::new());
     while let Some(id) = ids.try_next().await? {
-        match catalog::find(store, source, &id, signers).await {
+        match finder.find(&id).await {
             // Of another time than its id says, and no run of the schedule.
             Ok(signed) if signed.get().imported.is_some() => continue,
             Ok(_) => found.push(id.started_at()),

@@ -18,6 +18,8 @@ pub const INVENTORY: &str = "inventory.json.zst.age";
 pub const INDEX: &str = "index.jsonl.zst.age";
 pub const HOST_INDEX: &str = "host-index.jsonl.zst.age";
 
+/// The folder of restore points, which belong to no source.
+const RESTORE_POINTS: &str = "restore-points";
 /// Folders of records.
 const RECORDS: [&str; 5] = ["runs", "verifications", "custody", "pruned", "audit"];
 
@@ -44,10 +46,11 @@ pub enum Lockable {
 impl Lockable {
     pub fn of(key: &ObjectKey) -> Option<Self> {
         let mut segments = key.as_str().split('/');
-        let (source, folder) = (segments.next()?, segments.next()?);
+        let (first, folder) = (segments.next()?, segments.next()?);
         match folder {
+            _ if first == RESTORE_POINTS => Some(Self::Record),
             "backups" => {
-                Some(Self::Backup { source: source.parse().ok()?, id: segments.next()?.parse().ok()? })
+                Some(Self::Backup { source: first.parse().ok()?, id: segments.next()?.parse().ok()? })
             }
             _ => RECORDS.contains(&folder).then_some(Self::Record),
         }
@@ -203,12 +206,12 @@ pub fn alerts(source: &SourceName) -> ObjectKey {
 }
 
 pub fn restore_points() -> KeyPrefix {
-    prefix("restore-points/".to_owned())
+    prefix(format!("{RESTORE_POINTS}/"))
 }
 
 /// What was backed up together.
 pub fn restore_point(id: &RestorePointId) -> ObjectKey {
-    key(format!("restore-points/{id}.json"))
+    key(format!("{RESTORE_POINTS}/{id}.json"))
 }
 
 pub fn custodies(source: &SourceName) -> KeyPrefix {
@@ -317,6 +320,7 @@ mod tests {
             custody(&source, at),
             tombstone(&source, &id()),
             act(&source, &writer, 1),
+            restore_point(&"20261124T020000Z-aaaaaa".parse().unwrap()),
         ] {
             assert_eq!(Lockable::of(&record), Some(Lockable::Record), "{record}");
         }

@@ -1,6 +1,6 @@
 //! The backups that an incremental one needs: each is there, well signed, and the one that it was made with.
 
-use crate::catalog::{self, CatalogError};
+use crate::catalog::{CatalogError, Finder};
 use crate::ids::BackupId;
 use crate::manifest::SignedManifest;
 use crate::manifest::v1::Base;
@@ -26,10 +26,14 @@ pub async fn find(
     bases: &[Base],
     signers: &TrustedSigners,
 ) -> Result<Vec<SignedManifest>, LineageError> {
+    let Some(first) = bases.first() else { return Ok(Vec::new()) };
+    let unfetched =
+        |base: &BackupId, source| LineageError::Store { base: base.clone(), source: Box::new(source) };
+    let finder = Finder::open(store, source, signers).await.map_err(|source| unfetched(&first.id, source))?;
     let mut found = Vec::new();
     for Base { id, manifest_sha256 } in bases {
-        let signed = catalog::find(store, source, id, signers).await.map_err(|source| match source {
-            CatalogError::Store { .. } => LineageError::Store { base: id.clone(), source: Box::new(source) },
+        let signed = finder.find(id).await.map_err(|source| match source {
+            CatalogError::Store { .. } => unfetched(id, source),
             _ => LineageError::Unusable { base: id.clone(), of: of.clone(), source: Box::new(source) },
         })?;
         if signed.sha256() != *manifest_sha256 {

@@ -28,6 +28,8 @@ pub const PIN_TTL: SignedDuration = SignedDuration::from_mins(30);
 pub const PIN_RENEWAL: Duration = Duration::from_secs(60);
 /// Pins that ended so long ago are litter.
 const LITTER_GRACE: SignedDuration = SignedDuration::from_hours(24);
+/// The version of pins; a newer one holds, whatever it says.
+const VERSION: u32 = 1;
 /// A pin holds a few short fields.
 const PIN_BYTES_MAX: u64 = 64 << 10;
 
@@ -56,7 +58,7 @@ impl Pin {
         now: Timestamp,
     ) -> Result<Self, StoreError> {
         let stored = Stored {
-            version: 1,
+            version: VERSION,
             holder: Holder::this_process(),
             since: now,
             expires_at: now + PIN_TTL,
@@ -243,16 +245,20 @@ async fn in_use(store: &SharedStore, key: &ObjectKey, now: Timestamp) -> Result<
 }
 
 /// `None` where it is gone meanwhile.
-async fn read(
-    store: &SharedStore,
-    key: &ObjectKey,
-) -> Result<Option<Result<Stored, serde_json::Error>>, StoreError> {
+async fn read(store: &SharedStore, key: &ObjectKey) -> Result<Option<Result<Stored, NotRead>>, StoreError> {
     match store.get(key, PIN_BYTES_MAX).await {
-        Ok((bytes, _)) => Ok(Some(serde_json::from_slice(&bytes))),
+        Ok((bytes, _)) => {
+            let read = serde_json::from_slice::<Stored>(&bytes).ok();
+            Ok(Some(read.filter(|pin| pin.version == VERSION).ok_or(NotRead)))
+        }
         Err(StoreError::NotFound { .. }) => Ok(None),
+        Err(StoreError::TooLarge { .. } | StoreError::Damaged { .. }) => Ok(Some(Err(NotRead))),
         Err(error) => Err(error),
     }
 }
+
+/// It is there, and may be anybody's pin.
+struct NotRead;
 
 #[cfg(test)]
 mod tests {
@@ -324,9 +330,15 @@ mod tests {
         let found = of(&store, &source(), &id(), now).await.unwrap().unwrap();
         assert_eq!(found.to_string(), "elsewhere until 2026-11-24 02:30:00 UTC");
         assert_eq!(of(&store, &source(), &id(), now + PIN_TTL).await.unwrap(), None);
-        let odd = layout::pin(&source(), &id(), "b");
-        store.put(&odd, Bytes::from_static(b"{"), PutCondition::IfAbsent).await.unwrap();
-        let found = of(&store, &source(), &id(), now + PIN_TTL).await.unwrap();
-        assert_eq!(found, Some(InUse::Unreadable { key: odd }));
+        let newer = Stored { version: VERSION + 1, ..stored };
+        for odd in
+            [b"{".to_vec(), vec![b'0'; PIN_BYTES_MAX as usize + 1], serde_json::to_vec(&newer).unwrap()]
+        {
+            let key = layout::pin(&source(), &id(), "b");
+            store.put(&key, Bytes::from(odd), PutCondition::IfAbsent).await.unwrap();
+            let found = of(&store, &source(), &id(), now + PIN_TTL).await.unwrap();
+            assert_eq!(found, Some(InUse::Unreadable { key: key.clone() }));
+            store.delete(&key).await.unwrap();
+        }
     }
 }

@@ -20,6 +20,8 @@ pub(crate) const RECORD_BYTES_MAX: u64 = 1 << 20;
 /// A record that is stored signed.
 pub trait Record: Serialize + DeserializeOwned {
     const NAMESPACE: &'static str;
+    /// The version that is written and read; one that says another is [`RecordError::Newer`].
+    const VERSION: u32 = 1;
     /// The moment that the signature must be valid at.
     fn at(&self) -> Timestamp;
 }
@@ -156,13 +158,27 @@ pub async fn fetch<R: Record>(
     let read =
         |key: ObjectKey| async move { store.get(&key, RECORD_BYTES_MAX).await.map(|(bytes, _)| bytes) };
     let bytes = read(key.clone()).await.map_err(|source| RecordError::Store { source })?;
-    let record: R = serde_json::from_slice(&bytes).map_err(|source| RecordError::Unreadable { source })?;
+    let record: R = parse(&bytes)?;
     let signature = read(layout::signature_of(key)).await.map_err(|source| RecordError::Store { source })?;
     let signature = String::from_utf8_lossy(&signature);
     let signer = signers
         .verify(R::NAMESPACE, &bytes, &signature, record.at())
         .map_err(|source| RecordError::BadlySigned { source })?;
     Ok(Signed { record, signer, sha256: HEXLOWER.encode(&Sha256::digest(&bytes)) })
+}
+
+/// The version comes first: what a newer one means by fields that look like ours is not known.
+fn parse<R: Record>(bytes: &[u8]) -> Result<R, RecordError> {
+    #[derive(Deserialize)]
+    struct Head {
+        version: u32,
+    }
+    let unreadable = |source| RecordError::Unreadable { source };
+    let Head { version } = serde_json::from_slice(bytes).map_err(unreadable)?;
+    match version == R::VERSION {
+        true => serde_json::from_slice(bytes).map_err(unreadable),
+        false => Err(RecordError::Newer { version, known: R::VERSION }),
+    }
 }
 
 impl RecordError {
@@ -196,6 +212,8 @@ pub enum RecordError {
         #[source]
         source: serde_json::Error,
     },
+    #[error("record has version {version}; this program reads version {known}")]
+    Newer { version: u32, known: u32 },
     /// Signed, and for another place than where it lies.
     #[error("record belongs to another place")]
     Elsewhere,

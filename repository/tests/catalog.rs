@@ -20,10 +20,10 @@ use pgproof_repository::holds;
 use pgproof_repository::ids::{BackupId, ManifestSha256, ObjectKey, RepositoryId};
 use pgproof_repository::layout;
 use pgproof_repository::manifest::v1::{Manifest, Previous};
-use pgproof_repository::manifest::{self, SignedManifest};
+use pgproof_repository::manifest::{self, ManifestError, SignedManifest};
 use pgproof_repository::pins::{self, Pin};
 use pgproof_repository::prune::{self, Pruner};
-use pgproof_repository::records::{self, Hold, Run, RunOutcome, Tombstone};
+use pgproof_repository::records::{self, Hold, RecordError, Run, RunOutcome, Tombstone};
 use pgproof_repository::report::{Report, Verdict, v1};
 use pgproof_repository::signature::{SigningKey, TrustedSigners, generate};
 use pgproof_repository::store::faulty::{Fault, FaultyStore, Rule};
@@ -32,6 +32,7 @@ use pgproof_repository::store::operation::Operation;
 use pgproof_repository::store::{PutCondition, SharedStore, StoreError};
 
 const GOLDEN: &[u8] = include_bytes!("../fixtures/manifest.v1.json");
+const GOLDEN_INCREMENTAL: &[u8] = include_bytes!("../fixtures/manifest.files.incremental.v1.json");
 const GOLDEN_IMPORTED: &[u8] = include_bytes!("../fixtures/manifest.imported.v1.json");
 const GOLDEN_REPORT: &[u8] = include_bytes!("../fixtures/report.v1.json");
 const NOW: &str = "2026-12-24T00:00:00Z";
@@ -277,6 +278,69 @@ async fn a_signed_manifest_in_another_place_is_no_backup() {
 }
 
 #[tokio::test]
+async fn a_backup_that_was_copied_here_from_another_repository_is_none() {
+    let repository = Repository::new();
+    let (own, _) = repository.put("20261123T020000Z-aaaaaa", "02:00:01", Previous::None).await;
+    let id = manifest::parse(GOLDEN).unwrap().repository;
+    catalog::ensure_marker(&*repository.store, id, NOW.parse().unwrap()).await.unwrap();
+    let mut foreign: Manifest = manifest::parse(GOLDEN).unwrap();
+    foreign.repository = RepositoryId::generate(&mut rand::rng());
+    let (foreign, sha256) = repository.put_manifest(foreign).await;
+    let mut report = repository.report(&foreign, sha256);
+    report.verdict = Verdict::Passed;
+    repository.put_report(&report, &repository.key).await;
+
+    let entries = repository.list().await;
+    assert_eq!(entries[1].id, foreign);
+    assert!(
+        matches!(&entries[1].standing, Standing::Quarantined(ManifestError::OtherRepository)),
+        "{entries:?}"
+    );
+    assert_eq!(catalog::choose(&entries, Timestamp::MAX).unwrap().backup.get().id, own);
+    let last = Retention { last: 1, ..Retention::default() };
+    let plan = retention::plan(&repository.candidates(&entries), &last, &TimeZone::UTC, NOW.parse().unwrap());
+    assert_eq!(plan.expired().count(), 0, "{plan:?}");
+}
+
+#[tokio::test]
+async fn a_report_of_another_repository_proves_nothing() {
+    let own = manifest::parse(GOLDEN).unwrap().repository;
+    for (repository_of_report, proved) in
+        [(own.clone(), true), (RepositoryId::generate(&mut rand::rng()), false)]
+    {
+        let repository = Repository::new();
+        catalog::ensure_marker(&*repository.store, own.clone(), NOW.parse().unwrap()).await.unwrap();
+        let (id, sha256) = repository.put("20261124T020000Z-aaaaaa", "02:00:01", Previous::None).await;
+        let report = Report { repository: repository_of_report, ..repository.report(&id, sha256) };
+        repository.put_report(&report, &repository.key).await;
+        assert_eq!(repository.list().await[0].proofs.is_proved(), proved);
+    }
+}
+
+#[tokio::test]
+async fn times_that_contradict_each_other_make_no_backup() {
+    let at = |time: &str| time.parse::<Timestamp>().unwrap();
+    type Change = fn(&mut Manifest, Timestamp);
+    let changes: [(&str, Change, &str, bool); 5] = [
+        ("begun within the second of the name", |it, at| it.started_at = at, "2026-11-24T02:00:00.9Z", true),
+        ("begun at another time", |it, at| it.started_at = at, "2026-11-24T02:00:01Z", false),
+        // Whoever has a key that ended would say that it signed before it did.
+        ("ended before it began", |it, at| it.finished_at = at, "2026-11-24T01:59:59Z", false),
+        ("ended as it began", |it, at| it.finished_at = at, "2026-11-24T02:00:00Z", true),
+        ("of days later", |it, at| it.snapshot.at = at, "2026-11-26T02:00:01Z", false),
+    ];
+    for (what, change, time, is_whole) in changes {
+        let repository = Repository::new();
+        let mut made: Manifest = manifest::parse(GOLDEN).unwrap();
+        change(&mut made, at(time));
+        repository.put_manifest(made).await;
+        let entries = repository.list().await;
+        let refused = matches!(entries[0].standing, Standing::Quarantined(ManifestError::Times { .. }));
+        assert_eq!((entries[0].whole().is_some(), refused), (is_whole, !is_whole), "{what}: {entries:?}");
+    }
+}
+
+#[tokio::test]
 async fn retention_is_told_which_server_a_backup_is_of_and_why_another_cannot_be_used() {
     let repository = Repository::new();
     let (id, _) = repository.put("20261124T020000Z-aaaaaa", "02:00:01", Previous::None).await;
@@ -311,6 +375,53 @@ async fn damaged_objects_quarantine_their_backup_alone() {
         assert!(matches!(entries[0].standing, Standing::Quarantined(_)), "{damaged}: {:?}", entries[0]);
         assert_eq!(entries[1].whole().unwrap().get().id, good);
     }
+}
+
+#[tokio::test]
+async fn what_is_too_large_to_be_ours_quarantines_its_backup_alone() {
+    let (manifest, signature) = (manifest::MANIFEST_BYTES_MAX, manifest::SIGNATURE_BYTES_MAX);
+    for (name, bytes_max) in [("manifest.json", manifest), ("manifest.json.sig", signature)] {
+        let repository = Repository::new();
+        let (good, _) = repository.put("20261124T020000Z-aaaaaa", "02:00:01", Previous::None).await;
+        let (bad, _) = repository.put("20261125T020000Z-bbbbbb", "02:00:01", Previous::None).await;
+        let key = layout::backup_object(&source(), &bad, name).unwrap();
+        repository.store.delete(&key).await.unwrap();
+        repository.raw(&key, &vec![b'0'; usize::try_from(bytes_max).unwrap() + 1]).await;
+        let entries = repository.list().await;
+        assert!(matches!(entries[1].standing, Standing::Quarantined(_)), "{name}: {:?}", entries[1]);
+        assert_eq!(catalog::choose(&entries, Timestamp::MAX).unwrap().backup.get().id, good);
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_names_what_it_needs_all_the_same() {
+    let repository = Repository::new();
+    let made: Manifest = manifest::parse(GOLDEN_INCREMENTAL).unwrap();
+    let needs: Vec<BackupId> = made.bases().iter().map(|base| base.id.clone()).collect();
+    assert!(!needs.is_empty());
+    let newer = Manifest { version: made.version + 1, ..made.clone() };
+    repository.raw(&layout::manifest(&source(), &made.id), &newer.to_bytes()).await;
+    for signature in ["", "not a signature"] {
+        if !signature.is_empty() {
+            repository.raw(&layout::manifest_signature(&source(), &made.id), signature.as_bytes()).await;
+        }
+        let surveyed = catalog::survey(&repository.store, &source(), &repository.signers).await.unwrap();
+        assert!(surveyed[0].snapshot_at().is_none());
+        assert_eq!(surveyed[0].needs, needs, "{surveyed:?}");
+    }
+}
+
+#[tokio::test]
+async fn records_of_a_newer_version_are_refused_by_name() {
+    let repository = Repository::new();
+    let id: BackupId = "20261124T020000Z-aaaaaa".parse().unwrap();
+    let run =
+        Run { version: 2, ..a_run(source(), id.as_str(), RunOutcome::Committed { warnings: Vec::new() }) };
+    let place = layout::run(&source(), &id);
+    records::put(&*repository.store, &place, &run, &repository.key).await.unwrap();
+    let refused = records::get::<Run>(&*repository.store, &place, &repository.signers).await.unwrap_err();
+    assert!(matches!(refused, RecordError::Newer { version: 2, known: 1 }), "{refused:?}");
+    assert!(!refused.is_of_the_store());
 }
 
 #[tokio::test]
@@ -556,13 +667,14 @@ impl Repository {
         let at: Timestamp = format!("{day}T{time}Z").parse().unwrap();
         let mut made: Manifest = manifest::parse(GOLDEN).unwrap();
         (made.id, made.previous, made.finished_at) = (id, previous, at);
-        made.snapshot.at = made.id.started_at();
+        (made.started_at, made.snapshot.at) = (made.id.started_at(), made.id.started_at());
         self.put_manifest(made).await
     }
 
     async fn put_imported(&self, id: &str) {
         let mut made: Manifest = manifest::parse(GOLDEN_IMPORTED).unwrap();
         made.id = id.parse().unwrap();
+        (made.started_at, made.finished_at) = (made.id.started_at(), made.id.started_at());
         self.put_manifest(made).await;
     }
 

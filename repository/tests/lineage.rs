@@ -200,8 +200,9 @@ impl Repository {
     async fn put_by(&self, key: &SigningKey, day: u8, bases: &[&Made]) -> Made {
         let id: BackupId = format!("202611{day:02}T020000Z-aaaaaa").parse().unwrap();
         let mut made: Manifest = manifest::parse(GOLDEN).unwrap();
-        (made.id, made.finished_at, made.previous) = (id.clone(), id.started_at(), Previous::None);
-        made.snapshot.at = id.started_at();
+        (made.id, made.previous) = (id.clone(), Previous::None);
+        (made.started_at, made.finished_at, made.snapshot.at) =
+            (id.started_at(), id.started_at(), id.started_at());
         let Contents::Files(files) = &mut made.contents else { panic!("of files") };
         files.chain = bases.last().map(|parent| Chain {
             full: bases[0].id.clone(),

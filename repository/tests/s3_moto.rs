@@ -300,7 +300,9 @@ async fn put_backup(store: &SharedStore, source: &SourceName, id: &BackupId, key
     let part = upload.put_part(1, Bytes::from_static(b"an archive")).await.unwrap();
     upload.complete(vec![part]).await.unwrap();
     let mut made = manifest::parse(include_bytes!("../fixtures/manifest.v1.json")).unwrap();
-    (made.id, made.snapshot.at) = (id.clone(), id.started_at());
+    made.id = id.clone();
+    (made.started_at, made.finished_at, made.snapshot.at) =
+        (id.started_at(), id.started_at(), id.started_at());
     let bytes = made.to_bytes();
     let signature = key.sign(manifest::NAMESPACE, &bytes).unwrap();
     for (place, body) in [

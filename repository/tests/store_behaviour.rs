@@ -54,6 +54,11 @@ async fn nothing_outside_the_folder_or_hidden_in_it_is_reached() {
         let written = store.put(&key(name), Bytes::from_static(b"x"), PutCondition::IfAbsent).await;
         assert!(written.is_err(), "{name}");
     }
+    // What lies behind a link is not known, which is another answer than that nothing does.
+    let way = "way/".parse::<KeyPrefix>().unwrap();
+    assert!(store.list(&way, None).try_collect::<Vec<_>>().await.is_err());
+    assert!(store.list_folders(&way).await.is_err());
+    assert!(store.start_upload(&key("way/data")).await.is_err());
     store.start_upload(&key("pending")).await.unwrap();
     let listed: Vec<_> = store.list(&KeyPrefix::everything(), None).try_collect().await.unwrap();
     assert!(listed.is_empty(), "{listed:?}");
@@ -72,6 +77,22 @@ async fn a_pending_upload_is_found_by_the_next_process() {
     assert_eq!(pending[0].key, key("app/data"));
     after.abort_upload(&pending[0]).await.unwrap();
     assert_eq!(after.list_uploads(&KeyPrefix::everything()).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_a_killed_process_left_of_a_put_goes_after_a_day() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = DirectoryStore::open(folder.path()).unwrap();
+    let left = |name: &str, age: Duration| {
+        let path = folder.path().join(".tmp").join(name);
+        let file = std::fs::File::create(&path).unwrap();
+        file.set_modified(std::time::SystemTime::now() - age).unwrap();
+        path
+    };
+    let hour = Duration::from_secs(3600);
+    let (old, young) = (left("put-a", hour * 25), left("put-b", hour * 23));
+    store.start_upload(&key("app/data")).await.unwrap();
+    assert_eq!((old.exists(), young.exists()), (false, true));
 }
 
 #[tokio::test]

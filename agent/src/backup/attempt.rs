@@ -12,6 +12,7 @@ use pgproof_repository::lease::{Lease, Renewal, host_name};
 use pgproof_repository::lifecycle::Committed;
 use pgproof_repository::manifest::{SignedManifest, v1};
 use pgproof_repository::records::{self, Run, RunOutcome};
+use pgproof_repository::signature::{SigningKey, TrustedSigners, namespace};
 
 use super::hooks::{Hook, HookError, Outcome, Surroundings};
 use super::{Begun, Job, interrupted};
@@ -85,6 +86,7 @@ impl Job {
     /// Takes the source's lease, so that nobody else backs it up.
     pub(crate) async fn claim(&self) -> anyhow::Result<Claim> {
         let now = Timestamp::now();
+        ensure_backups_count(&self.loaded.trusted_signers()?, &self.signing_key, now)?;
         let marker = self.marker(now).await?;
         let key = layout::backup_lease(&self.source.name);
         let renewal = Lease::take(self.store.clone(), key, now).await?.keep();
@@ -223,6 +225,22 @@ impl Job {
         }
         put.is_ok()
     }
+}
+
+/// Backups that nobody trusts are none: whoever made one would be told that all is well.
+pub(crate) fn ensure_backups_count(
+    signers: &TrustedSigners,
+    signing_key: &SigningKey,
+    now: Timestamp,
+) -> anyhow::Result<()> {
+    for namespace in [namespace::MANIFEST, namespace::RUN] {
+        signers.would_accept(signing_key, namespace, now).map_err(|error| {
+            let message = format!("backups of this host would not be trusted: {error}");
+            let hint = "add the public half of its signing key to `keys.trusted_signers`";
+            Failure::new(Exit::Usage, message, hint)
+        })?;
+    }
+    Ok(())
 }
 
 fn told(error: &anyhow::Error) -> String {

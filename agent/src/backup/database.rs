@@ -14,6 +14,7 @@ use pgproof_postgres::preflight::Preflight;
 use pgproof_postgres::snapshot::{ExportedSnapshot, ServerSetting, SnapshotFacts};
 use pgproof_postgres::source;
 use pgproof_postgres::structure::{self, StructureError};
+use pgproof_repository::catalog::Standing;
 use pgproof_repository::inventory::{self, Inventory, Structure};
 use pgproof_repository::layout;
 use pgproof_repository::lifecycle::{self, Committed, Started};
@@ -73,11 +74,16 @@ impl Dump<'_> {
         let objects = archives.iter().zip(0..).map(|(archive, number)| archive_object(archive, number));
         // A store may need long to put the parts together.
         let completing = started.complete_uploads(uploads.into_iter().zip(objects).collect());
-        let (completed, globals, previous) =
-            tokio::join!(completing, self.dump_globals(facts), self.job.previous());
+        let (completed, globals, previous, another) = tokio::join!(
+            completing,
+            self.dump_globals(facts),
+            self.job.previous(),
+            self.another_server(facts)
+        );
         completed?;
         let globals = globals?;
         self.job.put(&mut started, layout::GLOBALS, v1::Role::Globals, globals.text.as_bytes()).await?;
+        warnings.extend(another);
         warnings.extend(globals.degraded.into_iter().chain(globals.warnings));
         let mut inventory = inventory_of(&archives, facts, &settings)?;
         warnings.extend(expected::record(&mut inventory, &archives[0], structure, &self.database.reach));
@@ -135,6 +141,14 @@ impl Dump<'_> {
                 Err(error)
             }
         }
+    }
+
+    /// Says so where the backup before this one is of another server or database: a copy that was set up with the same
+    /// policy, or a policy that points elsewhere, goes on with a series that is not its own.
+    async fn another_server(&self, facts: &SnapshotFacts) -> Option<String> {
+        let Ok(Some((id, Standing::Whole(before)))) = self.job.newest().await else { return None };
+        let difference = before.get().postgres()?.server.difference_to(&server(facts))?;
+        Some(format!("{difference} (the backup before it is {id})"))
     }
 
     /// What would make the dump fail, or lack something, is found before anything is uploaded.

@@ -91,9 +91,6 @@ impl Job {
         if sorted(&manifest.recipients) != sorted(&self.recipients.public_lines()) {
             return Ok(Err(FullBecause::Recipients { before }));
         }
-        if manifest.repository != begun.marker.id {
-            return Ok(Err(FullBecause::NotWhole { before }));
-        }
         if let Some(error) = self.lost(&before, manifest.bases()).await? {
             return Ok(Err(FullBecause::Lost { error }));
         }

@@ -36,7 +36,7 @@ use pgproof_repository::store::part_plan::PartPlan;
 use pgproof_repository::store::retry::RetryPolicy;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::attempt::{Attempt, BackedUp, Claim, Made};
+pub(crate) use self::attempt::{Attempt, BackedUp, Claim, Made, ensure_backups_count};
 use self::database::{Database, Dump};
 pub(crate) use self::hooks::HookError;
 pub(crate) use self::import::Import;
@@ -204,7 +204,8 @@ impl Job {
             source: self.source.name.clone(),
             id: begun.id.clone(),
             started_at: begun.started_at,
-            finished_at: Timestamp::now(),
+            // A clock that is set back meanwhile makes no backup whose times contradict each other.
+            finished_at: Timestamp::now().max(begun.started_at),
             snapshot,
             programs: programs(pg_dump),
             contents,
@@ -236,18 +237,20 @@ impl Job {
 
     /// The newest backup before this one. That it cannot be read is written down and stops nothing.
     async fn previous(&self) -> v1::Previous {
-        let signers = match self.loaded.trusted_signers() {
-            Ok(signers) => signers,
-            Err(error) => return v1::Previous::Unknown { reason: error.to_string() },
-        };
-        match catalog::newest(&self.store, &self.source.name, &signers).await {
+        let unknown = |reason: String| v1::Previous::Unknown { reason };
+        match self.newest().await {
             Ok(None) => v1::Previous::None,
             Ok(Some((id, Standing::Whole(signed)))) => {
                 v1::Previous::Known { id, manifest_sha256: signed.sha256() }
             }
-            Ok(Some((id, _))) => v1::Previous::Unknown { reason: format!("{id} cannot be used") },
-            Err(error) => v1::Previous::Unknown { reason: error.to_string() },
+            Ok(Some((id, _))) => unknown(format!("{id} cannot be used")),
+            Err(error) => unknown(error.to_string()),
         }
+    }
+
+    async fn newest(&self) -> anyhow::Result<Option<(BackupId, Standing)>> {
+        let signers = self.loaded.trusted_signers()?;
+        Ok(catalog::newest(&self.store, &self.source.name, &signers).await?)
     }
 
     fn stop_if_cancelled(&self) -> anyhow::Result<()> {

@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use jiff::Timestamp;
 use pgproof_repository::acts::What;
 use pgproof_repository::lease::host_name;
 use pgproof_repository::records::Hold;
-use pgproof_repository::{catalog, holds};
+use pgproof_repository::{catalog, holds, prune};
 
 use super::{open, print_json, record, say};
 use crate::cli;
@@ -19,6 +20,20 @@ pub(crate) async fn hold(policy: &Path, args: cli::Hold, json: bool) -> anyhow::
     catalog::find(&opened.store, &args.source, &args.backup, &signers).await?;
     let hold = new_hold(&args.source, &args.backup, args.reason);
     holds::put(&opened.store, &hold, &opened.loaded.signing_key()?).await?;
+    // A prune that had looked for holds before this one goes on.
+    catalog::find(&opened.store, &args.source, &args.backup, &signers)
+        .await
+        .context("it went while it was put on hold")?;
+    if let Some(pruner) =
+        prune::removal_at_work(&opened.store, &args.source, &args.backup, Timestamp::now()).await?
+    {
+        let message = format!(
+            "a prune on {} had begun to remove {} when it was put on hold, and may go on with it",
+            pruner.host, args.backup
+        );
+        let hint = "when the prune has ended, `pgproof check` says whether the backup is still whole; then it is held";
+        return Err(Failure::new(Exit::Busy, message, hint).into());
+    }
     let what = What::Hold { backup: args.backup, reason: hold.reason.clone() };
     record::enter(&opened.store, &opened.loaded, &args.source, what).await;
     match json {

@@ -29,7 +29,7 @@ use std::path::Path;
 use pgproof_monitoring::alerts::NotTold;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::access::LoadedPolicy;
-use pgproof_repository::catalog::{self, Marker};
+use pgproof_repository::catalog;
 use pgproof_repository::store::SharedStore;
 
 use crate::failure::{Exit, Failure};
@@ -38,7 +38,6 @@ use crate::failure::{Exit, Failure};
 struct Opened {
     loaded: LoadedPolicy,
     store: SharedStore,
-    marker: Marker,
 }
 
 /// A source that the policy does not have is refused before anything is asked of the store.
@@ -48,15 +47,12 @@ async fn open(policy: &Path, source: Option<&SourceName>) -> anyhow::Result<Open
         loaded.source(name)?;
     }
     let store = loaded.open_store().await?;
-    let marker = catalog::find_marker(&*store).await?.ok_or_else(|| {
+    if catalog::find_marker(&*store).await?.is_none() {
         let message = format!("there is no repository at {}", store.location());
-        Failure::new(
-            Exit::NothingFound,
-            message,
-            "the first `pgproof backup` makes one; is `repository.location` right?",
-        )
-    })?;
-    Ok(Opened { loaded, store, marker })
+        let hint = "the first `pgproof backup` makes one; is `repository.location` right?";
+        return Err(Failure::new(Exit::NothingFound, message, hint).into());
+    }
+    Ok(Opened { loaded, store })
 }
 
 /// Alerts that did not get through are a failure of their own: the first is told, and the log has all of them.

@@ -9,10 +9,11 @@ use pgproof_policies::cadence::randomness_of;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::history;
-use pgproof_repository::signature::{SigningKey, TrustedSigners, namespace};
+use pgproof_repository::signature::{SigningKey, TrustedSigners};
 use pgproof_repository::store::SharedStore;
 use pgproof_repository::store::retry::RetryPolicy;
 
+use crate::backup::ensure_backups_count;
 use crate::failure::{Exit, Failure};
 
 /// A policy whose keys could be read, and its store.
@@ -32,20 +33,8 @@ impl InForce {
         let (signing_key, signers) = (loaded.signing_key()?, loaded.trusted_signers()?);
         let store = loaded.open_store_to_watch(RetryPolicy::default()).await?;
         let in_force = Self { loaded: Arc::new(loaded), store, signing_key, signers };
-        in_force.ensure_backups_count(Timestamp::now())?;
+        ensure_backups_count(&in_force.signers, &in_force.signing_key, Timestamp::now())?;
         Ok(in_force)
-    }
-
-    /// Backups that nobody trusts are none, and a schedule that goes by them would back up for ever.
-    fn ensure_backups_count(&self, now: Timestamp) -> anyhow::Result<()> {
-        for namespace in [namespace::MANIFEST, namespace::RUN] {
-            self.signers.would_accept(&self.signing_key, namespace, now).map_err(|error| {
-                let message = format!("backups of this host would not be trusted: {error}");
-                let hint = "add the public half of its signing key to `keys.trusted_signers`";
-                Failure::new(Exit::Usage, message, hint)
-            })?;
-        }
-        Ok(())
     }
 
     /// The sources with a schedule, of which there must be one.
@@ -62,7 +51,8 @@ impl InForce {
 
     /// What the schedule asks for at `now`, as the repository stands.
     pub(crate) async fn plan(&self, name: &SourceName, now: Timestamp) -> anyhow::Result<Plan> {
-        self.ensure_backups_count(now)?;
+        // A schedule that went by backups which do not count would back up for ever.
+        ensure_backups_count(&self.signers, &self.signing_key, now)?;
         let rhythm = self.rhythm(name)?;
         let zone = self.loaded.policy.time_zone();
         // The same for every host that has this source, so that all of them keep to one beginning.

@@ -57,6 +57,29 @@ async fn ten_thousand_backups_cost_no_more_requests_than_forty() {
 }
 
 #[tokio::test]
+async fn what_was_copied_here_from_another_repository_is_told_and_never_counts() {
+    let mut bucket = Bucket::new();
+    let own = bucket.backup(noon() - HOUR * 2).await;
+    bucket.repository = "zyxwvutsrqponmlkjihgfedcba".parse().unwrap();
+    let foreign = bucket.backup(noon() - HOUR).await;
+    bucket.report(&foreign, noon(), Verdict::Proved, &bucket.key).await;
+    bucket.named(&foreign, noon()).await;
+    let facts = bucket.facts(noon()).await;
+    assert_eq!(facts.newest_backup(noon()).unwrap().id, own.to_string());
+    let passed_over: Vec<_> = facts.passed_over.iter().map(|it| it.id.as_str()).collect();
+    assert_eq!((passed_over, facts.drills.len(), facts.worthless_records), (vec![foreign.as_str()], 0, 1));
+}
+
+#[tokio::test]
+async fn backups_without_the_marker_are_nobodys_and_nothing_is_known_of_them() {
+    let bucket = Bucket::new();
+    bucket.backup(noon() - HOUR).await;
+    bucket.store.delete(&layout::repository_marker()).await.unwrap();
+    let refused = gather(&bucket.store, &source(), &bucket.signers, noon()).await.unwrap_err();
+    assert!(refused.to_string().contains("repository.json"), "{refused}");
+}
+
+#[tokio::test]
 async fn unsigned_and_foreign_things_are_told_and_never_count() {
     let bucket = Bucket::new();
     let good = bucket.backup(noon() - HOUR * 3).await;

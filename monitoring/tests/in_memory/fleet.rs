@@ -30,10 +30,11 @@ impl Place {
     async fn repository(&self, name: &str) -> Bucket {
         let folder = self.path().join(name);
         std::fs::create_dir(&folder).unwrap();
-        let bucket = Bucket { store: Arc::new(DirectoryStore::open(&folder).unwrap()), ..Bucket::new() };
+        let store = Arc::new(DirectoryStore::open(&folder).unwrap());
+        let repository = format!("{name:a<26}").parse().unwrap();
+        let bucket = Bucket { store, repository, ..Bucket::new() };
         self.write(&format!("{name}.signers"), &format!("host {}\n", bucket.key.public_line()));
-        let id = format!("{name:a<26}").parse().unwrap();
-        catalog::ensure_marker(&*bucket.store, id, noon()).await.unwrap();
+        catalog::ensure_marker(&*bucket.store, bucket.repository.clone(), noon()).await.unwrap();
         bucket
     }
 

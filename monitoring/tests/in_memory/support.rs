@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use pgproof_monitoring::facts::gather;
 use pgproof_policies::names::SourceName;
 use pgproof_policies::standing::{Facts, Verdict};
-use pgproof_repository::ids::{BackupId, ManifestSha256, ObjectKey};
+use pgproof_repository::ids::{BackupId, ManifestSha256, ObjectKey, RepositoryId};
 use pgproof_repository::layout;
 use pgproof_repository::manifest::{self, v1::Manifest};
 use pgproof_repository::records::{self, Run, Tombstone};
@@ -29,6 +29,7 @@ pub(crate) const POLICY: &str = "[repository]\nlocation = \"file:///backups\"\n[
 
 pub(crate) struct Bucket {
     pub(crate) store: SharedStore,
+    pub(crate) repository: RepositoryId,
     pub(crate) key: SigningKey,
     pub(crate) signers: TrustedSigners,
 }
@@ -37,7 +38,13 @@ impl Bucket {
     pub(crate) fn new() -> Self {
         let key = signing_key();
         let signers = TrustedSigners::parse(&format!("host {}\n", key.public_line())).unwrap();
-        Self { store: Arc::new(MemoryStore::new()), key, signers }
+        let repository = manifest::parse(MANIFEST).unwrap().repository;
+        let store = MemoryStore::new();
+        let marker = json!({
+            "format": "pgproof-repository", "version": 1, "id": repository, "created_at": "2026-01-01T00:00:00Z",
+        });
+        store.overwrite(&layout::repository_marker(), marker.to_string().into());
+        Self { store: Arc::new(store), repository, key, signers }
     }
 
     pub(crate) async fn facts(&self, now: Timestamp) -> Facts {
@@ -50,7 +57,7 @@ impl Bucket {
 
     pub(crate) async fn backup_signed(&self, snapshot_at: Timestamp, key: &SigningKey) -> BackupId {
         let id = id_at(snapshot_at);
-        let bytes = manifest(&id).to_bytes();
+        let bytes = self.manifest(&id).to_bytes();
         let signature = key.sign(manifest::NAMESPACE, &bytes).unwrap();
         self.put(&layout::manifest_signature(&source(), &id), signature.into_bytes()).await;
         self.put(&layout::manifest(&source(), &id), bytes).await;
@@ -61,7 +68,8 @@ impl Bucket {
         let mut report: Report = serde_json::from_slice(REPORT).unwrap();
         (report.source, report.backup) = (source(), id.clone());
         (report.started_at, report.finished_at) = (at, at);
-        report.manifest_sha256 = ManifestSha256::of(&manifest(id).to_bytes());
+        report.repository = self.repository.clone();
+        report.manifest_sha256 = ManifestSha256::of(&self.manifest(id).to_bytes());
         report.verdict = match verdict {
             Verdict::Bad => report::Verdict::Failed,
             _ => report::Verdict::Passed,
@@ -104,6 +112,16 @@ impl Bucket {
         records::put(&*self.store, &layout::tombstone(&source(), id), &tombstone, &self.key).await.unwrap();
     }
 
+    fn manifest(&self, id: &BackupId) -> Manifest {
+        let mut made = manifest::parse(MANIFEST).unwrap();
+        made.repository = self.repository.clone();
+        made.id = id.clone();
+        made.source = source();
+        (made.started_at, made.finished_at, made.snapshot.at) =
+            (id.started_at(), id.started_at(), id.started_at());
+        made
+    }
+
     pub(crate) async fn put(&self, key: &ObjectKey, bytes: Vec<u8>) {
         self.store.put(key, Bytes::from(bytes), PutCondition::IfAbsent).await.unwrap();
     }
@@ -123,13 +141,4 @@ pub(crate) fn signing_key() -> SigningKey {
 
 pub(crate) fn id_at(at: Timestamp) -> BackupId {
     format!("{}-aaaaaa", at.strftime("%Y%m%dT%H%M%SZ")).parse().unwrap()
-}
-
-fn manifest(id: &BackupId) -> Manifest {
-    let mut made = manifest::parse(MANIFEST).unwrap();
-    made.id = id.clone();
-    made.source = source();
-    (made.started_at, made.finished_at, made.snapshot.at) =
-        (id.started_at(), id.started_at(), id.started_at());
-    made
 }

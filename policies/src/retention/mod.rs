@@ -11,7 +11,9 @@
 //! 5. A backup dated after now fills no slot: a wrong clock, or a hostile one, displaces nothing.
 //! 6. With `gate_verified`, what is newer than the newest proof displaces nothing, and a proved backup gives way to
 //!    proved ones alone. A thousand backups that a stolen host signs, whatever they are dated, push out no proved one.
-//! 7. What a backup that stays needs to be restored stays, too, and takes no slot: an incremental backup never outlives the
+//! 7. The newest good backup of another server than the newest one's stays for a while, until something of the newest
+//!    server is proved: a copy that was set up with the same policy goes on with the series, and displaces it.
+//! 8. What a backup that stays needs to be restored stays, too, and takes no slot: an incremental backup never outlives the
 //!    ones whose bytes it shares.
 //!
 //! Whether a plan may be carried out without being asked is a decision of its own: [`removal`].
@@ -22,7 +24,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
@@ -34,6 +36,10 @@ use slots::Slots;
 /// How far a backup may lie in the future before its time is disbelieved: the skew between two hosts that
 /// both run a time service is seconds, so five minutes is a broken clock.
 pub const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_mins(5);
+
+/// How long the newest good backup of another server outlives the numbers: somebody sees the warnings by then, or a
+/// monthly look at the plan.
+pub const OTHER_SERVER_KEPT: SignedDuration = SignedDuration::from_hours(35 * 24);
 
 /// How many backups of each kind are kept. At least one rule is set, or `keep_all`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -129,6 +135,8 @@ pub enum Reason {
     Within(SignedDuration),
     NewestGood,
     NewestProved,
+    /// The newest good one of another server than that of the newest, of which nothing is proved.
+    OtherServer,
     /// The newest proved one is of another server than the newest good one: there is no proof of the server that is
     /// dumped now.
     ProvedBeforeUpgrade,
@@ -208,6 +216,8 @@ struct View<'a> {
     believed_until: Timestamp,
     newest_good: Option<&'a Candidate>,
     newest_proved: Option<&'a Candidate>,
+    /// The newest good one of each other server than that of the newest good one.
+    of_other_servers: Vec<&'a Candidate>,
 }
 
 impl<'a> View<'a> {
@@ -216,8 +226,9 @@ impl<'a> View<'a> {
         let mut good =
             newest_first.iter().filter(|backup| is_good(backup) && backup.snapshot_at <= believed_until);
         let newest_good = good.clone().next().copied();
+        let of_other_servers = newest_of_other_servers(good.clone().copied(), now);
         let newest_proved = good.find(|backup| is_proved(backup)).copied();
-        Self { believed_until, newest_good, newest_proved }
+        Self { believed_until, newest_good, newest_proved, of_other_servers }
     }
 
     fn is_future(&self, backup: &Candidate) -> bool {
@@ -270,6 +281,9 @@ impl<'a> View<'a> {
                         false => Reason::NewestProved,
                     });
                 }
+                if self.of_other_servers.iter().any(|other| other.id == backup.id) {
+                    reasons.push(Reason::OtherServer);
+                }
             }
             // A damaged backup is worth more than none.
             Standing::Failed if self.newest_good.is_none() => reasons.push(Reason::NoGoodBackup),
@@ -277,6 +291,26 @@ impl<'a> View<'a> {
         }
         reasons
     }
+}
+
+/// None where a backup of the newest one's server is proved. What is not known of a server tells it from none.
+fn newest_of_other_servers<'a>(
+    good_newest_first: impl Iterator<Item = &'a Candidate>,
+    now: Timestamp,
+) -> Vec<&'a Candidate> {
+    let (mut current, mut seen, mut newest) = (None, BTreeSet::new(), Vec::new());
+    for backup in good_newest_first {
+        let Some(server) = &backup.server else { continue };
+        let current = *current.get_or_insert(server);
+        if server == current && is_proved(backup) {
+            return Vec::new();
+        }
+        let is_young = now.duration_since(backup.snapshot_at) <= OTHER_SERVER_KEPT;
+        if server != current && seen.insert(server) && is_young {
+            newest.push(backup);
+        }
+    }
+    newest
 }
 
 fn is_good(backup: &Candidate) -> bool {
@@ -357,6 +391,9 @@ impl fmt::Display for Reason {
             Self::Within(span) => write!(f, "within {span:#}"),
             Self::NewestGood => f.write_str("newest good backup"),
             Self::NewestProved => f.write_str("newest proved backup"),
+            Self::OtherServer => f.write_str(
+                "newest good backup of another server than the newest one's, of which nothing is proved yet",
+            ),
             Self::ProvedBeforeUpgrade => f.write_str(
                 "newest proved backup, of the server before this one; nothing of this one is proved yet",
             ),

@@ -7,7 +7,7 @@ use pgproof_policies::names::SourceName;
 
 use super::{About, AuditError, Entry, Finding, Kind, entry};
 use crate::acts::{Act, What, WriterId};
-use crate::catalog::{self, CatalogError};
+use crate::catalog::{CatalogError, Finder};
 use crate::custody::{Challenge, Custody};
 use crate::ids::{BackupId, KeyPrefix, ObjectKey};
 use crate::layout;
@@ -109,9 +109,10 @@ impl Gathered {
     async fn tell_of_backups_without_run(&mut self, reader: &Reader<'_>) -> Result<(), AuditError> {
         let told: BTreeSet<&BackupId> = self.runs.iter().map(|(_, it)| &it.record.id).collect();
         let untold: Vec<_> = self.manifests.iter().filter(|id| !told.contains(id)).cloned().collect();
+        let finder = reader.finder().await?;
         for id in untold {
             let key = layout::manifest(reader.source, &id);
-            match catalog::find(reader.store, reader.source, &id, reader.signers).await {
+            match finder.find(&id).await {
                 Ok(signed) => {
                     let manifest = signed.get();
                     let (at, host) = (manifest.finished_at, &manifest.host);
@@ -137,13 +138,14 @@ impl Gathered {
     async fn look_who_followed(&mut self, reader: &Reader<'_>) -> Result<(), AuditError> {
         let ids = self.amiss.halves.iter().filter_map(|key| layout::id_of_run(reader.source, key));
         let gone: Vec<BackupId> = ids.filter(|id| !self.manifests.contains(id)).collect();
+        let finder = reader.finder().await?;
         for id in gone {
             let Some(next) = self.manifests.range(&id..).next() else { continue };
             let names = |signed: &SignedManifest| match &signed.get().previous {
                 Previous::Known { id: previous, .. } => *previous == id,
                 Previous::None | Previous::Unknown { .. } => false,
             };
-            match catalog::find(reader.store, reader.source, next, reader.signers).await {
+            match finder.find(next).await {
                 Ok(signed) if names(&signed) => drop(self.followed.insert(id, next.clone())),
                 Err(source @ CatalogError::Store { .. }) => return Err(AuditError::Catalog { source }),
                 // One that cannot be read names nothing, and is told of elsewhere.
@@ -165,6 +167,11 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    async fn finder(&self) -> Result<Finder, AuditError> {
+        let opened = Finder::open(self.store, self.source, self.signers).await;
+        opened.map_err(|source| AuditError::Catalog { source })
+    }
+
     /// Every record below a prefix; `place` is where a record belongs.
     async fn records<R: Record>(
         &self,

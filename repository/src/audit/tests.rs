@@ -86,7 +86,9 @@ impl World {
 
     async fn manifest(&self, id: &BackupId, change: fn(&mut Manifest)) {
         let mut made: Manifest = manifest::parse(include_bytes!("../../fixtures/manifest.v1.json")).unwrap();
-        (made.id, made.previous, made.finished_at) = (id.clone(), Previous::None, id.started_at());
+        (made.id, made.previous) = (id.clone(), Previous::None);
+        (made.started_at, made.finished_at, made.snapshot.at) =
+            (id.started_at(), id.started_at(), id.started_at());
         change(&mut made);
         let bytes = made.to_bytes();
         let signature = self.key.sign(manifest::NAMESPACE, &bytes).unwrap();

@@ -1,5 +1,7 @@
 //! Which backup a moment asks for.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use pgproof_policies::names::SourceName;
 
@@ -39,6 +41,7 @@ pub async fn for_moment(
 ) -> Result<Vec<Entry>, CatalogError> {
     let folders = Folders::open(store, source).await?;
     let held = held(store, source).await?;
+    let reader = Reader::open(store, source, signers).await?;
     let (mut entries, mut before, mut count) = (Vec::new(), None, READ_FIRST);
     loop {
         let mut ids = folders.newest(before.as_ref(), count).await?;
@@ -46,8 +49,7 @@ pub async fn for_moment(
         let reports = chain::keys_of(store, source, &oldest, newest).await;
         let reports = by_backup(reports.map_err(|source| CatalogError::Report { source })?);
         ids.reverse();
-        let reader = Reader::new(store, source, signers);
-        let read = reader.folders(ids, reports, &held, |standing| standing).await?;
+        let read = Arc::clone(&reader).folders(ids, reports, &held, |standing| standing).await?;
         entries.splice(0..0, read.into_iter().map(Entry::from));
         // Of those begun earlier than this before a snapshot, none can be nearer to the moment.
         let nearest = choose(&entries, at).map(|choice| choice.backup.snapshot_at());

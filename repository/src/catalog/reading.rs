@@ -7,10 +7,10 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use pgproof_policies::names::SourceName;
 
-use super::{CatalogError, Standing};
-use crate::ids::{BackupId, ManifestSha256, ObjectKey};
+use super::{CatalogError, Standing, find_marker};
+use crate::ids::{BackupId, ManifestSha256, ObjectKey, RepositoryId};
 use crate::layout;
-use crate::manifest::{Files, MANIFEST_BYTES_MAX, ManifestError, SIGNATURE_BYTES_MAX, SignedManifest};
+use crate::manifest::{self, Files, MANIFEST_BYTES_MAX, ManifestError, SIGNATURE_BYTES_MAX, SignedManifest};
 use crate::report::{Proof, Proofs, chain};
 use crate::signature::TrustedSigners;
 use crate::store::{SharedStore, StoreError};
@@ -26,6 +26,8 @@ const FETCHES_IN_FLIGHT: usize = 16;
 pub(super) struct Folder<T> {
     pub(super) id: BackupId,
     pub(super) standing: T,
+    /// The backups without which it cannot be restored; of one that is not whole, on nobody's word.
+    pub(super) needs: Vec<BackupId>,
     pub(super) held: bool,
     pub(super) proofs: Proofs,
 }
@@ -34,9 +36,17 @@ pub(super) struct Folder<T> {
 struct Read<T> {
     id: BackupId,
     standing: T,
+    needs: Vec<BackupId>,
     /// Of a whole backup.
     manifest: Option<ManifestSha256>,
     verdicts: Verdicts,
+}
+
+/// A manifest and its signature, or what their folder is without both.
+enum Fetched {
+    Both(Files),
+    /// With the manifest where only the signature is wanting.
+    Lacking(Standing, Option<Bytes>),
 }
 
 /// What the reports of one backup say, before it is known which of them fit their chain.
@@ -47,15 +57,28 @@ struct Verdicts {
 }
 
 /// Whose folders are read, shared by the tasks.
+#[derive(Debug)]
 pub(super) struct Reader {
-    pub(super) store: SharedStore,
-    pub(super) source: SourceName,
-    pub(super) signers: TrustedSigners,
+    store: SharedStore,
+    source: SourceName,
+    signers: TrustedSigners,
+    /// Which repository this is; where it has no marker, nobody can tell.
+    repository: Option<RepositoryId>,
 }
 
 impl Reader {
-    pub(super) fn new(store: &SharedStore, source: &SourceName, signers: &TrustedSigners) -> Arc<Self> {
-        Arc::new(Self { store: store.clone(), source: source.clone(), signers: signers.clone() })
+    pub(super) async fn open(
+        store: &SharedStore,
+        source: &SourceName,
+        signers: &TrustedSigners,
+    ) -> Result<Arc<Self>, CatalogError> {
+        let repository = find_marker(&**store).await?.map(|marker| marker.id);
+        let (store, source, signers) = (store.clone(), source.clone(), signers.clone());
+        Ok(Arc::new(Self { store, source, signers, repository }))
+    }
+
+    pub(super) fn repository(&self) -> Option<&RepositoryId> {
+        self.repository.as_ref()
     }
 
     /// Reads the folders in their order. What `keep` leaves of each is what stays in memory.
@@ -84,9 +107,9 @@ impl Reader {
     ) -> Result<Vec<Read<T>>, CatalogError> {
         let ids: Vec<BackupId> = named.iter().map(|(id, _)| id.clone()).collect();
         let fetched = stream::iter(ids).map(|id| self.fetch(id)).buffered(FETCHES_IN_FLIGHT);
-        let standings = self.judge(&named, fetched.try_collect().await?);
-        let read = named.into_iter().zip(standings);
-        let read = read.map(|((id, reports), standing)| self.weighable(id, reports, standing, keep));
+        let judged = self.judge(&named, fetched.try_collect().await?);
+        let read = named.into_iter().zip(judged);
+        let read = read.map(|((id, reports), judged)| self.weighable(id, reports, judged, keep));
         stream::iter(read).buffered(FETCHES_IN_FLIGHT).try_collect().await
     }
 
@@ -94,7 +117,7 @@ impl Reader {
         &self,
         id: BackupId,
         reports: Vec<ObjectKey>,
-        standing: Standing,
+        (standing, needs): (Standing, Vec<BackupId>),
         keep: fn(Standing) -> T,
     ) -> Result<Read<T>, CatalogError> {
         let standing = match standing {
@@ -105,69 +128,84 @@ impl Reader {
             Standing::Whole(signed) => (Some(signed.sha256()), self.verdicts(&reports).await?),
             _ => (None, Verdicts::default()),
         };
-        Ok(Read { id, standing: keep(standing), manifest, verdicts })
+        Ok(Read { id, standing: keep(standing), needs, manifest, verdicts })
     }
 
     /// One folder's standing. That a tombstone explains what is incomplete is not looked up.
     pub(super) async fn standing(&self, id: &BackupId) -> Result<Standing, CatalogError> {
         Ok(match self.fetch(id.clone()).await? {
-            Ok(files) => {
+            Fetched::Both(files) => {
                 let signature = String::from_utf8_lossy(&files.signature);
                 self.placed(id, SignedManifest::check(&files.manifest, &signature, &self.signers))
             }
-            Err(standing) => standing,
+            Fetched::Lacking(standing, _) => standing,
         })
     }
 
+    /// Standings, and the backups that are needed.
     fn judge(
         &self,
         named: &[(BackupId, Vec<ObjectKey>)],
-        fetched: Vec<Result<Files, Standing>>,
-    ) -> Vec<Standing> {
-        let files: Vec<Files> = fetched.iter().filter_map(|fetched| fetched.as_ref().ok()).cloned().collect();
-        let mut checked = SignedManifest::check_all(&files, &self.signers).into_iter();
-        let judged = named.iter().zip(fetched).map(|((id, _), fetched)| match fetched {
-            Ok(_) => self.placed(id, checked.next().expect("an answer for each that was fetched")),
-            Err(standing) => standing,
+        fetched: Vec<Fetched>,
+    ) -> Vec<(Standing, Vec<BackupId>)> {
+        let both = fetched.iter().filter_map(|fetched| match fetched {
+            Fetched::Both(files) => Some(files.clone()),
+            Fetched::Lacking(..) => None,
+        });
+        let mut checked = SignedManifest::check_all(&both.collect::<Vec<_>>(), &self.signers).into_iter();
+        let judged = named.iter().zip(fetched).map(|((id, _), fetched)| {
+            let (standing, bytes) = match fetched {
+                Fetched::Both(Files { manifest, .. }) => {
+                    let checked = checked.next().expect("an answer for each that was fetched");
+                    (self.placed(id, checked), Some(manifest))
+                }
+                Fetched::Lacking(standing, bytes) => (standing, bytes),
+            };
+            let needs = match &standing {
+                Standing::Whole(signed) => signed.get().bases().iter().map(|base| base.id.clone()).collect(),
+                _ => bytes.map(|bytes| manifest::unsigned_needs(&bytes)).unwrap_or_default(),
+            };
+            (standing, needs)
         });
         judged.collect()
     }
 
-    /// A manifest moved or replayed under another name is signed, and still not this backup.
+    /// A manifest moved, copied or replayed under another name is signed, and still not this backup.
     fn placed(&self, id: &BackupId, checked: Result<SignedManifest, ManifestError>) -> Standing {
-        match checked {
-            Ok(signed) if signed.get().id == *id && signed.get().source == self.source => {
-                Standing::Whole(Box::new(signed))
+        let placed = checked.and_then(|signed| {
+            let manifest = signed.get();
+            if manifest.id != *id || manifest.source != self.source {
+                let (source_name, id) = (manifest.source.to_string(), manifest.id.to_string());
+                return Err(ManifestError::Elsewhere { source_name, id });
             }
-            Ok(signed) => Standing::Quarantined(ManifestError::Elsewhere {
-                source_name: signed.get().source.to_string(),
-                id: signed.get().id.to_string(),
-            }),
-            Err(error) => Standing::Quarantined(error),
-        }
+            if !self.is_own(&manifest.repository) {
+                return Err(ManifestError::OtherRepository);
+            }
+            manifest::ensure_times_agree(manifest)?;
+            Ok(signed)
+        });
+        placed.map_or_else(Standing::Quarantined, |signed| Standing::Whole(Box::new(signed)))
     }
 
-    /// The manifest and its signature, or what the folder is without them.
-    async fn fetch(&self, id: BackupId) -> Result<Result<Files, Standing>, CatalogError> {
+    fn is_own(&self, repository: &RepositoryId) -> bool {
+        self.repository.as_ref().is_none_or(|own| own == repository)
+    }
+
+    async fn fetch(&self, id: BackupId) -> Result<Fetched, CatalogError> {
         let (manifest, signature) =
             (layout::manifest(&self.source, &id), layout::manifest_signature(&self.source, &id));
         let (manifest, signature) = futures::join!(
             self.get(&manifest, MANIFEST_BYTES_MAX),
             self.get(&signature, SIGNATURE_BYTES_MAX)
         );
-        Ok(match (manifest, signature) {
-            (Err(StoreError::NotFound { .. }), _) => Err(Standing::Incomplete),
-            (Err(source @ StoreError::Damaged { .. }), _) => {
-                Err(Standing::Quarantined(ManifestError::Damaged { source }))
-            }
-            (Err(source), _) => return Err(CatalogError::Store { source }),
-            (Ok(_), Err(StoreError::NotFound { .. })) => Err(Standing::Unsigned),
-            (Ok(_), Err(source @ StoreError::Damaged { .. })) => {
-                Err(Standing::Quarantined(ManifestError::Damaged { source }))
-            }
-            (Ok(_), Err(source)) => return Err(CatalogError::Store { source }),
-            (Ok(manifest), Ok(signature)) => Ok(Files { manifest, signature }),
-        })
+        let lacking = |standing, bytes| Ok(Fetched::Lacking(standing, bytes));
+        match (manifest, signature) {
+            (Err(StoreError::NotFound { .. }), _) => lacking(Standing::Incomplete, None),
+            (Err(source), _) => lacking(unusable(source)?, None),
+            (Ok(bytes), Err(StoreError::NotFound { .. })) => lacking(Standing::Unsigned, Some(bytes)),
+            (Ok(bytes), Err(source)) => lacking(unusable(source)?, Some(bytes)),
+            (Ok(manifest), Ok(signature)) => Ok(Fetched::Both(Files { manifest, signature })),
+        }
     }
 
     async fn get(&self, key: &ObjectKey, bytes_max: u64) -> Result<Bytes, StoreError> {
@@ -187,11 +225,23 @@ impl Reader {
         for key in keys {
             let found = chain::fetch(&self.store, key.clone(), &self.signers).await;
             match found.map_err(|source| CatalogError::Report { source })?.signed() {
-                Some(report) => verdicts.signed.push((report.link(), Proof::of(report.get()))),
-                None => verdicts.without_weight += 1,
+                Some(report) if self.is_own(&report.get().repository) => {
+                    verdicts.signed.push((report.link(), Proof::of(report.get())));
+                }
+                _ => verdicts.without_weight += 1,
             }
         }
         Ok(verdicts)
+    }
+}
+
+/// What is there and is no manifest or signature of ours is known to be bad; whatever else fails tells nothing.
+fn unusable(source: StoreError) -> Result<Standing, CatalogError> {
+    match source {
+        StoreError::Damaged { .. } | StoreError::TooLarge { .. } => {
+            Ok(Standing::Quarantined(ManifestError::Damaged { source }))
+        }
+        _ => Err(CatalogError::Store { source }),
     }
 }
 
@@ -201,7 +251,7 @@ fn weighed<T>(found: Vec<Read<T>>, held: &BTreeSet<BackupId>) -> Vec<Folder<T>> 
         found.iter().flat_map(|read| &read.verdicts.signed).map(|(link, _)| link.clone()).collect();
     let breaks = chain::breaks_of(&links);
     let discredited: BTreeSet<u64> = breaks.iter().filter_map(chain::Break::discredits).collect();
-    let weigh = |Read { id, standing, manifest, verdicts }: Read<T>| {
+    let weigh = |Read { id, standing, needs, manifest, verdicts }: Read<T>| {
         let mut proofs = Proofs { without_weight: verdicts.without_weight, ..Proofs::default() };
         for (link, proof) in &verdicts.signed {
             match manifest {
@@ -209,7 +259,7 @@ fn weighed<T>(found: Vec<Read<T>>, held: &BTreeSet<BackupId>) -> Vec<Folder<T>> 
                 _ => proofs.without_weight += 1,
             }
         }
-        Folder { held: held.contains(&id), id, standing, proofs }
+        Folder { held: held.contains(&id), id, standing, needs, proofs }
     };
     found.into_iter().map(weigh).collect()
 }

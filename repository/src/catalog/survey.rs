@@ -7,6 +7,7 @@
 use jiff::Timestamp;
 use pgproof_policies::names::SourceName;
 
+use super::reading::Folder;
 use super::{CatalogError, Entry, Standing, every_folder};
 use crate::ids::BackupId;
 use crate::manifest::ManifestError;
@@ -20,6 +21,9 @@ use crate::store::SharedStore;
 pub struct Brief {
     pub id: BackupId,
     pub standing: BriefStanding,
+    /// The backups without which it cannot be restored. What is not whole is kept because it cannot be judged, and so are
+    /// those that it names.
+    pub needs: Vec<BackupId>,
     /// Why retention may not touch it.
     pub held: bool,
     /// What drills found of it.
@@ -35,8 +39,6 @@ pub enum BriefStanding {
         server: Option<String>,
         /// The backup before it, where its manifest names one.
         previous: Option<BackupId>,
-        /// The backups that hold bytes of it.
-        needs: Vec<BackupId>,
     },
     Newer,
     /// Quarantined for any other reason.
@@ -57,14 +59,15 @@ pub async fn survey(
     let found = every_folder(store, source, signers, |standing| brief(&standing)).await?;
     Ok(found
         .into_iter()
-        .map(|it| Brief { id: it.id, standing: it.standing, held: it.held, proofs: it.proofs })
+        .map(|Folder { id, standing, needs, held, proofs }| Brief { id, standing, needs, held, proofs })
         .collect())
 }
 
 impl From<&Entry> for Brief {
     fn from(entry: &Entry) -> Self {
-        let Entry { id, standing, held, proofs } = entry;
-        Self { id: id.clone(), standing: brief(standing), held: *held, proofs: proofs.clone() }
+        let Entry { id, standing, needs, held, proofs } = entry;
+        let (id, needs, proofs) = (id.clone(), needs.clone(), proofs.clone());
+        Self { id, standing: brief(standing), needs, held: *held, proofs }
     }
 }
 
@@ -78,16 +81,6 @@ impl Brief {
     }
 }
 
-impl BriefStanding {
-    /// The backups that hold bytes of a whole one.
-    pub fn needs(&self) -> &[BackupId] {
-        match self {
-            Self::Whole { needs, .. } => needs,
-            _ => &[],
-        }
-    }
-}
-
 fn brief(standing: &Standing) -> BriefStanding {
     match standing {
         Standing::Whole(signed) => {
@@ -96,8 +89,7 @@ fn brief(standing: &Standing) -> BriefStanding {
                 Previous::None | Previous::Unknown { .. } => None,
             };
             let (snapshot_at, server) = (signed.snapshot_at(), server(signed.get()));
-            let needs = signed.get().bases().iter().map(|base| base.id.clone()).collect();
-            BriefStanding::Whole { snapshot_at, server, previous, needs }
+            BriefStanding::Whole { snapshot_at, server, previous }
         }
         Standing::Quarantined(ManifestError::Newer { .. }) => BriefStanding::Newer,
         Standing::Quarantined(error) => BriefStanding::Unusable { why: told(error) },

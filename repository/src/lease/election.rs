@@ -212,7 +212,8 @@ async fn read(store: &SharedStore, meta: &ObjectMeta) -> Result<Option<Stored>, 
     match store.get(&meta.key, CLAIM_BYTES_MAX).await {
         Ok((bytes, _)) if bytes.is_empty() => Ok(None),
         Ok((bytes, _)) => {
-            serde_json::from_slice(&bytes).map(Some).map_err(|source| LeaseError::Unreadable { source })
+            let read = serde_json::from_slice(&bytes).map(Some);
+            read.map_err(|source| LeaseError::unreadable(&meta.key, source))
         }
         Err(StoreError::NotFound { .. }) => Ok(None),
         Err(source) => Err(LeaseError::Store { source }),

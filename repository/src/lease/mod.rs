@@ -193,7 +193,7 @@ impl Lease {
             Err(source) => return Err(LeaseError::Store { source }),
         };
         let there: Stored =
-            serde_json::from_slice(&bytes).map_err(|source| LeaseError::Unreadable { source })?;
+            serde_json::from_slice(&bytes).map_err(|source| LeaseError::unreadable(&self.key, source))?;
         let is_own = (&there.holder, there.generation) == (&self.stored.holder, self.stored.generation);
         if is_own { Ok(version) } else { Err(LeaseError::Lost) }
     }
@@ -221,7 +221,7 @@ impl Free {
             Err(source) => return Err(LeaseError::Store { source }),
         };
         let old: Stored =
-            serde_json::from_slice(&bytes).map_err(|source| LeaseError::Unreadable { source })?;
+            serde_json::from_slice(&bytes).map_err(|source| LeaseError::unreadable(key, source))?;
         if !old.released && old.expires_at > now && !is_dead(&old.holder) {
             return Err(LeaseError::Held { holder: old.holder, expires_at: old.expires_at });
         }
@@ -252,7 +252,7 @@ pub async fn holder_at(
         Err(source) => return Err(LeaseError::Store { source }),
     };
     let stored: Stored =
-        serde_json::from_slice(&bytes).map_err(|source| LeaseError::Unreadable { source })?;
+        serde_json::from_slice(&bytes).map_err(|source| LeaseError::unreadable(key, source))?;
     Ok((!stored.released && stored.expires_at > now).then_some(stored.holder))
 }
 
@@ -293,11 +293,19 @@ pub enum LeaseError {
         #[source]
         source: StoreError,
     },
-    #[error("lease cannot be understood")]
+    /// Whoever may put there has put it, and nobody takes the lease until somebody has looked and removed it.
+    #[error("lease at {key} cannot be understood")]
     Unreadable {
+        key: String,
         #[source]
         source: serde_json::Error,
     },
+}
+
+impl LeaseError {
+    fn unreadable(key: &ObjectKey, source: serde_json::Error) -> Self {
+        Self::Unreadable { key: key.to_string(), source }
+    }
 }
 
 #[cfg(test)]

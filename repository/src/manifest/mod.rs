@@ -9,8 +9,10 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use serde::Deserialize;
 
-use crate::ids::ManifestSha256;
+use crate::ids::{BackupId, ManifestSha256};
+use crate::lifecycle;
 use crate::signature::{self, Claim, SignatureError, Signer, TrustedSigners};
 use crate::store::StoreError;
 use crate::versioned::{self, Refused};
@@ -115,6 +117,36 @@ pub fn parse(bytes: &[u8]) -> Result<v1::Manifest, ManifestError> {
     })
 }
 
+/// Whether the times of a manifest can be those of one run. A signature is judged at the end that the manifest names: if
+/// that could be any time, whoever has a key that is trusted no more would name one at which it was.
+pub fn ensure_times_agree(manifest: &v1::Manifest) -> Result<(), ManifestError> {
+    let v1::Manifest { id, started_at, finished_at, snapshot, .. } = manifest;
+    let agree = started_at.as_second() == id.started_at().as_second()
+        && finished_at >= started_at
+        && lifecycle::ensure_near(id, snapshot.at).is_ok();
+    let (started_at, snapshot_at, finished_at) = (*started_at, snapshot.at, *finished_at);
+    agree.then_some(()).ok_or(ManifestError::Times { started_at, snapshot_at, finished_at })
+}
+
+/// The backups that a manifest names as those without which its own cannot be restored, on nobody's word: good enough to
+/// keep them, and for nothing else.
+pub fn unsigned_needs(bytes: &[u8]) -> Vec<BackupId> {
+    #[derive(Deserialize)]
+    struct Any {
+        chain: Option<Chain>,
+    }
+    #[derive(Deserialize)]
+    struct Chain {
+        bases: Vec<Base>,
+    }
+    #[derive(Deserialize)]
+    struct Base {
+        id: BackupId,
+    }
+    let read = serde_json::from_slice::<Any>(bytes).ok().and_then(|any| any.chain);
+    read.into_iter().flat_map(|chain| chain.bases).map(|base| base.id).collect()
+}
+
 /// Why a manifest cannot be used. Each is told apart from "there is none".
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -136,6 +168,14 @@ pub enum ManifestError {
     /// Signed, and for another place than where it lies: moved or replayed.
     #[error("manifest belongs to backup {id} of source {source_name}, not here")]
     Elsewhere { source_name: String, id: String },
+    /// Signed, and copied here from elsewhere.
+    #[error("manifest was made for another repository")]
+    OtherRepository,
+    /// A signature is judged at the end that its manifest names, so that end may not lie where it likes.
+    #[error(
+        "manifest of a backup begun at {started_at} cannot show {snapshot_at} and have ended at {finished_at}"
+    )]
+    Times { started_at: Timestamp, snapshot_at: Timestamp, finished_at: Timestamp },
     #[error("manifest is badly signed")]
     BadlySigned {
         #[source]
@@ -147,6 +187,10 @@ impl ManifestError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Damaged { source } => source.hint(),
+            Self::OtherRepository => Some("it was copied here; restore or drill it where it belongs"),
+            Self::Times { .. } => Some(
+                "an honest program leaves no such backup: find out who held the key that signed it, and when",
+            ),
             Self::Newer { .. } => Some("use a pgproof at least as new as the one that wrote this backup"),
             Self::BadlySigned { .. } => Some(
                 "if the signer is yours, add its public key to `keys.trusted_signers`; otherwise treat the backup as forged",

@@ -241,6 +241,23 @@ pub enum Previous {
     },
 }
 
+impl Server {
+    /// What tells this server's database from that of `later`, as far as both are known; `None` where nothing does.
+    pub fn difference_to(&self, later: &Self) -> Option<String> {
+        let identifiers = self.system_identifier.as_ref().zip(later.system_identifier.as_ref());
+        match identifiers {
+            Some((before, now)) if before != now => {
+                Some(format!("it is of another server: system identifier {now}, and {before} before"))
+            }
+            _ if self.database != later.database => Some(format!(
+                "it is of another database: {:?}, and {:?} before",
+                later.database, self.database
+            )),
+            _ => None,
+        }
+    }
+}
+
 impl Contents {
     /// The name of the kind, as policy and manifest have it.
     pub fn kind(&self) -> &'static str {

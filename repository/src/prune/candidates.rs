@@ -15,16 +15,16 @@ pub fn candidates(briefs: &[Brief], pinned: &BTreeMap<BackupId, InUse>, now: Tim
     let whole: BTreeSet<&BackupId> =
         briefs.iter().filter(|brief| brief.snapshot_at().is_some()).map(|brief| &brief.id).collect();
     let candidate = |brief: &Brief| {
-        let needs = brief.standing.needs();
+        let needs = &brief.needs;
         let lost = needs.iter().find(|id| !whole.contains(id));
         Some(Candidate {
             id: brief.id.to_string(),
             snapshot_at: brief.snapshot_at().unwrap_or_else(|| brief.id.started_at()),
             standing: match lost {
-                Some(lost) => {
+                Some(lost) if brief.snapshot_at().is_some() => {
                     retention::Standing::Unreadable { why: format!("it needs {lost}, which is gone") }
                 }
-                None => standing(brief, now)?,
+                _ => standing(brief, now)?,
             },
             held: brief.held.then(|| "pgproof release gives it back".to_owned()),
             in_use: pinned.get(&brief.id).map(ToString::to_string),

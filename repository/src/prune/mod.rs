@@ -2,9 +2,9 @@
 //!
 //! Order of deletion: manifest, signature, then the rest, so that a backup half removed is never listed. A delete
 //! that failed is reported, and since the tombstone stands the next prune goes on with it. Litter of runs that died
-//! (objects without manifest, uploads never completed) is swept after a grace; a folder whose manifest was there once and
-//! vanished is no litter but the rest of a backup, and is left alone and named. Incremental backups go before those that
-//! they need, which stay while one of them does.
+//! (objects without manifest, uploads never completed) is swept after a grace, and while no backup of the source is at
+//! work; a folder whose manifest was there once and vanished is no litter but the rest of a backup, and is left alone and
+//! named. Incremental backups go before those that they need, which stay while one of them does.
 
 mod candidates;
 mod locks;
@@ -18,8 +18,10 @@ use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::names::SourceName;
 
 use crate::catalog::{Brief, BriefStanding};
+use crate::holds;
 use crate::ids::{BackupId, ObjectKey};
 use crate::layout;
+use crate::lease::{self, Holder, LeaseError};
 use crate::pins::{self, InUse};
 use crate::records::{self, RecordError, Run, RunOutcome, Tombstone};
 use crate::signature::{SigningKey, TrustedSigners};
@@ -28,7 +30,8 @@ use crate::store::{Lock, SharedStore, Store, StoreError};
 pub use candidates::candidates;
 pub use locks::{Extension, LockPlan, Locked};
 
-/// Litter younger than this may belong to a run that goes on: longer than any dump should take.
+/// Litter younger than this may belong to a run that goes on and holds no lease that can be seen: one that was paused, or
+/// whose host's clock is off.
 pub const LITTER_GRACE: SignedDuration = SignedDuration::from_hours(24);
 
 /// What one prune did.
@@ -62,6 +65,8 @@ pub enum Delay {
     Locked(Lock),
     /// This one is still there, and cannot be restored without it.
     NeededBy(BackupId),
+    /// Of a folder without manifest: it may be what this process is writing.
+    AtWork(Holder),
 }
 
 impl std::fmt::Display for Delay {
@@ -70,6 +75,9 @@ impl std::fmt::Display for Delay {
             Self::InUse(by) => write!(f, "in use by {by}"),
             Self::Locked(lock) => lock.fmt(f),
             Self::NeededBy(id) => write!(f, "needed by {id}"),
+            Self::AtWork(Holder { host, pid, .. }) => {
+                write!(f, "process {pid} on {host} is at work on a backup")
+            }
         }
     }
 }
@@ -115,7 +123,7 @@ impl Pruner<'_> {
                 None => self.bury_and_remove(brief, now).await,
             };
             if !matches!(removed, Ok(None)) {
-                needed.extend(brief.standing.needs().iter().map(|id| (id, &brief.id)));
+                needed.extend(brief.needs.iter().map(|id| (id, &brief.id)));
             }
             match removed {
                 Ok(None) => outcome.removed.push(brief.id.clone()),
@@ -158,6 +166,13 @@ impl Pruner<'_> {
             if !is_litter(&brief.id, now) {
                 return Ok(Swept::Nothing);
             }
+            if let Some(holder) = self.at_work(now).await? {
+                return Ok(Swept::NotYet(Delay::AtWork(holder)));
+            }
+            // No run goes on any more; the last one may have come to its end since the briefs were made.
+            if self.has_manifest(&brief.id).await? {
+                return Ok(Swept::Nothing);
+            }
             if followed.contains(&brief.id) || self.was_committed(&brief.id).await? {
                 return Err(PruneError::Vanished);
             }
@@ -174,6 +189,20 @@ impl Pruner<'_> {
             Ok((known, _)) => Ok(known.id == *id && known.source == *self.source),
             Err(source) if source.is_of_the_store() => Err(PruneError::Tombstone { source }),
             Err(_) => Ok(false),
+        }
+    }
+
+    /// Who backs this source up now, or did until a few minutes ago.
+    async fn at_work(&self, now: Timestamp) -> Result<Option<Holder>, PruneError> {
+        let holder = lease::holder_at(self.store, &layout::backup_lease(self.source), now).await;
+        holder.map_err(|source| PruneError::Lease { source })
+    }
+
+    async fn has_manifest(&self, id: &BackupId) -> Result<bool, PruneError> {
+        match self.store.head(&layout::manifest(self.source, id)).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::NotFound { .. }) => Ok(false),
+            Err(source) => Err(PruneError::Store { source }),
         }
     }
 
@@ -208,7 +237,11 @@ impl Pruner<'_> {
             snapshot_at,
         };
         self.bury(&tombstone).await?;
-        // A pin set between the look before and the tombstone; one that comes later finds the tombstone.
+        // Set between the look before and the tombstone. Whoever holds later finds the tombstone (`removal_at_work`); a
+        // restore that begins later fails for lack of objects.
+        if self.is_held(&brief.id).await? {
+            return Err(PruneError::Held { id: brief.id.clone() });
+        }
         if let Some(by) = self.in_use(&brief.id, now).await? {
             return Ok(Some(Delay::InUse(by)));
         }
@@ -255,11 +288,8 @@ impl Pruner<'_> {
     }
 
     async fn is_held(&self, id: &BackupId) -> Result<bool, PruneError> {
-        match self.store.head(&layout::hold(self.source, id)).await {
-            Ok(_) => Ok(true),
-            Err(StoreError::NotFound { .. }) => Ok(false),
-            Err(source) => Err(PruneError::Store { source }),
-        }
+        let held = holds::is_there(self.store, self.source, id).await;
+        held.map_err(|source| PruneError::Store { source })
     }
 
     /// Deletes the manifest first, then everything else, then looks that nothing is left.
@@ -281,11 +311,41 @@ impl Pruner<'_> {
         listed.map_err(|source| PruneError::Store { source })
     }
 
+    /// A backup that is at work has aborted what others left, before its first upload.
     async fn abort_uploads(&self, now: Timestamp, failures: &mut Vec<Failure>) -> usize {
+        match self.at_work(now).await {
+            Ok(None) => {}
+            Ok(Some(_)) => return 0,
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(
+                    error,
+                    "uploads that died are left alone, as some may belong to a backup at work"
+                );
+                return 0;
+            }
+        }
         let aborted = abort_uploads(&**self.store, self.source, |id| is_litter(id, now)).await;
         failures.extend(aborted.failures);
         aborted.count
     }
+}
+
+/// Who may be removing this backup at this moment: a prune that is at work, where it has put the tombstone. A hold that was
+/// put meanwhile may have come too late.
+pub async fn removal_at_work(
+    store: &SharedStore,
+    source: &SourceName,
+    id: &BackupId,
+    now: Timestamp,
+) -> Result<Option<Holder>, PruneError> {
+    match store.head(&layout::tombstone(source, id)).await {
+        Ok(_) => {}
+        Err(StoreError::NotFound { .. }) => return Ok(None),
+        Err(source) => return Err(PruneError::Store { source }),
+    }
+    let holder = lease::holder_at(store, &layout::prune_lease(source), now).await;
+    holder.map_err(|source| PruneError::Lease { source })
 }
 
 /// Uploads of a source that were aborted, and those that could not be.
@@ -337,7 +397,7 @@ fn followed(briefs: &[Brief]) -> BTreeSet<&BackupId> {
             BriefStanding::Whole { previous, .. } => previous.as_ref(),
             _ => None,
         };
-        previous.into_iter().chain(brief.standing.needs())
+        previous.into_iter().chain(&brief.needs)
     });
     named.collect()
 }
@@ -346,14 +406,14 @@ fn followed(briefs: &[Brief]) -> BTreeSet<&BackupId> {
 fn needed_by_others<'a>(expired: &[&'a Brief], briefs: &'a [Brief]) -> BTreeMap<&'a BackupId, &'a BackupId> {
     let going: BTreeSet<&BackupId> = expired.iter().map(|brief| &brief.id).collect();
     let staying = briefs.iter().filter(|brief| !going.contains(&brief.id));
-    staying.flat_map(|brief| brief.standing.needs().iter().map(|id| (id, &brief.id))).collect()
+    staying.flat_map(|brief| brief.needs.iter().map(|id| (id, &brief.id))).collect()
 }
 
 /// In the given order, but each behind those that need it: a prune that is cut short leaves nothing that lacks a part.
 fn needing_before_needed<'a>(expired: &[&'a Brief]) -> Vec<&'a Brief> {
     let mut needing: BTreeMap<&BackupId, Vec<&'a Brief>> = BTreeMap::new();
     for brief in expired {
-        for id in brief.standing.needs() {
+        for id in &brief.needs {
             needing.entry(id).or_default().push(brief);
         }
     }
@@ -401,6 +461,11 @@ pub enum PruneError {
     Store {
         #[source]
         source: StoreError,
+    },
+    #[error("it is not known who is at work on the source")]
+    Lease {
+        #[source]
+        source: LeaseError,
     },
     #[error("its lock cannot be made longer")]
     Lock {

@@ -7,6 +7,7 @@ use pgproof_policies::policy::Policy;
 use pgproof_policies::retention::{self, Candidate, Retention, Standing};
 
 use super::*;
+use crate::lease::Lease;
 use crate::report::Proofs;
 use crate::signature::generate;
 use crate::store::PutCondition;
@@ -42,6 +43,12 @@ impl Bucket {
             let key = layout::backup_object(&source(), id, name).unwrap();
             self.memory.put(&key, Bytes::from_static(b"x"), PutCondition::IfAbsent).await.unwrap();
         }
+    }
+
+    /// A folder without a manifest.
+    async fn put_litter(&self, id: &BackupId) {
+        self.put(id).await;
+        self.memory.delete(&layout::manifest(&source(), id)).await.unwrap();
     }
 
     async fn bury(&self, place: &BackupId, source: SourceName, id: &BackupId) {
@@ -83,13 +90,13 @@ fn ago(span: SignedDuration) -> BackupId {
 }
 
 fn brief(id: &BackupId, standing: BriefStanding) -> Brief {
-    Brief { id: id.clone(), standing, held: false, proofs: Proofs::default() }
+    Brief { id: id.clone(), standing, needs: Vec::new(), held: false, proofs: Proofs::default() }
 }
 
 fn whole(id: &BackupId, needs: &[&BackupId]) -> Brief {
     let needs = needs.iter().map(|id| (*id).clone()).collect();
     let (snapshot_at, server) = (id.started_at(), Some("16/7".to_owned()));
-    brief(id, BriefStanding::Whole { snapshot_at, server, previous: None, needs })
+    Brief { needs, ..brief(id, BriefStanding::Whole { snapshot_at, server, previous: None }) }
 }
 
 #[tokio::test]
@@ -97,7 +104,7 @@ async fn what_may_belong_to_a_run_that_goes_on_is_left_alone() {
     let bucket = Bucket::new();
     let (young, old) = (ago(LITTER_GRACE - SECOND * 5), ago(LITTER_GRACE + SECOND * 5));
     for id in [&young, &old] {
-        bucket.put(id).await;
+        bucket.put_litter(id).await;
         let upload = layout::backup_object(&source(), id, "data.001.zst.age").unwrap();
         let _begun = bucket.memory.start_upload(&upload).await.unwrap();
     }
@@ -108,6 +115,88 @@ async fn what_may_belong_to_a_run_that_goes_on_is_left_alone() {
     let uploads = bucket.memory.list_uploads(&layout::backups(&source())).await.unwrap();
     assert_eq!(uploads.len(), 1);
     assert!(uploads[0].key.as_str().contains(young.as_str()), "{uploads:?}");
+}
+
+#[tokio::test]
+async fn while_a_backup_is_at_work_no_litter_goes_whatever_its_age() {
+    let bucket = Bucket::new();
+    let store: SharedStore = bucket.memory.clone();
+    let id = ago(DAY * 9);
+    bucket.put_litter(&id).await;
+    let _begun = store
+        .start_upload(&layout::backup_object(&source(), &id, "data.001.zst.age").unwrap())
+        .await
+        .unwrap();
+    let briefs = [brief(&id, BriefStanding::Incomplete)];
+    let holder = Holder { host: "elsewhere".to_owned(), boot: "b".to_owned(), pid: 7 };
+    let key = layout::backup_lease(&source());
+    let lease = Lease::acquire(store, key.clone(), holder, now(), |_| false).await.unwrap();
+    let outcome = bucket.prune(&[], &briefs).await;
+    assert_eq!((outcome.swept.len(), outcome.aborted_uploads), (0, 0), "{outcome:?}");
+    let why = "process 7 on elsewhere is at work on a backup";
+    assert_eq!(outcome.put_off.iter().map(|it| it.why.to_string()).collect::<Vec<_>>(), [why]);
+    lease.release().await.unwrap();
+    let outcome = bucket.prune(&[], &briefs).await;
+    assert_eq!((outcome.swept, outcome.aborted_uploads), (vec![id.clone()], 1));
+    // Nobody knows who holds what cannot be read.
+    bucket.put_litter(&id).await;
+    bucket.memory.overwrite(&key, Bytes::from_static(b"{"));
+    let outcome = bucket.prune(&[], &briefs).await;
+    assert!(matches!(outcome.failures[0].error, PruneError::Lease { .. }), "{outcome:?}");
+    assert!(bucket.holds(&id));
+}
+
+#[tokio::test]
+async fn what_was_committed_since_it_was_looked_at_is_no_litter() {
+    let bucket = Bucket::new();
+    let id = ago(DAY * 2);
+    bucket.put(&id).await;
+    let outcome = bucket.prune(&[], &[brief(&id, BriefStanding::Incomplete)]).await;
+    assert!(!outcome.did_something(), "{outcome:?}");
+    assert!(bucket.holds(&id));
+}
+
+#[tokio::test]
+async fn half_a_hold_that_is_newer_than_the_plan_keeps() {
+    let bucket = Bucket::new();
+    let id = ago(DAY);
+    bucket.put(&id).await;
+    let half = layout::signature_of(&layout::hold(&source(), &id));
+    bucket.memory.put(&half, Bytes::from_static(b"x"), PutCondition::IfAbsent).await.unwrap();
+    let briefs = [whole(&id, &[])];
+    let outcome = bucket.prune(&[&briefs[0]], &briefs).await;
+    assert!(matches!(outcome.failures[0].error, PruneError::Held { .. }), "{outcome:?}");
+    assert!(bucket.holds(&id));
+}
+
+#[tokio::test]
+async fn a_removal_is_at_work_where_the_tombstone_lies_and_somebody_prunes() {
+    let bucket = Bucket::new();
+    let store: SharedStore = bucket.memory.clone();
+    let id = ago(DAY);
+    let at_work = async || {
+        let found = removal_at_work(&store, &source(), &id, now()).await.unwrap();
+        found.map(|holder| holder.host)
+    };
+    let holder = Holder { host: "elsewhere".to_owned(), boot: "b".to_owned(), pid: 7 };
+    let lease = Lease::acquire(store.clone(), layout::prune_lease(&source()), holder, now(), |_| false);
+    let lease = lease.await.unwrap();
+    assert_eq!(at_work().await, None);
+    bucket.bury(&id, source(), &id).await;
+    assert_eq!(at_work().await.as_deref(), Some("elsewhere"));
+    lease.release().await.unwrap();
+    assert_eq!(at_work().await, None);
+}
+
+#[test]
+fn what_a_newer_version_wrote_keeps_what_it_names() {
+    let (full, newer) = (ago(DAY * 2), ago(DAY));
+    let newer = Brief { needs: vec![full.clone()], ..brief(&newer, BriefStanding::Newer) };
+    let briefs = [whole(&full, &[]), newer, whole(&ago(SECOND), &[])];
+    let found = candidates(&briefs, &BTreeMap::new(), now());
+    assert_eq!(found[1].standing, Standing::Newer);
+    let last = Retention { last: 1, ..Retention::default() };
+    assert_eq!(retention::plan(&found, &last, &jiff::tz::TimeZone::UTC, now()).expired().count(), 0);
 }
 
 #[tokio::test]
@@ -130,7 +219,7 @@ async fn where_the_store_fails_nothing_is_known_and_nothing_swept() {
     for record in ["pruned/", "runs/"] {
         let bucket = Bucket::new();
         let id = ago(DAY * 9);
-        bucket.put(&id).await;
+        bucket.put_litter(&id).await;
         let rule = Rule::on(Operation::Get, Fault::FailBefore).keyed(record).times(9);
         let store: SharedStore = Arc::new(FaultyStore::scripted(bucket.memory.clone(), vec![rule]));
         let outcome = bucket.prune_in(&store, &[], &[brief(&id, BriefStanding::Incomplete)]).await;
@@ -158,6 +247,7 @@ async fn what_the_store_locks_waits_for_the_longest_lock() {
     for id in [&locked, &litter, &free] {
         bucket.put(id).await;
     }
+    bucket.memory.delete(&layout::manifest(&source(), &litter)).await.unwrap();
     let lock = async |id: &BackupId, name: &str, until: Timestamp| {
         let key = layout::backup_object(&source(), id, name).unwrap();
         bucket.memory.extend_lock(&key, until).await.unwrap();

@@ -183,11 +183,13 @@ fn all_sources_at_once_and_the_worst_is_the_exit_code() {
 }
 
 #[test]
-fn daemon_whose_backups_nobody_trusts_makes_none() {
+fn whose_backups_nobody_trusts_makes_none() {
     let sandbox = Sandbox::small().trusting_only_a_stranger().with_policy_lines(YEARLY);
-    let refused = sandbox.run(&["run", "--once"]);
-    assert_eq!(refused.code, USAGE, "{}", refused.stderr);
-    assert!(refused.stderr.contains("trusted_signers"), "{}", refused.stderr);
+    for asked in [&["run", "--once"][..], &["backup", SOURCE]] {
+        let refused = sandbox.run(asked);
+        assert_eq!(refused.code, USAGE, "{}", refused.stderr);
+        assert!(refused.stderr.contains("trusted_signers"), "{}", refused.stderr);
+    }
     assert!(sandbox.objects_named("manifest.json").is_empty());
 }
 

@@ -7,12 +7,12 @@ mod files;
 use std::path::Path;
 use std::process::ExitCode;
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::moment;
 use pgproof_repository::catalog::{self, Entry};
 use pgproof_repository::manifest::SignedManifest;
-use pgproof_repository::manifest::v1::Contents;
+use pgproof_repository::manifest::v1::{Contents, Manifest};
 use pgproof_repository::report::Proofs;
 use pgproof_repository::restore_point;
 use tokio_util::sync::CancellationToken;
@@ -152,15 +152,6 @@ async fn choose(
             choose_at(&entries, at, json, now)?
         }
     };
-    if signed.get().repository != opened.marker.id {
-        let message = format!("backup {} was made for another repository", signed.get().id);
-        return Err(Failure::new(
-            Exit::Integrity,
-            message,
-            "it was copied here; restore it from where it belongs",
-        )
-        .into());
-    }
     Ok(signed)
 }
 
@@ -182,6 +173,10 @@ fn choose_at(entries: &[Entry], at: Timestamp, json: bool, now: Timestamp) -> an
     if let Some(imported) = &backup.imported {
         say("WARNING", format!("it was imported, and its time is the word of {}", imported.told_by));
     }
+    let before = catalog::choose(entries, snapshot - SignedDuration::from_nanos(1));
+    if let Some(difference) = before.and_then(|before| difference(before.backup.get(), backup)) {
+        say("WARNING", difference);
+    }
     let missing = plain::duration(at.duration_since(snapshot));
     say("missing", format!("what was written in the {missing} before the time asked for"));
     if let Some(later) = choice.later.first() {
@@ -195,6 +190,12 @@ fn choose_at(entries: &[Entry], at: Timestamp, json: bool, now: Timestamp) -> an
         say("WARNING", format!("{} is nearer and cannot be used; see `pgproof list`", entry.id));
     }
     Ok(choice.backup.clone())
+}
+
+/// Of which server or database a backup is, where the one before it is of another.
+fn difference(before: &Manifest, chosen: &Manifest) -> Option<String> {
+    let difference = before.postgres()?.server.difference_to(&chosen.postgres()?.server)?;
+    Some(format!("{difference} (the backup before it is {})", before.id))
 }
 
 fn told(proofs: Option<&Proofs>) -> String {

@@ -104,6 +104,8 @@ fn a_major_upgrade_keeps_the_last_proved_backup_of_the_old_server() {
         now,
         &[
             "2026-11-24T02:00:00Z: newest good backup, last 1",
+            "2026-11-22T02:00:00Z: newest good backup of another server than the newest one's, of which nothing is \
+             proved yet",
             "2026-11-21T02:00:00Z: newest proved backup, of the server before this one; nothing of this one is proved \
              yet",
         ],
@@ -116,6 +118,33 @@ fn a_major_upgrade_keeps_the_last_proved_backup_of_the_old_server() {
         now,
         &["2026-11-24T02:00:00Z: newest good backup, last 1", "2026-11-23T02:00:00Z: newest proved backup"],
     );
+}
+
+#[test]
+fn a_copy_that_goes_on_with_the_series_does_not_push_out_the_newest_of_each_other_server() {
+    let of = |time: &str, server: Option<&str>| Candidate {
+        server: server.map(ToOwned::to_owned),
+        ..backup(time, GOOD)
+    };
+    let backups = [
+        of("2026-11-24T02:00:00Z", Some("15/2")),
+        of("2026-11-23T02:00:00Z", None),
+        of("2026-11-22T02:00:00Z", Some("15/1")),
+        of("2026-11-21T02:00:00Z", Some("15/1")),
+        of("2026-11-20T02:00:00Z", Some("15/3")),
+    ];
+    let last = Retention { last: 1, ..Retention::default() };
+    let newest = "2026-11-24T02:00:00Z: newest good backup, last 1";
+    let other = "newest good backup of another server than the newest one's, of which nothing is proved yet";
+    let kept = [
+        newest.to_owned(),
+        format!("2026-11-22T02:00:00Z: {other}"),
+        format!("2026-11-20T02:00:00Z: {other}"),
+    ];
+    check(&backups, &last, "UTC", "2026-11-24T03:00:00Z", &kept.each_ref().map(String::as_str));
+    // Nobody waits for ever.
+    check(&backups, &last, "UTC", "2026-12-26T03:00:00Z", &[&kept[0], &kept[1]]);
+    check(&backups, &last, "UTC", "2026-12-28T03:00:00Z", &[newest]);
 }
 
 #[test]

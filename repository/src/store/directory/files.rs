@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, OFlags};
@@ -14,9 +15,15 @@ use crate::store::{FolderPage, ObjectMeta, StoreError, Version};
 
 /// What is not yet an object lies here.
 const HIDDEN: &str = ".tmp";
+/// Of the files that a put writes before it gives them their name.
+const PUT_PREFIX: &str = "put-";
+/// A put takes seconds: what is so old was left by a process that was killed.
+const PUT_MAX: Duration = Duration::from_hours(24);
 /// Backups are the owner's alone, whatever the umask says.
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
+const LINK_ON_THE_WAY: &str =
+    "a folder on the way is a symbolic link; a disk is to be mounted there, not linked";
 /// A folder may vanish under a put because a delete found it empty; more often than this in a row is another matter.
 const FOLDER_ATTEMPTS_MAX: u32 = 8;
 
@@ -65,8 +72,10 @@ impl Root {
 
     /// The folder of uploads, made where the root has none yet.
     pub(super) fn begin_uploads(&self) -> io::Result<PathBuf> {
-        make_folder(&self.path.join(HIDDEN))?;
+        let hidden = self.path.join(HIDDEN);
+        make_folder(&hidden)?;
         make_folder(&self.uploads())?;
+        sweep_puts(&hidden)?;
         Ok(self.uploads())
     }
 
@@ -149,6 +158,7 @@ impl Root {
         after: Option<&ObjectKey>,
         found: &mut dyn FnMut(ObjectMeta) -> bool,
     ) -> Result<(), StoreError> {
+        self.refuse_link(prefix, Operation::List)?;
         let walked = self.walk_folder(prefix.as_str(), after.map_or("", ObjectKey::as_str), found);
         walked.map(|_| ()).map_err(|e| self.unless_gone(io_error(e, Operation::List, prefix)))
     }
@@ -189,9 +199,6 @@ impl Root {
 
     /// Names in a folder, in the order of the keys below them: a folder's name counts with its `/`.
     fn entries(&self, folder: &str) -> io::Result<Vec<(String, bool)>> {
-        if !self.is_real_folder(folder)? {
-            return Ok(Vec::new());
-        }
         let listing = match fs::read_dir(self.path.join(folder)) {
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 // Below a folder that is there itself.
@@ -231,6 +238,7 @@ impl Root {
         from: &str,
         at_most: usize,
     ) -> Result<FolderPage, StoreError> {
+        self.refuse_link(prefix, Operation::ListFolders)?;
         let named = || -> io::Result<FolderPage> {
             let mut page = FolderPage::default();
             let entries = self.entries(prefix.as_str())?;
@@ -275,7 +283,7 @@ impl Root {
     }
 
     /// The key's path, after seeing that no symbolic link leads it elsewhere and that it is not in the hidden folder.
-    fn resolve(&self, key: &ObjectKey, operation: Operation) -> Result<PathBuf, StoreError> {
+    pub(super) fn resolve(&self, key: &ObjectKey, operation: Operation) -> Result<PathBuf, StoreError> {
         let refused = |why: &str| StoreError::Refused {
             operation: operation.name(),
             key: key.to_string(),
@@ -286,26 +294,40 @@ impl Root {
             return Err(refused("the name is taken by the store itself"));
         }
         segments.pop();
-        match self.is_real_folder(&segments.join("/")) {
-            Ok(true) => Ok(self.path.join(key.as_str())),
-            Ok(false) => Err(refused("a folder on the way is a symbolic link or no folder")),
+        match self.way(&segments.join("/")) {
+            Ok(Way::Clear) => Ok(self.path.join(key.as_str())),
+            Ok(Way::Link) => Err(refused(LINK_ON_THE_WAY)),
+            Ok(Way::Blocked) => Err(refused("a folder on the way is none")),
             Err(e) => Err(io_error(e, operation, key)),
         }
     }
 
-    /// Whether every existing folder on the way is a folder and not a symbolic link.
-    fn is_real_folder(&self, folder: &str) -> io::Result<bool> {
+    /// What lies behind a link is none of ours; that nothing lies there would be another answer.
+    fn refuse_link(&self, prefix: &KeyPrefix, operation: Operation) -> Result<(), StoreError> {
+        match self.way(prefix.as_str()) {
+            Ok(Way::Clear | Way::Blocked) => Ok(()),
+            Ok(Way::Link) => {
+                let (operation, key) = (operation.name(), prefix.to_string());
+                Err(StoreError::Refused { operation, key, source: LINK_ON_THE_WAY.into() })
+            }
+            Err(e) => Err(io_error(e, operation, prefix)),
+        }
+    }
+
+    /// What stands on the way through the folders that exist.
+    fn way(&self, folder: &str) -> io::Result<Way> {
         let mut path = self.path.clone();
         for segment in folder.split('/').filter(|segment| !segment.is_empty()) {
             path.push(segment);
             match fs::symlink_metadata(&path) {
-                Ok(meta) if !meta.is_dir() => return Ok(false),
+                Ok(meta) if meta.is_symlink() => return Ok(Way::Link),
+                Ok(meta) if !meta.is_dir() => return Ok(Way::Blocked),
                 Ok(_) => {}
-                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(true),
+                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Way::Clear),
                 Err(e) => return Err(e),
             }
         }
-        Ok(true)
+        Ok(Way::Clear)
     }
 
     fn make_parents(&self, key: &ObjectKey) -> io::Result<()> {
@@ -324,13 +346,36 @@ impl Root {
             let hidden = self.path.join(HIDDEN);
             make_folder(&hidden)?;
             // tempfile makes files with mode 0600.
-            let mut file = tempfile::Builder::new().prefix("put-").tempfile_in(hidden)?;
+            let mut file = tempfile::Builder::new().prefix(PUT_PREFIX).tempfile_in(hidden)?;
             file.write_all(body)?;
             file.as_file().sync_all()?;
             Ok(file)
         };
         made().map_err(|e| self.unless_gone(io_error(e, Operation::Put, key)))
     }
+}
+
+/// Removes what killed processes left of their puts.
+fn sweep_puts(hidden: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(hidden)? {
+        let entry = entry?;
+        let is_put = entry.file_name().to_string_lossy().starts_with(PUT_PREFIX);
+        let age = |meta: fs::Metadata| meta.modified().ok()?.elapsed().ok();
+        if is_put && entry.metadata().ok().and_then(age).is_some_and(|age| age > PUT_MAX) {
+            // Another process may be quicker.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// What stands on the way to a folder.
+enum Way {
+    /// Folders only, as far as there are any.
+    Clear,
+    Link,
+    /// Something that is no folder.
+    Blocked,
 }
 
 /// Opens for reading and writing with this store's mode, never through a link.

@@ -64,6 +64,8 @@ enum Place {
 
 impl DirectoryUpload {
     pub(super) fn start(root: Arc<Root>, key: &ObjectKey) -> Result<Self, StoreError> {
+        // Where it could not be completed, nothing need be uploaded.
+        root.resolve(key, Operation::StartUpload)?;
         let folder = root.uploads().join(format!("{:032x}", rand::random::<u128>()));
         let started = || -> io::Result<File> {
             root.begin_uploads()?;

@@ -120,10 +120,13 @@ impl Shared {
             if !page.is_truncated().unwrap_or(false) {
                 return Ok(found);
             }
-            after = (
-                page.next_key_marker().map(ToOwned::to_owned),
-                page.next_version_id_marker().map(ToOwned::to_owned),
-            );
+            let next = (page.next_key_marker(), page.next_version_id_marker());
+            if next.0.is_none() {
+                let source = "the list of versions goes on, and the store does not say where".into();
+                let (operation, key) = (Operation::Versions.name(), key.to_string());
+                return Err(StoreError::Refused { operation, key, source });
+            }
+            after = (next.0.map(ToOwned::to_owned), next.1.map(ToOwned::to_owned));
         }
     }
 }
