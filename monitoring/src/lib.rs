@@ -10,8 +10,10 @@
 //! - [`alerts`]: who is told of what.
 //! - [`lookout`]: all of that beside a daemon's work.
 //! - [`service_manager`], [`journal`]: what systemd is told of a daemon, and the log's form.
+//! - [`answer`]: what a command says on standard output.
 
 pub mod alerts;
+pub mod answer;
 pub mod document;
 pub mod facts;
 pub mod fleet;

@@ -1,5 +1,8 @@
 //! `pgproof-verifier`: restores backups somewhere else, with other keys, and signs what it found.
 
+// They panic where the reader has gone: `pgproof_monitoring::{answer, journal}` do not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod cli;
 mod commands;
 mod daemon;

@@ -23,10 +23,10 @@ pub(crate) mod snapshot;
 pub(crate) mod status;
 pub(crate) mod textfile;
 
-use std::io::Write;
 use std::path::Path;
 
 use pgproof_monitoring::alerts::NotTold;
+use pgproof_monitoring::answer;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::catalog;
@@ -64,7 +64,7 @@ fn all_told(not_told: Vec<NotTold>) -> anyhow::Result<()> {
 }
 
 fn print_json(document: &impl serde::Serialize) -> anyhow::Result<()> {
-    say(&serde_json::to_string_pretty(document)?)
+    Ok(answer::print_json(document)?)
 }
 
 /// What an operator should know meanwhile, on standard error: for a program as a line of JSON.
@@ -75,10 +75,7 @@ fn note(json: bool, about: &str, text: &str) {
     }
 }
 
-/// A line, or many, for standard output. A reader that has seen enough (`| head`) is no failure.
+/// A line, or many, for standard output.
 fn say(text: &str) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+    Ok(answer::say(text)?)
 }

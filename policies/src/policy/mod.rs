@@ -44,8 +44,8 @@ pub use provider::{Checksums, ConditionalWrites, Provider};
 pub use template::{Template, template};
 pub use timing::Timing;
 pub use verification::{
-    DRILL_TIME_LIMIT_DEFAULT, Exception, Expectation, NEGATIVE_CONTROL_EVERY_DEFAULT, SCRATCH_PREFIX_DEFAULT,
-    Scratch, SqlCheck, Verification, WINDOW_DEFAULT,
+    CHECKS_WITH_EXCEPTION, DRILL_TIME_LIMIT_DEFAULT, Exception, Expectation, NEGATIVE_CONTROL_EVERY_DEFAULT,
+    SCRATCH_PREFIX_DEFAULT, Scratch, SqlCheck, Verification, WINDOW_DEFAULT,
 };
 
 use raw::{Report, Table};

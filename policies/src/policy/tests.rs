@@ -122,7 +122,7 @@ fn what_the_nightly_policy_leaves_as_comments_can_be_used() {
         .replace("# until =", "until =");
     let verification = source(&parsed(&used), "app").verification.unwrap();
     assert_eq!(verification.missing_extensions, ["postgis"]);
-    assert_eq!(verification.exceptions[0].check, "collations");
+    assert_eq!(verification.exceptions[0].check, "collation versions");
     assert_eq!(source(&parsed(NIGHTLY), "app").verification.unwrap().exceptions, []);
 }
 

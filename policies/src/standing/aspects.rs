@@ -55,21 +55,21 @@ impl Question<'_> {
         Some(Finding { state, thresholds: limits, since, ..Finding::ok(aspect, told.to_owned()) })
     }
 
+    /// What a drill found bad stays so until another comes to a verdict: one that could not be run hides nothing.
     pub(super) fn drill(&self) -> Option<Finding> {
         self.source.verification.as_ref()?;
-        let drill = self.newest_drill()?;
-        let (state, what) = match drill.verdict {
-            Verdict::Proved => (State::Ok, "proved"),
-            Verdict::Degraded => (State::Ok, "proved, with a weakness that its report names,"),
-            Verdict::Bad => (State::Critical, "refuted"),
-            Verdict::Open => (State::Warning, "could not be run on"),
-            Verdict::VerifierFailed => {
-                (State::Critical, "failed its own test, so that no verdict of the verifier counts, on")
+        let newest = self.newest_drill(|_| true)?;
+        let finding = drilled("the newest drill", newest);
+        let judged = self.newest_drill(|drill| drill.verdict != Verdict::Open);
+        let judged = judged.map(|drill| drilled("the newest drill with a verdict", drill));
+        match judged.filter(|judged| judged.state > finding.state) {
+            Some(judged) => {
+                let told =
+                    format!("{}; a newer one could not be run on backup {}", judged.told, newest.backup);
+                Some(Finding { told, ..judged })
             }
-        };
-        let told = format!("the newest drill {what} backup {}", drill.backup);
-        let since = (state != State::Ok).then_some(drill.finished_at);
-        Some(Finding { state, since, ..Finding::ok(Aspect::Drill, told) })
+            None => Some(finding),
+        }
     }
 
     /// Missed is a warning: what is lost today is the business of [`Aspect::BackupAge`] and its thresholds.
@@ -82,7 +82,8 @@ impl Question<'_> {
             return Some(Finding { state, ..Finding::ok(aspect, told) });
         };
         let age = self.age(newest.snapshot_at);
-        let gap = self.newest_drill().and_then(|drill| drill.longest_gap).filter(|gap| *gap > objective);
+        let gap =
+            self.newest_drill(|_| true).and_then(|drill| drill.longest_gap).filter(|gap| *gap > objective);
         let (state, since, told) = match (age > objective, gap) {
             (true, _) => {
                 let told =
@@ -105,9 +106,8 @@ impl Question<'_> {
     pub(super) fn recovery_time(&self) -> Option<Finding> {
         let objective = self.source.objectives.recovery_time?;
         let aspect = Aspect::RecoveryTime;
-        let measured = self.facts.drills.iter().filter(|drill| !is_ahead(drill.finished_at, self.now));
-        let measured = measured.filter_map(|drill| Some((drill, drill.recovery?)));
-        let Some((drill, took)) = measured.max_by_key(|(drill, _)| drill.finished_at) else {
+        let measured = self.facts.newest_measured(self.now);
+        let Some((drill, took)) = measured.and_then(|drill| Some((drill, drill.recovery?))) else {
             // A promise that nothing measures is the policy's mistake; one that was not measured yet is not known.
             let (state, why) = match self.source.verification {
                 Some(_) => (State::Unknown, "not measured by any drill"),
@@ -213,9 +213,8 @@ impl Question<'_> {
         Finding { state: State::Warning, ..Finding::ok(Aspect::Clock, told) }
     }
 
-    fn newest_drill(&self) -> Option<&Drill> {
-        let drills = self.facts.drills.iter().filter(|drill| !is_ahead(drill.finished_at, self.now));
-        drills.max_by_key(|drill| drill.finished_at)
+    fn newest_drill(&self, wanted: impl Fn(&Drill) -> bool) -> Option<&Drill> {
+        self.facts.newest_drill(self.now, wanted)
     }
 
     fn aged(&self, aspect: Aspect, at: Timestamp, thresholds: Option<Thresholds>, what: &str) -> Finding {
@@ -240,6 +239,22 @@ impl Question<'_> {
     fn age(&self, at: Timestamp) -> SignedDuration {
         self.now.duration_since(at).max(SignedDuration::ZERO)
     }
+}
+
+/// What one drill says.
+fn drilled(which: &str, drill: &Drill) -> Finding {
+    let (state, what) = match drill.verdict {
+        Verdict::Proved => (State::Ok, "proved"),
+        Verdict::Degraded => (State::Ok, "proved, with a weakness that its report names,"),
+        Verdict::Bad => (State::Critical, "refuted"),
+        Verdict::Open => (State::Warning, "could not be run on"),
+        Verdict::VerifierFailed => {
+            (State::Critical, "failed its own test, so that no verdict of the verifier counts, on")
+        }
+    };
+    let told = format!("{which} {what} backup {}", drill.backup);
+    let since = (state != State::Ok).then_some(drill.finished_at);
+    Finding { state, since, ..Finding::ok(Aspect::Drill, told) }
 }
 
 /// Past the end of time is its end.

@@ -208,8 +208,17 @@ impl Facts {
 
     /// The newest drill that found its backup good and is not dated ahead of `now`.
     pub fn newest_proof(&self, now: Timestamp) -> Option<&Drill> {
-        let proofs = self.drills.iter().filter(|drill| drill.verdict.is_proof());
-        proofs.filter(|drill| !is_ahead(drill.finished_at, now)).max_by_key(|drill| drill.finished_at)
+        self.newest_drill(now, |drill| drill.verdict.is_proof())
+    }
+
+    /// The newest drill that restored its backup in a measured time, whatever it found then.
+    pub fn newest_measured(&self, now: Timestamp) -> Option<&Drill> {
+        self.newest_drill(now, |drill| drill.recovery.is_some())
+    }
+
+    fn newest_drill(&self, now: Timestamp, wanted: impl Fn(&Drill) -> bool) -> Option<&Drill> {
+        let drills = self.drills.iter().filter(|drill| !is_ahead(drill.finished_at, now));
+        drills.filter(|drill| wanted(drill)).max_by_key(|drill| drill.finished_at)
     }
 
     /// Attempts since the newest good backup that made none.

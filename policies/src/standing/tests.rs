@@ -214,6 +214,22 @@ fn drills_speak_by_their_newest() {
 }
 
 #[test]
+fn a_drill_that_could_not_be_run_hides_nothing() {
+    let source = source(WEEKLY_DRILLS);
+    let mut facts = fresh();
+    facts.drills.insert(0, Drill { backup: "bad".to_owned(), ..drill(noon() - HOUR / 2, Verdict::Bad) });
+    facts.drills.insert(0, Drill { backup: "open".to_owned(), ..drill(noon(), Verdict::Open) });
+    let finding = found(&source, &facts, noon(), Aspect::Drill);
+    assert_eq!((finding.state, finding.since), (State::Critical, Some(noon() - HOUR / 2)));
+    let told =
+        "the newest drill with a verdict refuted backup bad; a newer one could not be run on backup open";
+    assert_eq!(finding.told, told);
+    facts.drills.insert(0, drill(noon(), Verdict::Proved));
+    facts.drills.remove(1);
+    assert_eq!(state(&source, &facts, noon(), Aspect::Drill), State::Ok);
+}
+
+#[test]
 fn clocks_that_jump_are_findings_and_never_make_a_backup_younger() {
     let source = source(WEEKLY_DRILLS);
     // The host's clock was three days ahead for one night.

@@ -3,7 +3,7 @@
 //!
 //! What the chain cannot show is that its newest reports are missing: that is seen by their age.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::ready;
 
@@ -15,7 +15,7 @@ use super::v1::{self, Previous, Report};
 use crate::ids::{BackupId, KeyPrefix, ObjectKey, ReportSha256};
 use crate::layout;
 use crate::signature::{SignatureError, Signer, TrustedSigners, namespace};
-use crate::store::{SharedStore, StoreError};
+use crate::store::{ObjectMeta, SharedStore, StoreError};
 use crate::versioned::{self, Refused};
 
 /// Largest report that is read: a line for each of 100,000 tables stays below this.
@@ -98,6 +98,27 @@ pub async fn list(
     keys.sort_by_key(|(_, key)| file_name(key).to_owned());
     let found = stream::iter(keys).map(|(_, key)| async move { fetch(store, key, signers).await });
     found.buffered(FETCHES_IN_FLIGHT).try_collect().await
+}
+
+/// A report as it lies in the store, unread. Where this is what it was, so is the report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub backup: BackupId,
+    pub report: ObjectMeta,
+    pub signature: Option<ObjectMeta>,
+}
+
+/// Every report of a source, unread.
+pub async fn listed(store: &SharedStore, source: &SourceName) -> Result<Vec<Listed>, StoreError> {
+    let prefix = layout::verifications(source);
+    let objects: Vec<ObjectMeta> = store.list(&prefix, None).try_collect().await?;
+    let by_key: HashMap<&ObjectKey, &ObjectMeta> = objects.iter().map(|meta| (&meta.key, meta)).collect();
+    let listed = |meta: &ObjectMeta| {
+        let (backup, key) = about(&prefix, meta.key.clone())?;
+        let signature = by_key.get(&layout::signature_of(&key)).map(|meta| (*meta).clone());
+        Some(Listed { backup, report: meta.clone(), signature })
+    };
+    Ok(objects.iter().filter_map(listed).collect())
 }
 
 /// The keys of a source's reports, with the backups that they are about.

@@ -6,11 +6,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use pgproof_monitoring::answer;
 use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::{Kind, Source};
 use pgproof_postgres::cluster;
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::catalog::{self, Standing};
+use pgproof_repository::custody;
 use pgproof_repository::doctor::host::{self, Signs};
 use pgproof_repository::doctor::store::{self, Role};
 use pgproof_repository::doctor::{Document, Line, Verdict, chain, has_failed, text};
@@ -35,7 +37,7 @@ pub(crate) async fn run(
     let chosen = chosen(&loaded, &args.source)?;
     let names: Vec<SourceName> = chosen.iter().map(|source| source.name.clone()).collect();
     let mut lines = host::keys(&loaded, Signs::Reports, Timestamp::now());
-    lines.push(identities(&loaded));
+    lines.push(identities(&loaded).await);
     lines.push(host::zone(&loaded));
     let tried = Box::pin(store::lines(&loaded, Role::Verifier, names, &cancel)).await;
     lines.extend(tried.map_err(|store::Stopped| stopped())?);
@@ -45,8 +47,8 @@ pub(crate) async fn run(
     };
     lines.extend(of_sources);
     match json {
-        true => println!("{}", serde_json::to_string_pretty(&Document::of(&lines))?),
-        false => println!("{}", told(&lines)),
+        true => answer::print_json(&Document::of(&lines))?,
+        false => answer::say(&told(&lines))?,
     }
     Ok(if has_failed(&lines) { Exit::NotRun.into() } else { ExitCode::SUCCESS })
 }
@@ -60,15 +62,31 @@ fn chosen(loaded: &LoadedPolicy, names: &[SourceName]) -> anyhow::Result<Vec<Sou
     Ok(names.iter().map(|name| loaded.source(name).cloned()).collect::<Result<_, _>>()?)
 }
 
-fn identities(loaded: &LoadedPolicy) -> Line {
-    match loaded.identities(Arc::new(NoPrompts)) {
-        Ok(_) => Line::new(
-            Verdict::Ok,
-            "host",
-            "identities",
-            "they can be used; `restorability` shows what they open",
-        ),
-        Err(error) => Line::new(Verdict::Fail, "host", "identities", chain(&error)).maybe_hint(error.hint()),
+/// Keys that can be read may be another host's: each is tried on what is sealed to the policy's recipients.
+async fn identities(loaded: &LoadedPolicy) -> Line {
+    let line = |verdict, text: String| Line::new(verdict, "host", "identities", text);
+    let opened = loaded.identities(Arc::new(NoPrompts)).and_then(|keys| Ok((keys, loaded.recipients()?)));
+    let (identities, recipients) = match opened {
+        Ok((identities, recipients)) => (identities, recipients.public_lines()),
+        Err(error) => return line(Verdict::Fail, chain(&error)).maybe_hint(error.hint()),
+    };
+    let all = recipients.len();
+    let tried = tokio::task::spawn_blocking(move || {
+        let tried = recipients.iter().map(|key| custody::opens(key, &identities, &mut rand::rng()));
+        tried.collect::<Vec<_>>()
+    });
+    let tried = match tried.await {
+        Ok(tried) => tried,
+        Err(error) => return line(Verdict::Fail, chain(&error)),
+    };
+    let opened = tried.iter().filter(|opens| matches!(opens, Ok(true))).count();
+    match (opened, tried.into_iter().find_map(Result::err)) {
+        (0, Some(error)) => line(Verdict::Fail, chain(&error)),
+        (0, None) => {
+            line(Verdict::Fail, "none is of the policy's recipients: no drill opens a backup".to_owned())
+                .hint("give the identity file of one of `keys.recipients`: keys.identity_files in the policy")
+        }
+        (opened, _) => line(Verdict::Ok, format!("they open what is sealed to {opened} of {all} recipients")),
     }
 }
 

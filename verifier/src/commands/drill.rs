@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use pgproof_monitoring::answer;
+use pgproof_monitoring::journal::say;
 use pgproof_repository::report::v1;
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
 use super::textfile;
 use crate::cli::{self, Rule};
@@ -47,20 +50,21 @@ async fn drill_one(
     };
     let drilled = Box::pin(verifier.drill(&source, &request, &cancel)).await?;
     match json {
-        true => println!("{}", serde_json::to_string_pretty(&drilled.report)?),
-        false => print!("{}", drilled.report.text(Some(drilled.key.as_str()))),
+        true => answer::print_json(&drilled.report)?,
+        false => answer::print(&drilled.report.text(Some(drilled.key.as_str())))?,
     }
-    tell(&drilled.page, json);
+    tell(&drilled.page, json)?;
     Ok(drilled.exit())
 }
 
 /// Says where the page lies, or that it could not be written.
-fn tell(page: &anyhow::Result<Option<PathBuf>>, json: bool) {
+fn tell(page: &anyhow::Result<Option<PathBuf>>, json: bool) -> std::io::Result<()> {
     match page {
         Ok(None) => {}
         // Standard output is the report alone.
-        Ok(Some(page)) if json => eprintln!("page: {}", page.display()),
-        Ok(Some(page)) => println!("  {:<18} {}", "page", page.display()),
-        Err(error) => eprintln!("warning: {error:#}"),
+        Ok(Some(page)) if json => say(Level::INFO, &format!("page: {}", page.display())),
+        Ok(Some(page)) => answer::say(&format!("  {:<18} {}", "page", page.display()))?,
+        Err(error) => say(Level::WARN, &format!("warning: {error:#}")),
     }
+    Ok(())
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
+use pgproof_monitoring::answer;
 use pgproof_policies::drills::{Pick, Plan};
 use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::Source;
@@ -17,8 +18,8 @@ pub(crate) async fn run(policy: &Path, args: cli::Plan, json: bool) -> anyhow::R
     let source = verifier.loaded.source(&args.source)?;
     let planned = Planned::of(&verifier, source).await?;
     match json {
-        true => println!("{}", serde_json::to_string_pretty(&planned.document())?),
-        false => print!("{}", planned.text()),
+        true => answer::print_json(&planned.document())?,
+        false => answer::print(&planned.text())?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
+use pgproof_monitoring::answer;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::catalog::{self, Entry};
 use pgproof_repository::custody::{self, CHALLENGE_LIFE, Canary, Challenge, Custody, Shown};
@@ -66,21 +67,17 @@ async fn challenge(
     records::put(&*verifier.store, &layout::challenge(source, now), &challenge, &verifier.signing_key)
         .await?;
     if json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(
-                &serde_json::json!({ "files": files, "expires_at": challenge.expires_at })
-            )?
-        );
+        let document = serde_json::json!({ "files": files, "expires_at": challenge.expires_at });
+        answer::print_json(&document)?;
         return Ok(ExitCode::SUCCESS);
     }
-    for (recipient, path) in &files {
-        println!("{} is for {recipient}", path.display());
-    }
-    println!();
-    println!("where the key is:  age -d -i KEY canary-N.age > answer-N.txt");
-    println!("back here:         pgproof-verifier restorability {source} --answer answer-N.txt");
-    println!("until {}", challenge.expires_at.strftime("%Y-%m-%d"));
+    let mut lines: Vec<String> =
+        files.iter().map(|(recipient, path)| format!("{} is for {recipient}", path.display())).collect();
+    lines.push(String::new());
+    lines.push("where the key is:  age -d -i KEY canary-N.age > answer-N.txt".to_owned());
+    lines.push(format!("back here:         pgproof-verifier restorability {source} --answer answer-N.txt"));
+    lines.push(format!("until {}", challenge.expires_at.strftime("%Y-%m-%d")));
+    answer::say(&lines.join("\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -98,7 +95,7 @@ async fn show(
     let answered = answered(verifier, args, now).await?;
     let keys = key_files(verifier, args)?;
 
-    let mut shown = Vec::new();
+    let (mut shown, mut has_opened) = (Vec::new(), false);
     for recipient in recipients {
         let mut entry =
             Shown { shown_at: earlier.get(&recipient).copied(), key: recipient, how: None, problem: None };
@@ -107,7 +104,10 @@ async fn show(
         }
         for key in &keys {
             match try_key(verifier, &entry.key, key, newest).await {
-                Ok(true) => entry.how = Some(format!("identity file {}", key.path.display())),
+                Ok(true) => {
+                    entry.how = Some(format!("identity file {}", key.path.display()));
+                    has_opened = true;
+                }
                 Ok(false) => {}
                 Err(problem) => entry.problem = Some(problem),
             }
@@ -128,8 +128,8 @@ async fn show(
     };
     records::put(&**store, &layout::custody(source, now), &record, &verifier.signing_key).await?;
     match json {
-        true => println!("{}", serde_json::to_string_pretty(&record)?),
-        false => print(&record, &entries, newest),
+        true => answer::print_json(&record)?,
+        false => answer::say(&told(&record, &entries, newest, has_opened))?,
     }
     verdict(&record)
 }
@@ -200,7 +200,9 @@ async fn answered(
     Ok(answered)
 }
 
-fn print(record: &Custody, entries: &[Entry], newest: Option<&SignedManifest>) {
+/// `has_opened`: whether a key that is here opened the newest backup.
+fn told(record: &Custody, entries: &[Entry], newest: Option<&SignedManifest>, has_opened: bool) -> String {
+    let mut lines = Vec::new();
     for shown in &record.recipients {
         let state = match (&shown.how, shown.shown_at, &shown.problem) {
             (_, _, Some(problem)) => format!("FAILED: {problem}"),
@@ -208,17 +210,19 @@ fn print(record: &Custody, entries: &[Entry], newest: Option<&SignedManifest>) {
             (None, Some(at), _) => format!("last shown {}", at.strftime("%Y-%m-%d %H:%M UTC")),
             (None, None, _) => "never shown".to_owned(),
         };
-        println!("{}  {state}", shown.key);
+        lines.push(format!("{}  {state}", shown.key));
     }
     match newest {
         Some(signed) => {
-            println!("keys on this host opened the newest backup, {}", signed.get().id);
-            for missing in missing_recipients(record, signed) {
-                println!("warning: backup {} is not sealed to {missing}", signed.get().id);
-            }
+            let id = &signed.get().id;
+            let who = if has_opened { "keys on this host" } else { "no key on this host" };
+            lines.push(format!("{who} opened the newest backup, {id}"));
+            let missing = missing_recipients(record, signed).into_iter();
+            lines.extend(missing.map(|missing| format!("warning: backup {id} is not sealed to {missing}")));
         }
-        None => println!("no good backup among {} to try the keys on", entries.len()),
+        None => lines.push(format!("no good backup among {} to try the keys on", entries.len())),
     }
+    lines.join("\n")
 }
 
 /// Recipients of the policy that the backup is not sealed to: the policy was changed since.

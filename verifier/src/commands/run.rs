@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use pgproof_monitoring::answer;
 use pgproof_policies::policy::Source;
 use tokio_util::sync::CancellationToken;
 
@@ -40,8 +41,8 @@ async fn dry_run(verifier: &Verifier, json: bool) -> anyhow::Result<ExitCode> {
     for source in verifier.loaded.policy.sources.values().filter(is_verified) {
         let planned = Planned::of(verifier, source).await?;
         match json {
-            true => println!("{}", planned.document()),
-            false => print!("{}", planned.text()),
+            true => answer::print_json_line(&planned.document())?,
+            false => answer::print(&planned.text())?,
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,5 @@
 //! `pgproof-verifier serve`: pages for reviewers.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
@@ -9,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use jiff::Timestamp;
+use pgproof_monitoring::answer;
 use pgproof_monitoring::server;
 use pgproof_monitoring::service_manager::ServiceManager;
 use pgproof_monitoring::survey::{PATIENCE, Subject};
@@ -37,8 +37,7 @@ pub(crate) async fn run(
     let listener = TcpListener::bind(args.listen).await.with_context(cannot)?;
     let address = listener.local_addr().with_context(cannot)?;
     let hosts = Hosts::of(address, &args.host);
-    // Whoever reads it may have gone.
-    let _unread = writeln!(std::io::stdout(), "serving http://{address}/");
+    answer::say(&format!("serving http://{address}/"))?;
     let mut manager = ServiceManager::of_this_process();
     manager.ready();
     let serving = server::serve(listener, serve::router(Site { bucket, access, hosts }), cancel.clone());

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use pgproof_monitoring::journal::say;
 use pgproof_monitoring::textfile;
 use pgproof_repository::access::LoadedPolicy;
+use tracing::Level;
 
 use crate::failure::{Exit, Failure, chain};
 
@@ -20,6 +22,6 @@ pub(crate) async fn leave(
         let hint = "reports are stored; is the folder of `verifier.monitoring.textfile` there, and writable?";
         return Err(Failure::new(Exit::NotRun, chain(&error), hint).into());
     }
-    eprintln!("warning: {}", chain(&error));
+    say(Level::WARN, &format!("warning: {}", chain(&error)));
     ended
 }

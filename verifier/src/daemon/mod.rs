@@ -27,6 +27,7 @@ use crate::drill::{self, Drilled, NothingDue, Pick, Request};
 use crate::failure::{self, Exit, Failure};
 use crate::verifier::Verifier;
 use activity::Activity;
+use pgproof_monitoring::answer;
 use pgproof_monitoring::lookout::Lookout;
 use pgproof_monitoring::service_manager::ServiceManager;
 
@@ -206,11 +207,10 @@ impl Daemon {
         if let Err(error) = page {
             tracing::warn!(%source, error = format!("{error:#}"), "the report is stored, and could not be written out");
         }
-        if self.options.json {
-            match serde_json::to_string(report) {
-                Ok(line) => println!("{line}"),
-                Err(error) => tracing::error!(%error, "the report cannot be printed"),
-            }
+        if self.options.json
+            && let Err(error) = answer::print_json_line(report)
+        {
+            tracing::error!(%error, "the report cannot be printed");
         }
     }
 

@@ -13,7 +13,6 @@ use super::control;
 use super::names::{
     AMCHECK, CHAIN, COLLATIONS, CONSTRAINTS, EXTENSIONS, GLOBALS, INDEXES, LARGE_OBJECTS, MATERIALIZED_VIEWS,
     OBJECTS, OWN_CHECKS, RECOVERY_TIME, RESTORE, SELECTION, SEQUENCES, SERVER, SIGNATURE, STRUCTURE, TABLES,
-    own_check,
 };
 use crate::verifier::Verifier;
 
@@ -101,7 +100,7 @@ pub(super) fn blank(
     }
     let own = source.verification.iter().flat_map(|verification| &verification.checks);
     for check in own.clone() {
-        report.enter(&own_check(&check.name), true, not_run("the drill did not get there"), None);
+        report.enter(&check.name_in_reports(), true, not_run("the drill did not get there"), None);
     }
     if own.count() == 0 {
         report.enter(OWN_CHECKS, false, not_run("the policy names none"), None);

@@ -17,7 +17,7 @@ use pgproof_repository::store::SharedStore;
 use pgproof_repository::{contents, custody};
 
 use super::names::OBJECTS;
-use super::scratch::{Fault, of_reading, of_restore};
+use super::scratch::{Fault, of_opening, of_restore};
 use super::work::Drill;
 
 /// How far an object is read.
@@ -126,5 +126,8 @@ pub(super) async fn read_object(
         (Ok(key), Depth::Ciphertext) => contents::open_and_hash(store, &key, object, identities).await,
         (Err(error), _) => Err(error),
     };
-    read.map_err(|error| of_reading(&error))
+    let Err(error) = read else { return Ok(()) };
+    let (recipients, identities) = (manifest.recipients.clone(), identities.clone());
+    let blamed = tokio::task::spawn_blocking(move || of_opening(&error, &recipients, &identities)).await;
+    Err(blamed.unwrap_or_else(|panicked| Fault::Lasting { reason: panicked.to_string() }))
 }

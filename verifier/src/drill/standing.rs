@@ -16,12 +16,11 @@ use pgproof_repository::store::StoreError;
 
 use super::names::RECOVERY_POINT;
 use crate::failure::chain;
+use crate::report::worth::GOOD;
 use crate::verifier::Verifier;
 
 /// Tombstones fetched at the same time: this waits on round trips, not on bytes.
 const FETCHES_IN_FLIGHT: usize = 16;
-/// What [`v1::HistoryBackup::standing`] calls a backup that counts.
-const GOOD: &str = "good";
 
 /// What was known of the source when the drill began.
 #[derive(Debug)]
@@ -69,10 +68,17 @@ impl Standing {
         Self { objectives: source.objectives.clone(), window, history, removed, measured, warnings }
     }
 
-    /// Enters what the policy promises against what was found. It comes before the verdict, which depends on it.
-    pub(super) fn judge_objectives(&self, report: &mut Report, now: Timestamp) {
+    /// Enters what the policy promises against what was found. It comes before the verdict, which depends on it, and so
+    /// before exceptions are applied: `is_excepted` tells which checks may fall short.
+    pub(super) fn judge_objectives(
+        &self,
+        report: &mut Report,
+        now: Timestamp,
+        is_excepted: impl Fn(&str) -> bool,
+    ) {
         report.warnings.extend(self.warnings.iter().cloned());
-        let found = objective::recovery_point(self.good_snapshots(report), self.history.since, now);
+        let snapshots = self.good_snapshots(report, is_excepted);
+        let found = objective::recovery_point(snapshots, self.history.since, now);
         let objective = self.objectives.recovery_point;
         report.objectives.recovery_point = v1::RecoveryPoint {
             objective_seconds: objective.map(|objective| objective.as_secs_f64()),
@@ -117,8 +123,9 @@ impl Standing {
     }
 
     /// The snapshots that somebody could have gone back to. Of the backup that was drilled, this drill knows best.
-    fn good_snapshots(&self, report: &Report) -> Vec<Timestamp> {
-        let has_failed = report.checks.iter().any(|check| check.outcome == v1::OutcomeKind::Failed);
+    fn good_snapshots(&self, report: &Report, is_excepted: impl Fn(&str) -> bool) -> Vec<Timestamp> {
+        let mut failed = report.checks.iter().filter(|check| check.outcome == v1::OutcomeKind::Failed);
+        let has_failed = failed.any(|check| !is_excepted(&check.name));
         let is_good = |backup: &Backup| match backup.id == report.backup.as_str() {
             true => !has_failed && (report.recovery_seconds.is_some() || !backup.is_refuted()),
             false => !backup.is_refuted(),
@@ -228,4 +235,37 @@ fn good(backup: &v1::HistoryBackup) -> Option<Backup> {
         proved_at: backup.proved_at,
         failed_at: backup.failed_at,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn a_failure_that_the_policy_excepts_leaves_the_only_backup_good() {
+        let mut report: Report = serde_json::from_slice(sample::GOLDEN_V1).unwrap();
+        report.enter("check \"orders\"", true, Outcome::Failed { reason: "none".to_owned() }, None);
+        let now = report.finished_at;
+        report.history.since = now - SignedDuration::from_hours(24);
+        report.history.backups.retain(|backup| backup.id == report.backup);
+        assert_eq!(report.history.backups.len(), 1);
+        let objective = Some(SignedDuration::from_hours(26));
+        let standing = Standing {
+            objectives: Objectives { recovery_point: objective, recovery_time: None },
+            window: WINDOW_DEFAULT,
+            history: report.history.clone(),
+            removed: Vec::new(),
+            measured: Vec::new(),
+            warnings: Vec::new(),
+        };
+        let judged = |excepted: bool| {
+            let mut report = report.clone();
+            standing.judge_objectives(&mut report, now, |check| excepted && check == "check \"orders\"");
+            let check = report.checks.iter().find(|check| check.name == RECOVERY_POINT).unwrap();
+            (check.outcome, report.objectives.recovery_point.met)
+        };
+        assert_eq!(judged(true), (v1::OutcomeKind::Passed, Some(true)));
+        assert_eq!(judged(false), (v1::OutcomeKind::NotRun, Some(false)));
+    }
 }

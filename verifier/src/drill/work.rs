@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::checks::{self, Finding, Subject};
 use super::control::Control;
-use super::names::{GLOBALS, INDEXES, OBJECTS, RECOVERY_TIME, RESTORE, SEQUENCES, SERVER, TABLES, own_check};
+use super::names::{GLOBALS, INDEXES, OBJECTS, RECOVERY_TIME, RESTORE, SEQUENCES, SERVER, TABLES};
 use super::queries;
 use super::scratch::{self, Fault, Roles, Scratch, Started, extensions, of_reading, of_restore};
 use crate::failure::chain;
@@ -393,7 +393,7 @@ impl Drill {
         let since = Instant::now();
         for check in &verification.checks {
             let outcome = queries::ask(database, check).await;
-            self.enter(&own_check(&check.name), outcome, None);
+            self.enter(&check.name_in_reports(), outcome, None);
         }
         self.took("own checks", since);
     }

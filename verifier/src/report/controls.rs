@@ -54,7 +54,8 @@ static RECONSTITUTION: Clause = Clause {
     asks: "The system can be recovered to a known state within its recovery time and recovery point objectives.",
 };
 
-/// What one drill's report bears on each control.
+/// What one drill's report bears on each control. The evidence is named; how it turned out only the checks say, since a drill
+/// that could not be run compared nothing.
 pub(crate) fn of(report: &Report) -> Vec<Control> {
     let coverage = &report.coverage;
     let kept = format!(
@@ -64,7 +65,7 @@ pub(crate) fn of(report: &Report) -> Vec<Control> {
         figures::counted(coverage.window_days, "day", "days")
     );
     let sample = format!(
-        "The backup was chosen by the rule “{}” out of {}, and restored whole.",
+        "Which backup was drilled: by the rule “{}”, out of {}; whether it was restored, its checks tell.",
         report.choice.rule,
         figures::count(report.choice.candidates)
     );
@@ -81,12 +82,12 @@ pub(crate) fn of(report: &Report) -> Vec<Control> {
         ),
         control(
             &RECOVERY_TEST,
-            "A restore by the same code that operators run, in the time measured here, and every row compared.",
+            "A restore by the same code that operators run, its time, and the comparison of its rows, each as far as its check tells.",
             &[names::RESTORE, names::TABLES, names::RECOVERY_TIME],
         ),
         control(
             &RELIABILITY,
-            "Each stored object read back and hashed; each table's rows counted and digested at both ends.",
+            "Whether stored objects are, read back, what was signed; whether tables have, counted and digested at both ends, equal rows.",
             &[names::OBJECTS, names::TABLES, names::INDEXES],
         ),
         control(&SAMPLING, &sample, &[names::SELECTION, names::RESTORE]),
@@ -115,4 +116,32 @@ pub(super) fn of_period(drills: u64, proved: u64) -> Vec<Control> {
         control(&SAMPLING, "Which backups were drilled, and the coverage of those that are kept."),
         control(&RECONSTITUTION, "Recovery time and recovery point of each drill against the objectives."),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use pgproof_repository::report::Outcome;
+    use pgproof_repository::report::v1::OutcomeKind;
+
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn nothing_is_claimed_that_the_checks_do_not_say() {
+        let mut report = sample::rich();
+        let not_run = || Outcome::NotRun { reason: "the store is away".to_owned() };
+        for name in [names::OBJECTS, names::RESTORE, names::TABLES] {
+            report.enter(name, true, not_run(), None);
+        }
+        let controls = of(&report);
+        for Control { evidence, checks, .. } in &controls {
+            for claim in ["restored whole", "every row", "rows compared", "read back and hashed"] {
+                assert!(!evidence.contains(claim), "{evidence}");
+            }
+            assert!(!checks.is_empty(), "{evidence}");
+        }
+        let told =
+            |name: &str| controls.iter().flat_map(|it| &it.checks).find(|it| it.text.starts_with(name));
+        assert_eq!(told(names::TABLES).unwrap().tone, Some(OutcomeKind::NotRun.into()));
+    }
 }

@@ -34,7 +34,8 @@ pub(crate) fn write_index(folder: &Path) -> Result<PathBuf, ExportError> {
     let mut lines = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|ending| ending == "json") {
+        // A folder may be called so, too.
+        if path.extension().is_some_and(|ending| ending == "json") && path.is_file() {
             // Other JSON files may lie there; the list promises nothing, and `report check` judges.
             let bytes = std::fs::read(&path).map_err(failed)?;
             lines.extend(
@@ -143,6 +144,7 @@ mod tests {
     #[test]
     fn the_list_is_replaced() {
         let (folder, chain) = (tempfile::tempdir().unwrap(), Chain::of(2));
+        std::fs::create_dir(folder.path().join("a folder.json")).unwrap();
         for index in 0..2 {
             write(folder.path(), &stored(&chain, index), &chain.trusted()).unwrap();
             write_index(folder.path()).unwrap();

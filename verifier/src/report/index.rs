@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use askama::Template;
 use pgproof_repository::report::Report;
 
-use super::parts::Cell;
+use super::parts::{Cell, written};
 use super::{GENERATOR, figures, files, verdict};
 
 #[derive(Debug, Template)]
@@ -62,7 +62,7 @@ pub(crate) fn html(lines: Vec<Line>) -> String {
     };
     let sources = by_source.into_iter().map(source).collect();
     let index = Index { title: "Drill reports", generator: GENERATOR, told, sources };
-    index.render().expect("a page is written to memory, which takes all")
+    written(&index)
 }
 
 #[cfg(test)]

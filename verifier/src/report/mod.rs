@@ -22,6 +22,7 @@ pub(crate) mod span;
 pub(crate) mod table;
 pub(crate) mod timeline;
 pub(crate) mod verdict;
+pub(crate) mod worth;
 
 /// What pages say they were made by. Pages of the same version are equal byte for byte.
 pub(crate) const GENERATOR: &str = concat!("pgproof-verifier ", env!("CARGO_PKG_VERSION"));

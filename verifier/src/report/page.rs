@@ -10,10 +10,11 @@ use pgproof_repository::signature::namespace;
 
 use super::controls::{self, Control};
 use super::files;
-use super::parts::{Cell, Column, Fact, Grid, Notice, Tone};
+use super::parts::{Cell, Column, Fact, Grid, Notice, Tone, written};
 use super::proof::{self, Group, LIMITS};
 use super::timeline::Timeline;
 use super::verdict::{self, Summary};
+use super::worth::{self, Worth};
 use super::{GENERATOR, figures};
 
 /// Units across, on a desk and on paper.
@@ -103,7 +104,7 @@ pub(crate) fn html_below(notice: Option<Notice>, report: &Report, sha256: Report
         backups: backups(report),
         drills: drills(report),
     };
-    page.render().expect("a page is written to memory, which takes all")
+    written(&page)
 }
 
 /// The figures that the verdict stands on.
@@ -169,9 +170,13 @@ pub(super) fn met(met: Option<bool>) -> Cell {
 
 fn retention(report: &Report) -> Vec<Fact> {
     let (history, coverage) = (&report.history, &report.coverage);
-    let good: Vec<_> = history.backups.iter().filter(|backup| backup.standing == "good").collect();
-    let held = good.iter().filter(|backup| backup.held).count() as u64;
-    let spoilt = (history.backups.len() - good.len()) as u64;
+    let worth_of = |wanted: fn(Worth) -> bool| {
+        history.backups.iter().filter(move |backup| wanted(Worth::of(backup))).collect::<Vec<_>>()
+    };
+    let good = worth_of(Worth::is_good);
+    let found_bad = worth_of(|worth| matches!(worth, Worth::FoundBad(_))).len() as u64;
+    let unusable = worth_of(|worth| worth == Worth::Unusable).len() as u64;
+    let held = worth_of(|worth| worth != Worth::Unusable).iter().filter(|backup| backup.held).count() as u64;
     let oldest = good.iter().map(|backup| backup.snapshot_at).min().map(figures::stamp);
     let newest = good.iter().map(|backup| backup.snapshot_at).max().map(figures::stamp);
     let policy = Some(history.retention.clone()).filter(|retention| !retention.is_empty());
@@ -187,7 +192,8 @@ fn retention(report: &Report) -> Vec<Fact> {
         Fact::new("Oldest", Cell::known(oldest)),
         Fact::new("Newest", Cell::known(newest)),
         Fact::new("Held against removal", figures::count(held)),
-        Fact::new("Unusable ones", figures::count(spoilt)),
+        Fact::new("Found bad by a drill", figures::count(found_bad)),
+        Fact::new("Unusable ones", figures::count(unusable)),
         Fact::new("Proved by a drill", proved),
     ]
 }
@@ -440,21 +446,12 @@ fn backups(report: &Report) -> Grid {
     ];
     let mut grid = Grid::new("Backups of the window, newest first", columns);
     for backup in report.history.backups.iter().rev() {
-        let held = if backup.held { ", held" } else { "" };
-        let tone = if backup.standing == "good" { Tone::Good } else { Tone::Bad };
-        let proved = match (backup.proved_at, backup.failed_at) {
-            (proved, Some(failed)) if proved.is_none_or(|proved| failed >= proved) => {
-                Cell::marked(Tone::Bad, format!("found bad {}", figures::stamp(failed)))
-            }
-            (Some(proved), _) => Cell::marked(Tone::Good, figures::stamp(proved)),
-            (None, _) => Cell::marked(Tone::Unknown, "not proved"),
-        };
         grid.row([
             Cell::code(backup.id.as_str()),
             figures::stamp(backup.snapshot_at).into(),
             Cell::known(backup.stored_bytes.map(figures::bytes)),
-            Cell::marked(tone, format!("{}{held}", backup.standing)),
-            proved,
+            worth::standing_cell(backup),
+            worth::proof_cell(backup),
         ]);
     }
     grid
@@ -530,7 +527,9 @@ mod tests {
         report.objectives.recovery_time.forecast = text();
         report.recipients[0].key = text();
         report.programs.insert(text(), "\"><img src=x onerror=alert(1)>".to_owned());
+        report.warnings.push("of the table \u{202e}lla ,lauqe".to_owned());
         let page = page(&report);
+        assert!(page.contains("of the table [U+202E]lla ,lauqe"), "a name turns the words after it");
         assert!(!page.contains("<script") && !page.contains("<img"), "markup of a name reached the page");
         assert!(page.matches("&#60;script&#62;").count() >= 14, "{}", page.matches("script").count());
     }

@@ -44,7 +44,8 @@ pub(crate) struct Cell {
     pub code: bool,
 }
 
-/// What a page says above its contents, with where to go from there.
+/// What whoever hands out a page has to say of it, with where to go from there. An alarm stands above the verdict, anything
+/// else below it.
 #[derive(Debug, Clone, PartialEq, Eq, Template)]
 #[template(path = "notice.html")]
 pub(crate) struct Notice {
@@ -71,6 +72,29 @@ pub(crate) struct Link {
 pub(crate) struct Fact {
     pub name: &'static str,
     pub value: Cell,
+}
+
+/// A page, in which no name turns the words around it.
+pub(crate) fn written(page: &impl Template) -> String {
+    let page = page.render().expect("a page is written to memory, which takes all");
+    if page.contains(turns) { plain(&page) } else { page }
+}
+
+/// Whether a character makes the text after it run another way than its letters do, up to the end of a line.
+fn turns(letter: char) -> bool {
+    matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Such characters are shown by their names, as nobody else would see them.
+fn plain(page: &str) -> String {
+    let mut plain = String::with_capacity(page.len());
+    for letter in page.chars() {
+        match turns(letter) {
+            true => plain.push_str(&format!("[U+{:04X}]", u32::from(letter))),
+            false => plain.push(letter),
+        }
+    }
+    plain
 }
 
 impl Tone {
@@ -142,6 +166,12 @@ impl Grid {
     /// The rows with the columns' titles beside their cells, as narrow screens show them.
     pub(crate) fn cells<'a>(&'a self, row: &'a [Cell]) -> impl Iterator<Item = (&'a Column, &'a Cell)> {
         self.columns.iter().zip(row)
+    }
+}
+
+impl Notice {
+    pub(super) fn is_alarm(&self) -> bool {
+        self.tone == Tone::Bad
     }
 }
 

@@ -35,6 +35,9 @@ pub(crate) struct Period {
     pub recovery_time: Met,
     /// The longest times without a good backup that the reports of the span show, the longest first.
     pub gaps: Vec<WithoutBackup>,
+    /// Backups are named, and none of them is good: then there is no gap between two, and it is not well.
+    #[serde(default, skip_serializing_if = "is_unset")]
+    pub none_good: bool,
     /// Seconds between two drills of the span, at most; absent where there are less than two.
     pub longest_between_drills_seconds: Option<f64>,
     /// Drills in their order, with the hashes of the reports: the evidence.
@@ -50,6 +53,9 @@ pub(crate) struct Period {
 /// How many drills ended how.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Verdicts {
+    /// Whose reports are at odds with the chain, whatever they say. They prove nothing, and count nowhere else.
+    #[serde(default, skip_serializing_if = "is_unset")]
+    pub at_odds: u64,
     pub passed: u64,
     pub degraded: u64,
     pub failed: u64,
@@ -85,6 +91,9 @@ pub(crate) struct Drill {
     pub backup: BackupId,
     pub snapshot_at: Timestamp,
     pub verdict: Verdict,
+    /// Why its report proves nothing although it is well signed.
+    #[serde(default, skip_serializing_if = "is_unset")]
+    pub at_odds: Option<String>,
     pub tables: u64,
     pub rows: u64,
     pub recovery_seconds: Option<f64>,
@@ -93,7 +102,7 @@ pub(crate) struct Drill {
     pub policy_sha256: String,
 }
 
-/// A drill that found something wrong, and the next one that proved a backup.
+/// A drill that proved nothing, and the next one that proved a backup.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Failure {
     pub number: u64,
@@ -150,14 +159,21 @@ impl Period {
             reports.iter().filter(|signed| days.contains(signed.get().finished_at)).collect();
         signed.sort_by_key(|signed| (signed.get().number, *signed.sha256().as_bytes()));
         signed.dedup_by_key(|signed| *signed.sha256().as_bytes());
-        let reports: Vec<&Report> = signed.iter().map(|signed| signed.get()).collect();
+        let breaks = chain::breaks(signed.iter().copied());
+        let at_odds = |report: &Report| {
+            let own = breaks.iter().find(|found| found.discredits() == Some(report.number));
+            own.map(ToString::to_string)
+        };
+        let all: Vec<&Report> = signed.iter().map(|signed| signed.get()).collect();
+        let reports: Vec<&Report> = all.iter().copied().filter(|report| at_odds(report).is_none()).collect();
+        let backups = backups(&reports);
         Self {
             format: FORMAT.to_owned(),
             version: VERSION,
             repository: repository.clone(),
             source: source.clone(),
             days,
-            verdicts: Verdicts::of(&reports),
+            verdicts: Verdicts { at_odds: (all.len() - reports.len()) as u64, ..Verdicts::of(&reports) },
             coverage: reports.last().map(|report| report.coverage.clone()),
             recovery_point: met(&reports, |report| {
                 let point = &report.objectives.recovery_point;
@@ -167,14 +183,15 @@ impl Period {
                 let time = &report.objectives.recovery_time;
                 (time.met, time.measured_seconds)
             }),
-            gaps: gaps(&reports, days),
+            gaps: gaps(&reports, &backups, days),
+            none_good: !backups.is_empty() && timeline::good_times(&backups).is_empty(),
             longest_between_drills_seconds: longest_between(&reports),
-            drills: signed.iter().map(|signed| drill(signed)).collect(),
-            failures: failures(&reports),
-            exceptions: exceptions(&reports),
+            drills: signed.iter().map(|signed| drill(signed, at_odds(signed.get()))).collect(),
+            failures: failures(&all, at_odds),
+            exceptions: exceptions(&all),
             recipients: recipients(&reports),
             negative_controls: reports.iter().filter_map(|report| control(report)).collect(),
-            chain_breaks: chain_breaks(&signed),
+            chain_breaks: inside(&breaks),
         }
     }
 
@@ -204,6 +221,7 @@ impl Verdicts {
             failed: count(Verdict::Failed),
             not_run: count(Verdict::NotRun),
             verifier_failed: count(Verdict::VerifierFailed),
+            at_odds: 0,
         }
     }
 }
@@ -225,16 +243,20 @@ fn met(reports: &[&Report], of: impl Fn(&Report) -> (Option<bool>, Option<f64>))
 }
 
 /// Backups that a report names were there when it was made, so all reports together know those that are pruned since.
-/// A gap belongs to the span if a part of it lies there; after the newest report nothing is known.
-fn gaps(reports: &[&Report], days: Days) -> Vec<WithoutBackup> {
+/// The last that names one knows best what it is worth.
+fn backups(reports: &[&Report]) -> Vec<HistoryBackup> {
     let backups: BTreeMap<&BackupId, &HistoryBackup> = reports
         .iter()
         .flat_map(|report| &report.history.backups)
         .map(|backup| (&backup.id, backup))
         .collect();
-    let backups: Vec<HistoryBackup> = backups.into_values().cloned().collect();
+    backups.into_values().cloned().collect()
+}
+
+/// A gap belongs to the span if a part of it lies there; after the newest report nothing is known.
+fn gaps(reports: &[&Report], backups: &[HistoryBackup], days: Days) -> Vec<WithoutBackup> {
     let Some(known_until) = reports.iter().map(|report| report.finished_at).max() else { return Vec::new() };
-    let mut gaps: Vec<Gap> = timeline::gaps(timeline::good_times(&backups), known_until);
+    let mut gaps: Vec<Gap> = timeline::gaps(timeline::good_times(backups), known_until);
     gaps.retain(|gap| gap.to > days.start() && gap.from < days.end());
     gaps.sort_by(|a, b| b.seconds().total_cmp(&a.seconds()).then(a.from.cmp(&b.from)));
     gaps.truncate(GAPS_MAX);
@@ -248,7 +270,7 @@ fn longest_between(reports: &[&Report]) -> Option<f64> {
     between.max_by(f64::total_cmp)
 }
 
-fn drill(signed: &SignedReport) -> Drill {
+fn drill(signed: &SignedReport, at_odds: Option<String>) -> Drill {
     let report = signed.get();
     Drill {
         number: report.number,
@@ -258,6 +280,7 @@ fn drill(signed: &SignedReport) -> Drill {
         backup: report.backup.clone(),
         snapshot_at: report.snapshot_at,
         verdict: report.verdict,
+        at_odds,
         tables: report.tables.len() as u64,
         rows: report.tables.iter().filter_map(|table| table.found.as_ref()).map(|found| found.rows).sum(),
         recovery_seconds: report.recovery_seconds,
@@ -267,8 +290,10 @@ fn drill(signed: &SignedReport) -> Drill {
     }
 }
 
-fn failures(reports: &[&Report]) -> Vec<Failure> {
-    let is_good = |report: &Report| matches!(report.verdict, Verdict::Passed | Verdict::Degraded);
+fn failures(reports: &[&Report], at_odds: impl Fn(&Report) -> Option<String>) -> Vec<Failure> {
+    let is_good = |report: &Report| {
+        matches!(report.verdict, Verdict::Passed | Verdict::Degraded) && at_odds(report).is_none()
+    };
     let failure = |(index, report): (usize, &&Report)| {
         let after = || reports[index + 1..].iter().filter(|later| is_good(later));
         let same = after().find(|later| later.backup == report.backup);
@@ -277,7 +302,7 @@ fn failures(reports: &[&Report]) -> Vec<Failure> {
             number: report.number,
             finished_at: report.finished_at,
             verdict: report.verdict,
-            reasons: reasons(report),
+            reasons: at_odds(report).into_iter().chain(reasons(report)).collect(),
             followed_by: next.map(|next| Followed {
                 number: next.number,
                 verdict: next.verdict,
@@ -352,10 +377,14 @@ fn control(report: &Report) -> Option<Control> {
 }
 
 /// Reports before the span are not missing: they belong to another.
-fn chain_breaks(signed: &[&SignedReport]) -> Vec<String> {
-    let breaks = chain::breaks(signed.iter().copied());
+fn inside(breaks: &[Break]) -> Vec<String> {
     let inside = breaks.iter().filter(|found| !matches!(found, Break::Missing { from: 1, .. }));
     inside.map(ToString::to_string).collect()
+}
+
+/// Such a field is left out: whoever has no use for it reads the document as it was before the field was known.
+fn is_unset<T: Default + PartialEq>(field: &T) -> bool {
+    *field == T::default()
 }
 
 #[cfg(test)]
@@ -364,7 +393,7 @@ mod tests {
     use pgproof_repository::report::v1::Damage;
 
     use super::*;
-    use crate::report::sample::Chain;
+    use crate::report::sample::{self, Chain};
 
     fn period(chain: &Chain, days: &str) -> Period {
         let newest = chain.reports.last().unwrap().2.get();
@@ -467,6 +496,39 @@ mod tests {
         let days = Days::month("2026-11").unwrap();
         let told = Period::of(&newest.repository, &newest.source, days, &without);
         assert_eq!(told.chain_breaks, ["report 12 is missing"]);
+    }
+
+    #[test]
+    fn a_report_at_odds_with_the_chain_proves_nothing() {
+        let mut chain = Chain::of(4);
+        let third = chain.reports[2].2.as_previous();
+        chain.add(|report| (report.number, report.previous) = (4, third));
+        let november = period(&chain, "2026-11");
+        assert_eq!((november.drills.len(), november.verdicts.at_odds, november.proved()), (5, 2, 3));
+        assert_eq!(november.chain_breaks, ["there are two reports with number 4"]);
+        let failures: Vec<_> =
+            november.failures.iter().map(|failure| (failure.number, &*failure.reasons[0])).collect();
+        assert_eq!(failures, [(4, "there are two reports with number 4"); 2]);
+        let whole = String::from_utf8(period(&Chain::of(4), "2026-11").bytes()).unwrap();
+        assert!(!whole.contains("at_odds") && !whole.contains("none_good"), "{whole}");
+    }
+
+    #[test]
+    fn backups_that_a_drill_found_bad_leave_a_gap() {
+        let with = |bad: &[i8]| {
+            let mut chain = Chain::new();
+            chain.add(|report| {
+                report.finished_at = "2026-11-26T12:00:00Z".parse().unwrap();
+                report.history.backups = sample::daily(20..=26, bad);
+            });
+            period(&chain, "2026-11")
+        };
+        let some = with(&[22, 23, 24]);
+        let longest = (some.gaps[0].from.to_string(), some.gaps[0].to.to_string(), some.gaps[0].seconds);
+        let (from, to) = ("2026-11-21T02:00:00Z".to_owned(), "2026-11-25T02:00:00Z".to_owned());
+        assert_eq!((longest, some.none_good), ((from, to, 4.0 * 86_400.0), false));
+        let none = with(&[20, 21, 22, 23, 24, 25, 26]);
+        assert_eq!((none.gaps.len(), none.none_good), (0, true));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! A period report as a page and as CSV.
 
 use askama::Template;
+use pgproof_repository::report::Verdict;
 use pgproof_repository::signature::namespace;
 
 use super::controls::{self, Control};
 use super::page::met;
-use super::parts::{Cell, Column, Fact, Grid, Tone};
+use super::parts::{Cell, Column, Fact, Grid, Tone, written};
 use super::period::{Met, Period};
 use super::{GENERATOR, figures, files, table, verdict};
 
@@ -64,7 +65,7 @@ pub(crate) fn html(period: &Period, sha256: &str, signed: bool) -> String {
         evidence: evidence(period),
         period,
     };
-    page.render().expect("a page is written to memory, which takes all")
+    written(&page)
 }
 
 /// A line for each drill.
@@ -93,7 +94,7 @@ pub(crate) fn csv(period: &Period) -> String {
             drill.finished_at.to_string(),
             drill.backup.to_string(),
             drill.snapshot_at.to_string(),
-            verdict::word(drill.verdict).to_owned(),
+            told_verdict(drill.verdict, drill.at_odds.is_some()),
             drill.tables.to_string(),
             drill.rows.to_string(),
             drill.recovery_seconds.map(|seconds| seconds.to_string()).unwrap_or_default(),
@@ -140,6 +141,7 @@ fn sentences(period: &Period) -> Vec<String> {
         (verdicts.failed, "failed"),
         (verdicts.not_run, "could not be run"),
         (verdicts.verifier_failed, "failed the verifier's own test"),
+        (verdicts.at_odds, "left reports that are at odds with their chain and prove nothing"),
     ];
     let parts = counted.iter().filter(|(count, _)| *count > 0);
     let parts: Vec<String> =
@@ -155,6 +157,9 @@ fn sentences(period: &Period) -> Vec<String> {
             figures::moment(gap.from)
         ));
     }
+    if period.none_good {
+        sentences.push("None of the backups that the reports name is good.".to_owned());
+    }
     if let Some(seconds) = period.longest_between_drills_seconds {
         sentences.push(format!("At most {} passed between two drills.", figures::span(seconds)));
     }
@@ -165,7 +170,8 @@ fn sentences(period: &Period) -> Vec<String> {
 }
 
 fn key_figures(period: &Period) -> Vec<Fact> {
-    let rows: u64 = period.drills.iter().map(|drill| drill.rows).sum();
+    let counting = period.drills.iter().filter(|drill| drill.at_odds.is_none());
+    let rows: u64 = counting.map(|drill| drill.rows).sum();
     let coverage = period.coverage.as_ref();
     let proved = coverage
         .map(|coverage| format!("{} of {}", figures::count(coverage.proved), figures::count(coverage.kept)));
@@ -227,6 +233,8 @@ fn failures(period: &Period) -> Grid {
         Column::text("What followed"),
     ];
     let mut grid = Grid::new("Drills that proved nothing", columns);
+    let is_at_odds =
+        |number| period.drills.iter().any(|drill| drill.number == number && drill.at_odds.is_some());
     for failure in &period.failures {
         let followed = match &failure.followed_by {
             None => Cell::marked(Tone::Bad, "no proof within this span"),
@@ -244,7 +252,7 @@ fn failures(period: &Period) -> Grid {
         grid.row([
             failure.number.to_string().into(),
             figures::stamp(failure.finished_at).into(),
-            Cell::marked(failure.verdict.into(), verdict::word(failure.verdict)),
+            verdict_cell(failure.verdict, is_at_odds(failure.number)),
             failure.reasons.join("; ").into(),
             followed,
         ]);
@@ -327,7 +335,7 @@ fn drills(period: &Period) -> Grid {
         grid.row([
             drill.number.to_string().into(),
             figures::stamp(drill.finished_at).into(),
-            Cell::marked(drill.verdict.into(), verdict::word(drill.verdict)),
+            verdict_cell(drill.verdict, drill.at_odds.is_some()),
             figures::count(drill.rows).into(),
             drill.recovery_seconds.map_or("not restored".into(), |seconds| figures::span(seconds).into()),
             met(drill.recovery_point_met),
@@ -335,6 +343,15 @@ fn drills(period: &Period) -> Grid {
         ]);
     }
     grid
+}
+
+fn verdict_cell(verdict: Verdict, is_at_odds: bool) -> Cell {
+    let tone = if is_at_odds { Tone::Bad } else { verdict.into() };
+    Cell::marked(tone, told_verdict(verdict, is_at_odds))
+}
+
+fn told_verdict(verdict: Verdict, is_at_odds: bool) -> String {
+    format!("{}{}", verdict::word(verdict), if is_at_odds { ", at odds with the chain" } else { "" })
 }
 
 fn evidence(period: &Period) -> Grid {
@@ -381,6 +398,21 @@ mod tests {
         );
         let page = html(&empty, "00ff", false);
         assert!(page.contains("There was no drill.") && page.contains("It is not signed"), "{page}");
+    }
+
+    #[test]
+    fn what_proves_nothing_is_not_called_a_proof() {
+        let mut chain = Chain::of(2);
+        chain.add(|report| report.number = 2);
+        let twice = period(&chain, "2026-11");
+        assert_eq!(heading(&twice), "1 of 3 drills proved a backup");
+        let page = html(&twice, "00ff", true);
+        assert!(page.contains("2 left reports that are at odds with their chain"), "{page}");
+        assert!(!page.contains("Every drill of the span proved a backup"), "{page}");
+        assert_eq!(csv(&twice).matches(", at odds with the chain").count(), 2);
+        let none_good = Period { gaps: Vec::new(), none_good: true, ..twice };
+        let page = html(&none_good, "00ff", true);
+        assert!(page.contains("None of the backups") && !page.contains("name no backups"), "{page}");
     }
 
     #[test]

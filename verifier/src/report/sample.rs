@@ -108,6 +108,24 @@ fn backups(report: &Report) -> Vec<HistoryBackup> {
     days.map(backup).collect()
 }
 
+/// A good backup of two o'clock on each of these days of November 2026; drills found those of `bad` bad.
+pub(crate) fn daily(days: std::ops::RangeInclusive<i8>, bad: &[i8]) -> Vec<HistoryBackup> {
+    let backup = |day: i8| {
+        let at: Timestamp = format!("2026-11-{day:02}T02:00:00Z").parse().unwrap();
+        HistoryBackup {
+            id: id(at),
+            snapshot_at: at,
+            standing: "good".to_owned(),
+            stored_bytes: None,
+            database_bytes: None,
+            held: false,
+            proved_at: None,
+            failed_at: bad.contains(&day).then_some(at + SignedDuration::from_hours(3)),
+        }
+    };
+    days.map(backup).collect()
+}
+
 fn drills(report: &Report) -> Vec<HistoryDrill> {
     let drill = |number: u64| {
         let at = report.finished_at - DAY * (13 - number) as i32 * 7;

@@ -7,6 +7,7 @@ use pgproof_repository::report::v1::{History, HistoryBackup, HistoryDrill};
 use super::figures;
 use super::parts::Tone;
 use super::verdict;
+use super::worth::Worth;
 
 /// Room at both ends, for labels that stand at the window's ends.
 const MARGIN: f64 = 12.0;
@@ -135,9 +136,9 @@ impl Timeline {
     }
 }
 
-/// When good backups were taken, in order.
+/// When good backups were taken, in order. One that a drill found bad is none.
 pub(crate) fn good_times(backups: &[HistoryBackup]) -> Vec<Timestamp> {
-    let good = backups.iter().filter(|backup| backup.standing == "good");
+    let good = backups.iter().filter(|backup| Worth::of(backup).is_good());
     let mut times: Vec<Timestamp> = good.map(|backup| backup.snapshot_at).collect();
     times.sort();
     times
@@ -185,15 +186,15 @@ fn tenth(x: f64) -> f64 {
 }
 
 fn backup_mark(backup: &HistoryBackup, scale: &Scale) -> Mark {
-    let good = backup.standing == "good";
-    let (tone, state) = match (good, backup.proved_at, backup.failed_at) {
-        (false, ..) => (Tone::Bad, backup.standing.as_str()),
-        (_, proved, failed) if failed.is_some() && failed >= proved => (Tone::Bad, "found bad by a drill"),
-        (_, Some(_), _) => (Tone::Good, "proved"),
-        _ => (Tone::Unknown, "not proved"),
+    let worth = Worth::of(backup);
+    let state = match worth {
+        Worth::Unusable => backup.standing.as_str(),
+        Worth::FoundBad(_) => "found bad by a drill",
+        Worth::Proved(_) => "proved",
+        Worth::NotProved => "not proved",
     };
     let title = format!("backup {} of {}: {state}", backup.id, figures::stamp(backup.snapshot_at));
-    Mark { x: scale.x(backup.snapshot_at), tone, title }
+    Mark { x: scale.x(backup.snapshot_at), tone: worth.tone(), title }
 }
 
 fn drill_mark(drill: &HistoryDrill, scale: &Scale) -> Mark {
@@ -301,6 +302,17 @@ mod tests {
         let gaps = gaps(vec![at("2026-11-01T00:00:00Z")], at("2026-11-09T00:00:00Z"));
         assert_eq!(longest(&gaps).unwrap().seconds(), 8.0 * 86_400.0);
         assert_eq!(super::gaps(Vec::new(), at("2026-11-09T00:00:00Z")), []);
+    }
+
+    #[test]
+    fn backups_that_a_drill_found_bad_leave_a_gap() {
+        let mut report = sample::rich();
+        report.history.backups = sample::daily(20..=26, &[22, 23, 24]);
+        report.history.since = at("2026-11-20T02:00:00Z");
+        let timeline = Timeline::of(&report.history, at("2026-11-26T12:00:00Z"), Some(93_600.0), WIDTH);
+        let (from, to) = (at("2026-11-21T02:00:00Z"), at("2026-11-25T02:00:00Z"));
+        assert_eq!(timeline.longest, Some(Gap { from, to }));
+        assert_eq!((timeline.gaps.len(), timeline.gaps[0].longest), (1, true));
     }
 
     #[test]

@@ -20,9 +20,10 @@ use tokio::time::Instant;
 /// A token that somebody could guess in a lifetime is none: 20 letters and digits are 100 bits and more.
 const TOKEN_CHARS_MIN: usize = 20;
 const TOKEN_BYTES_MAX: u64 = 4096;
-/// After a wrong token nobody tries another for so long.
+/// Wrong tokens are answered one after another, each after so long. That none is guessed is for the token's length to see to;
+/// this keeps the log of a guesser short.
 const PAUSE_AFTER_WRONG: Duration = Duration::from_secs(1);
-/// Tries that wait for their turn; further ones are sent away.
+/// Wrong tries that wait for their turn; further ones are sent away.
 const WAITING_MAX: usize = 16;
 /// A working day.
 const SESSION: Duration = Duration::from_secs(12 * 3600);
@@ -48,7 +49,7 @@ pub(crate) enum Access {
 #[derive(Debug)]
 pub(crate) struct Guard {
     token: Token,
-    /// One try at a time, the pause after a wrong one included.
+    /// One wrong try at a time, with the pause after it.
     turn: Semaphore,
     waiting: Semaphore,
     /// By the hashes of their cookies, with their ends.
@@ -166,14 +167,15 @@ impl Access {
 }
 
 impl Guard {
+    /// The right one opens at once: whoever tries wrong ones must not lock others out.
     async fn try_token(&self, shown: &str) -> Entrance {
-        let Ok(_waiting) = self.waiting.try_acquire() else { return Entrance::Crowded };
-        let Ok(_turn) = self.turn.acquire().await else { return Entrance::Crowded };
         if self.token.is(shown) {
             return Entrance::Open;
         }
+        let Ok(_waiting) = self.waiting.try_acquire() else { return Entrance::Crowded };
+        let Ok(_turn) = self.turn.acquire().await else { return Entrance::Crowded };
         tracing::warn!("a wrong token was shown");
-        // With the turn in hand, so that many who try at once are as slow as one.
+        // With the turn in hand, so that the log of many who try at once is as short as that of one.
         tokio::time::sleep(PAUSE_AFTER_WRONG).await;
         Entrance::Closed { wrong: true }
     }
@@ -317,7 +319,15 @@ mod tests {
         let access = Access::with_token(Token::of(TOKEN).unwrap());
         let began = Instant::now();
         let wrong = shown("0123456789abcdef0123456789abcdeX");
-        let tries = futures::future::join_all((0..WAITING_MAX + 4).map(|_| access.entrance(&wrong))).await;
+        let tries = futures::future::join_all((0..WAITING_MAX + 4).map(|_| access.entrance(&wrong)));
+        let right = shown(TOKEN);
+        let right = async {
+            // Once all others wait.
+            tokio::time::sleep(PAUSE_AFTER_WRONG / 2).await;
+            (access.entrance(&right).await, began.elapsed())
+        };
+        let (tries, (entered, after)) = tokio::join!(tries, right);
+        assert!(entered == Entrance::Open && after < PAUSE_AFTER_WRONG, "{entered:?} after {after:?}");
         let crowded = tries.iter().filter(|it| **it == Entrance::Crowded).count();
         assert_eq!(crowded, 4);
         assert!(began.elapsed() >= PAUSE_AFTER_WRONG * WAITING_MAX as u32);

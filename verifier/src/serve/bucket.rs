@@ -1,6 +1,8 @@
-//! What pages show, read from the bucket: by few requests a page, before a deadline, and kept for a short while.
+//! What pages show, read from the bucket: by few requests a page, before a deadline, and kept for a short while. Reports are
+//! written once: what lists say of them is kept for as long as they lie there unchanged.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +15,7 @@ use pgproof_repository::catalog;
 use pgproof_repository::ids::{BackupId, ObjectKey};
 use pgproof_repository::layout;
 use pgproof_repository::report::chain::{
-    self, Break, Found, Link, REPORT_BYTES_MAX, ReportError, SIGNATURE_BYTES_MAX, SignedReport,
+    self, Break, Found, Link, Listed, REPORT_BYTES_MAX, ReportError, SIGNATURE_BYTES_MAX, SignedReport,
 };
 use pgproof_repository::report::{Verdict, v1};
 use pgproof_repository::signature::{Signer, TrustedSigners};
@@ -69,6 +71,17 @@ struct Shelf {
     store: SharedStore,
     signers: TrustedSigners,
     reads: Arc<Semaphore>,
+    briefs: Arc<Mutex<Briefs>>,
+}
+
+/// Of each source, those of its page.
+type Briefs = HashMap<SourceName, HashMap<ObjectKey, KeptBrief>>;
+
+/// What was made of a report that may have a line for every table, and of what.
+#[derive(Debug, Clone)]
+struct KeptBrief {
+    of: Listed,
+    brief: Brief,
 }
 
 /// What came of reading, and when it began.
@@ -162,7 +175,7 @@ impl Bucket {
     ) -> Self {
         Self {
             subject,
-            shelf: Shelf { store, signers, reads: Arc::new(Semaphore::new(READS_IN_FLIGHT)) },
+            shelf: Shelf::new(store, signers),
             names,
             surveys: Cache::new(1),
             histories: Cache::new(SOURCES_KEPT_MAX),
@@ -223,6 +236,11 @@ impl Bucket {
 }
 
 impl Shelf {
+    fn new(store: SharedStore, signers: TrustedSigners) -> Self {
+        let reads = Arc::new(Semaphore::new(READS_IN_FLIGHT));
+        Self { store, signers, reads, briefs: Arc::default() }
+    }
+
     /// Reads by a store that lets so many requests pass.
     async fn read<T, R: Future<Output = Result<T, String>>>(
         self,
@@ -247,29 +265,59 @@ impl Shelf {
         let page = page.map_err(|error| failure::chain(&error))?;
         let repository = marker.map(|marker| marker.id);
         let backups = page.entries.iter().filter_map(|entry| history_backup(entry, repository.as_ref()?));
-        let mut keys = chain::keys(&self.store, source).await.map_err(|error| failure::chain(&error))?;
+        let mut listed = chain::listed(&self.store, source).await.map_err(|error| failure::chain(&error))?;
         // File names are the times at which the drills ended.
-        keys.sort_by(|(_, one), (_, other)| time(other).cmp(time(one)));
-        let fetched = stream::iter(keys.iter().take(SHOWN_MAX).cloned())
-            .map(|(backup, key)| self.brief(source, backup, key))
-            .buffered(FETCHES_IN_FLIGHT);
-        let reports: Vec<Brief> = fetched.try_collect().await.map_err(|error| failure::chain(&error))?;
+        listed.sort_by(|one, other| time(&other.report.key).cmp(time(&one.report.key)));
+        let newest = &listed[..listed.len().min(SHOWN_MAX)];
+        let reports = self.briefs(source, newest).await.map_err(|error| failure::chain(&error))?;
+        let keys: Vec<_> = listed.into_iter().map(|listed| (listed.backup, listed.report.key)).collect();
         let breaks = breaks(&reports, keys.len() > SHOWN_MAX);
         Ok(History { backups: backups.collect(), has_older_backups: page.has_older, reports, keys, breaks })
     }
 
-    async fn brief(
-        &self,
-        source: &SourceName,
-        backup: BackupId,
-        key: ObjectKey,
-    ) -> Result<Brief, StoreError> {
-        let Found { key, report } = chain::fetch(&self.store, key, &self.signers).await?;
+    /// What is known of these reports; those that are new are read, and kept at once: where there are many large ones, the next
+    /// try goes on where this one ran out of time.
+    async fn briefs(&self, source: &SourceName, listed: &[Listed]) -> Result<Vec<Brief>, StoreError> {
+        self.keep_only(source, listed);
+        let read = stream::iter(listed.iter().cloned()).map(|listed| self.brief(source, listed));
+        read.buffered(FETCHES_IN_FLIGHT).try_collect().await
+    }
+
+    async fn brief(&self, source: &SourceName, listed: Listed) -> Result<Brief, StoreError> {
+        if let Some(brief) = self.kept(source, &listed) {
+            return Ok(brief);
+        }
+        let Found { key, report } =
+            chain::fetch(&self.store, listed.report.key.clone(), &self.signers).await?;
         let told = match &report {
             Ok(signed) => Ok(told(signed, source, &key)),
             Err(error) => Err(failure::chain(error)),
         };
-        Ok(Brief { backup, time: time(&key).to_owned(), told })
+        let brief = Brief { backup: listed.backup.clone(), time: time(&key).to_owned(), told };
+        // What came damaged may have been so on its way alone.
+        if !matches!(report, Err(ReportError::Damaged { .. })) {
+            let kept = KeptBrief { of: listed, brief: brief.clone() };
+            self.lock_briefs().entry(source.clone()).or_default().insert(key, kept);
+        }
+        Ok(brief)
+    }
+
+    fn kept(&self, source: &SourceName, listed: &Listed) -> Option<Brief> {
+        let briefs = self.lock_briefs();
+        let kept = briefs.get(source)?.get(&listed.report.key)?;
+        (kept.of == *listed).then(|| kept.brief.clone())
+    }
+
+    /// Older ones have left the page, or the bucket.
+    fn keep_only(&self, source: &SourceName, listed: &[Listed]) {
+        let keys: HashSet<&ObjectKey> = listed.iter().map(|listed| &listed.report.key).collect();
+        if let Some(briefs) = self.lock_briefs().get_mut(source) {
+            briefs.retain(|key, _| keys.contains(key));
+        }
+    }
+
+    fn lock_briefs(&self) -> MutexGuard<'_, Briefs> {
+        self.briefs.lock().expect("no holder of this lock panics")
     }
 
     async fn report(
@@ -432,5 +480,37 @@ impl Keep for Read<Option<Report>> {
 impl Keep for Read<Audit> {
     fn keep(&self) -> Duration {
         if self.what.is_ok() { KEPT_TRAIL } else { KEPT }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pgproof_repository::store::counting::CountingStore;
+    use pgproof_repository::store::operation::Operation;
+
+    use super::*;
+    use crate::report::sample::Chain;
+    use crate::serve::tests::{place, source, store_of};
+
+    #[tokio::test]
+    async fn reports_are_read_once_as_long_as_they_lie_there_unchanged() {
+        let chain = Chain::of(3);
+        let store = store_of(&chain).await;
+        let counting = CountingStore::new(store.clone());
+        let shelf = Shelf::new(Arc::new(counting.clone()), chain.trusted());
+        let read = async || {
+            counting.counters().reset();
+            let history = shelf.clone().history(&source()).await.unwrap();
+            let trusted = history.reports.iter().filter(|brief| brief.told.is_ok()).count();
+            (trusted, counting.counters().of(Operation::Get).requests)
+        };
+        let (trusted, first) = read().await;
+        assert_eq!(trusted, 3);
+        let (trusted, again) = read().await;
+        assert_eq!((trusted, first - again), (3, 6), "three reports with their signatures");
+        let signature = layout::signature_of(&place(&chain.reports[1].2));
+        store.delete(&signature).await.unwrap();
+        let (trusted, changed) = read().await;
+        assert_eq!((trusted, changed - again), (2, 2), "one whose signature has gone");
     }
 }

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
@@ -55,6 +56,8 @@ pub(crate) struct Site {
 }
 
 type Shared = State<Arc<Site>>;
+/// What a path names. One that is no text names nothing.
+type Named<T> = Result<Path<T>, PathRejection>;
 
 /// All pages.
 pub(crate) fn router(site: Site) -> Router {
@@ -123,7 +126,8 @@ async fn sources(State(site): Shared, headers: HeaderMap) -> Response {
     html(status, views::sources::html(frame, &survey.location, &standings, now))
 }
 
-async fn source(State(site): Shared, Path(name): Path<String>, headers: HeaderMap) -> Response {
+async fn source(State(site): Shared, name: Named<String>, headers: HeaderMap) -> Response {
+    let Ok(Path(name)) = name else { return not_found() };
     let bucket = site.bucket();
     let Some(name) = bucket.source(&name) else { return not_found() };
     let (survey, history) = tokio::join!(bucket.survey(), bucket.history(&name));
@@ -137,7 +141,8 @@ async fn source(State(site): Shared, Path(name): Path<String>, headers: HeaderMa
     html(status, views::source::html(frame, &standing, &history, now))
 }
 
-async fn audit(State(site): Shared, Path(name): Path<String>, headers: HeaderMap) -> Response {
+async fn audit(State(site): Shared, name: Named<String>, headers: HeaderMap) -> Response {
+    let Ok(Path(name)) = name else { return not_found() };
     let bucket = site.bucket();
     let Some(name) = bucket.source(&name) else { return not_found() };
     let trail = bucket.trail(&name).await;
@@ -146,11 +151,8 @@ async fn audit(State(site): Shared, Path(name): Path<String>, headers: HeaderMap
     html(status, views::audit::html(frame, &name, &trail))
 }
 
-async fn report(
-    State(site): Shared,
-    Path((name, backup, file)): Path<(String, String, String)>,
-    headers: HeaderMap,
-) -> Response {
+async fn report(State(site): Shared, named: Named<(String, String, String)>, headers: HeaderMap) -> Response {
+    let Ok(Path((name, backup, file))) = named else { return not_found() };
     let bucket = site.bucket();
     let Some(name) = bucket.source(&name) else { return not_found() };
     let Some(asked) = Asked::of(&name, &backup, &file) else { return not_found() };

@@ -11,6 +11,7 @@ use pgproof_monitoring::survey::Subject;
 use pgproof_policies::Policy;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::ids::ObjectKey;
+use pgproof_repository::report::Verdict;
 use pgproof_repository::report::chain::SignedReport;
 use pgproof_repository::signature::TrustedSigners;
 use pgproof_repository::store::counting::CountingStore;
@@ -126,7 +127,7 @@ fn exchange(address: SocketAddr, request: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-fn source() -> SourceName {
+pub(super) fn source() -> SourceName {
     "app".parse().unwrap()
 }
 
@@ -134,7 +135,7 @@ async fn put(store: &SharedStore, key: &ObjectKey, bytes: Vec<u8>) {
     store.put(key, bytes.into(), PutCondition::IfAbsent).await.unwrap();
 }
 
-fn place(signed: &SignedReport) -> ObjectKey {
+pub(super) fn place(signed: &SignedReport) -> ObjectKey {
     let report = signed.get();
     layout::verification(&report.source, &report.backup, report.finished_at)
 }
@@ -146,7 +147,7 @@ fn page_of(signed: &SignedReport) -> String {
     format!("/sources/app/reports/{}/{time}", signed.get().backup)
 }
 
-async fn store_of(chain: &Chain) -> SharedStore {
+pub(super) async fn store_of(chain: &Chain) -> SharedStore {
     let store: SharedStore = Arc::new(MemoryStore::new());
     let id = "a".repeat(26).parse().unwrap();
     catalog::ensure_marker(&*store, id, Timestamp::now()).await.unwrap();
@@ -180,7 +181,9 @@ async fn pages_are_read_from_the_bucket_once_and_change_nothing() {
     assert!(source.contains("Report 3") && source.contains("by verifier@example.org"), "{source}");
     assert!(source.contains("The chain of these reports holds"), "{source}");
     let report = served.get(pages[3]).await.body;
-    assert!(report.contains("Well signed, and in its place in the chain"), "{report}");
+    let place = |text: &str| report.find(text).unwrap_or_else(|| panic!("{text} is not in {report}"));
+    assert!(place("id=\"verdict\"") < place("Well signed, and in its place in the chain"), "{report}");
+    assert!(place("Pages above") < place("id=\"verdict\""), "{report}");
     assert!(report.contains("ssh-keygen -Y verify"), "{report}");
 
     let head = served.ask("HEAD / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".to_owned()).await;
@@ -188,6 +191,10 @@ async fn pages_are_read_from_the_bucket_once_and_change_nothing() {
     for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
         let request = format!("{method} / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         assert_eq!(served.ask(request).await.status(), "405", "{method}");
+    }
+    for path in ["/sources/%ff", "/sources/%ff/audit", "/sources/app/reports/%ff/%ff"] {
+        let answer = served.get(path).await;
+        assert!(answer.status() == "404" && answer.body.contains("Not here"), "{path}: {}", answer.body);
     }
     for path in
         ["/else", "/sources/none", "/sources/app/reports/x/y", "/sources/app/reports/../../etc/passwd"]
@@ -247,9 +254,11 @@ async fn what_others_wrote_is_text_and_is_shown_for_what_it_is() {
     let list = served.get("/sources/app").await.body;
     assert!(list.contains("is not trusted") && list.contains("report has no signature"), "{list}");
     assert!(list.contains("there are two reports with number 2"), "{list}");
+    assert!(list.contains("2 reports here are not trusted, and count for nothing."), "{list}");
     let hostile = served.get(&page_of(&chain.reports[1].2)).await.body;
     assert!(hostile.contains("&#60;script&#62;alert(1)"), "{hostile}");
-    assert!(hostile.contains("at odds with its chain: it proves nothing"), "{hostile}");
+    let alarm = hostile.find("at odds with its chain: it proves nothing").expect("an alarm");
+    assert!(alarm < hostile.find("id=\"verdict\"").unwrap(), "{hostile}");
     let foreign = served.get(&page_of(foreign)).await;
     assert_eq!(foreign.status(), "200");
     assert!(foreign.body.contains("A report that nobody vouches for"), "{}", foreign.body);
@@ -259,6 +268,41 @@ async fn what_others_wrote_is_text_and_is_shown_for_what_it_is() {
     assert_eq!(served.get(&format!("{bare}.json.sig")).await.status(), "404");
     assert_eq!(served.get(&format!("{bare}.csv")).await.status(), "404");
     assert_eq!(served.get(&format!("{bare}.json")).await.status(), "200");
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_green_stands_above_a_verdict_that_is_not() {
+    for verdict in [Verdict::Failed, Verdict::NotRun, Verdict::Degraded] {
+        let mut chain = Chain::new();
+        chain.add(|report| (report.source, report.verdict) = (source(), verdict));
+        let served = Served::start(store_of(&chain).await, chain.trusted(), Access::Everybody).await;
+        let page = served.get(&page_of(&chain.reports[0].2)).await.body;
+        let (_, body) = page.split_once("</style>").expect("a style");
+        let (above, _) = body.split_once("id=\"verdict\"").expect("a verdict");
+        assert!(!above.contains("good") && !above.contains('✓'), "{verdict:?}: {above}");
+        served.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_weak_proof_does_not_look_like_a_whole_one_and_no_report_holds_no_chain() {
+    let mut chain = Chain::new();
+    chain.add(|report| {
+        (report.source, report.verdict) = (source(), Verdict::Degraded);
+        report.finished_at = "2025-11-01T04:00:00Z".parse().unwrap();
+    });
+    let served = Served::start(store_of(&chain).await, chain.trusted(), Access::Everybody).await;
+    for path in ["/", "/sources/app"] {
+        let page = served.get(path).await.body;
+        assert!(page.contains(", weaker</span>"), "{path}: {page}");
+    }
+    served.stop().await;
+    let (empty, signers) = (Chain::new(), chain.trusted());
+    let served = Served::start(store_of(&empty).await, signers, Access::Everybody).await;
+    let page = served.get("/sources/app").await.body;
+    assert!(!page.contains("chain of these reports holds") && page.contains("No drill has left"), "{page}");
+    assert!(page.contains("backup age: there is no backup"), "{page}");
     served.stop().await;
 }
 

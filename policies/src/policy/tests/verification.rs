@@ -32,13 +32,22 @@ fn expectations_are_a_text_or_a_range() {
 #[test]
 fn no_exception_stands_in_for_the_proof_itself() {
     let exception = |check: &str| {
-        format!(
-            "exceptions = [{{ check = \"{check}\", reason = \"r\", until = \"2027-03-31\" }}]\nchecks = ["
-        )
+        format!("exceptions = [{{ check = '{check}', reason = \"r\", until = \"2027-03-31\" }}]\nchecks = [")
     };
     let text = problems_with("checks = [", &exception("tables"));
     assert!(text.contains("exceptions[0].check: must be none of signature"), "{text}");
-    let policy = parsed(&NIGHTLY.replacen("checks = [", &exception("collations"), 1));
-    let found = source(&policy, "app").verification.unwrap().exceptions;
-    assert_eq!(found[0].until, jiff::civil::date(2027, 3, 31));
+    let text = problems_with("checks = [", &exception("orders add up"));
+    assert!(
+        text.contains("exceptions[0].check: must be the name of one of `checks`, or one of selection"),
+        "{text}"
+    );
+    for (named, reported) in [
+        ("collation versions", "collation versions"),
+        ("orders exist", "check \"orders exist\""),
+        ("check \"orders exist\"", "check \"orders exist\""),
+    ] {
+        let policy = parsed(&NIGHTLY.replacen("checks = [", &exception(named), 1));
+        let found = source(&policy, "app").verification.unwrap().exceptions;
+        assert_eq!((&*found[0].check, found[0].until), (reported, jiff::civil::date(2027, 3, 31)));
+    }
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use jiff::Timestamp;
+use pgproof_monitoring::answer;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::report::chain::REPORT_BYTES_MAX;
 use pgproof_repository::signature::TrustedSigners;
@@ -29,8 +30,8 @@ pub(super) async fn run(policy: &Path, args: cli::Check, json: bool) -> anyhow::
     };
     let now = Timestamp::now();
     match json {
-        true => println!("{}", serde_json::to_string_pretty(&audit.json(now))?),
-        false => print!("{}", audit.text(now)),
+        true => answer::print_json(&audit.json(now))?,
+        false => answer::print(&audit.text(now))?,
     }
     Ok(match (audit.problems.is_empty(), audit.not_compared.is_empty()) {
         (false, _) => Exit::CheckFailed.into(),

@@ -5,8 +5,11 @@ use std::process::ExitCode;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use pgproof_monitoring::answer;
+use pgproof_monitoring::journal::say;
 use pgproof_policies::moment;
 use pgproof_repository::report::chain::{self, Found, SignedReport};
+use tracing::Level;
 
 use super::{Archive, no_such_report};
 use crate::cli;
@@ -35,13 +38,12 @@ pub(super) async fn run(policy: &Path, args: cli::Export, json: bool) -> anyhow:
     }
     let index = export::write_index(&args.to)?;
     if json {
-        println!("{}", serde_json::json!({ "pages": pages, "index": index }));
+        answer::print_json_line(&serde_json::json!({ "pages": pages, "index": index }))?;
     } else {
-        pages.iter().for_each(|page| println!("{}", page.display()));
-        println!("{}", index.display());
+        pages.iter().chain([&index]).try_for_each(|page| answer::say(&page.display().to_string()))?;
     }
     let left_out: Vec<String> = found.iter().filter_map(left_out).collect();
-    left_out.iter().for_each(|line| eprintln!("not exported: {line}"));
+    left_out.iter().for_each(|line| say(Level::WARN, &format!("not exported: {line}")));
     Ok(if left_out.is_empty() { ExitCode::SUCCESS } else { Exit::CheckFailed.into() })
 }
 

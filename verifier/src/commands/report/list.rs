@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use pgproof_monitoring::answer;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::report::chain::{Found, SignedReport};
 use serde_json::{Value, json};
@@ -22,11 +23,11 @@ pub(super) async fn run(policy: &Path, source: Option<SourceName>, json: bool) -
         let found = archive.reports(source).await?;
         match json {
             true => documents.extend(found.iter().map(document)),
-            false => print!("{}", text(source, &found)),
+            false => answer::print(&text(source, &found))?,
         }
     }
     if json {
-        println!("{}", serde_json::to_string_pretty(&documents)?);
+        answer::print_json(&documents)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ mod show;
 use std::path::Path;
 use std::process::ExitCode;
 
+use pgproof_monitoring::answer;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::ids::RepositoryId;
@@ -24,7 +25,7 @@ use crate::verifier::open_repository;
 pub(crate) async fn run(policy: &Path, command: Report, json: bool) -> anyhow::Result<ExitCode> {
     match command {
         Report::Schema => {
-            print!("{}", schema::PUBLISHED);
+            answer::print(schema::PUBLISHED)?;
             Ok(ExitCode::SUCCESS)
         }
         Report::List { source } => list::run(policy, source, json).await,

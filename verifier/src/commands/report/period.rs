@@ -3,10 +3,13 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use pgproof_monitoring::answer;
+use pgproof_monitoring::journal::say;
 use pgproof_repository::access::AccessError;
 use pgproof_repository::ids::ReportSha256;
 use pgproof_repository::report::chain::Found;
 use pgproof_repository::signature::{SigningKey, namespace};
+use tracing::Level;
 
 use super::Archive;
 use crate::cli;
@@ -28,13 +31,15 @@ pub(super) async fn run(policy: &Path, args: cli::Period, json: bool) -> anyhow:
     };
     let paths = write(&args.to, &period, key.as_ref())?;
     match json {
-        true => println!("{}", serde_json::to_string_pretty(&period)?),
-        false => paths.iter().for_each(|path| println!("{}", path.display())),
+        true => answer::print_json(&period)?,
+        false => paths.iter().try_for_each(|path| answer::say(&path.display().to_string()))?,
     }
     // Nobody can say whether they belong to the span.
     let left_out: Vec<_> =
         found.iter().filter_map(|found| Some((&found.key, found.report.as_ref().err()?))).collect();
-    left_out.iter().for_each(|(key, error)| eprintln!("left out: {key}: {}", failure::chain(*error)));
+    for (key, error) in &left_out {
+        say(Level::WARN, &format!("left out: {key}: {}", failure::chain(*error)));
+    }
     Ok(if left_out.is_empty() { ExitCode::SUCCESS } else { Exit::CheckFailed.into() })
 }
 

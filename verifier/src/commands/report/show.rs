@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use pgproof_monitoring::answer;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::layout;
 
@@ -19,10 +20,10 @@ pub(super) async fn run(
     let found = archive.reports(source).await?;
     let report = pick(&found, which).ok_or_else(|| no_such_report(source))?.get();
     match json {
-        true => println!("{}", serde_json::to_string_pretty(report)?),
+        true => answer::print_json(report)?,
         false => {
             let key = layout::verification(&report.source, &report.backup, report.finished_at);
-            print!("{}", report.text(Some(key.as_str())));
+            answer::print(&report.text(Some(key.as_str())))?;
         }
     }
     Ok(ExitCode::SUCCESS)

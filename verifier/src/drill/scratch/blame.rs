@@ -9,6 +9,8 @@ use pgproof_postgres::cluster::ClusterError;
 use pgproof_postgres::infrastructure;
 use pgproof_postgres::restore::{self, RestoreError};
 use pgproof_postgres::scratch::ScratchError;
+use pgproof_repository::custody;
+use pgproof_repository::keys::{Identities, KeyError};
 use pgproof_repository::report::Outcome;
 use pgproof_repository::store::StoreError;
 use tokio_postgres::error::SqlState;
@@ -75,6 +77,26 @@ pub(crate) fn of_reading(error: &(dyn Error + 'static)) -> Fault {
         Some(StoreError::Unreachable { .. } | StoreError::Short { .. }) => Fault::Passing { reason },
         Some(_) => Fault::Lasting { reason },
     }
+}
+
+/// The same of an object that is opened with these identities. Whether an altered header or a foreign identity keeps it shut
+/// its own bytes cannot tell: what is sealed to its recipients afresh can.
+pub(crate) fn of_opening(
+    error: &(dyn Error + 'static),
+    recipients: &[String],
+    identities: &Identities,
+) -> Fault {
+    let is_shut = causes(error)
+        .filter_map(|cause| cause.downcast_ref::<KeyError>())
+        .any(|cause| matches!(cause, KeyError::NoMatchingIdentity));
+    let opens =
+        |recipient: &String| matches!(custody::opens(recipient, identities, &mut rand::rng()), Ok(true));
+    if is_shut && !recipients.iter().any(opens) {
+        let reason =
+            format!("no identity here is of this backup's recipients, which are {}", recipients.join(", "));
+        return Fault::Lasting { reason };
+    }
+    of_reading(error)
 }
 
 /// Why a restore failed. `shared` is a server on which the drill's role may lack rights.
@@ -156,6 +178,12 @@ fn told_with(error: &(dyn Error + 'static), hint: Option<String>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use pgproof_repository::keys::{NoPrompts, generate_identity};
+    use pgproof_repository::sealed::UnsealError;
+
     use super::*;
 
     #[derive(Debug, PartialEq)]
@@ -198,6 +226,25 @@ mod tests {
         let kinds =
             [&away, &denied, &damaged, &StoreError::NotFound { key: key() }].map(|e| kind(&of_reading(e)));
         assert_eq!(kinds, [Kind::Passing, Kind::Lasting, Kind::Backup, Kind::Backup]);
+    }
+
+    #[test]
+    fn a_foreign_identity_says_nothing_about_a_backup_and_an_altered_header_does() {
+        let pair = || {
+            let (identity, recipient) = generate_identity();
+            let path = Path::new("a test");
+            (Identities::parse(&identity, path, Arc::new(NoPrompts)).unwrap(), recipient)
+        };
+        let ((own, recipient), (foreign, _)) = (pair(), pair());
+        let recipients = [recipient, pair().1];
+        let shut = UnsealError::Key { source: KeyError::NoMatchingIdentity };
+        let Fault::Lasting { reason } = of_opening(&shut, &recipients, &foreign) else {
+            panic!("a foreign identity blames the backup")
+        };
+        assert!(reason.contains(&recipients[0]), "{reason}");
+        assert_eq!(kind(&of_opening(&shut, &recipients, &own)), Kind::Backup);
+        let gone = StoreError::NotFound { key: "k".to_owned() };
+        assert_eq!(kind(&of_opening(&gone, &recipients, &foreign)), Kind::Backup);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use pgproof_repository::report::v1;
 
 use crate::failure::chain;
 
-pub(crate) use blame::{Fault, of_reading, of_restore};
+pub(crate) use blame::{Fault, of_opening, of_reading, of_restore};
 pub(crate) use private::sweep;
 pub(crate) use roles::{Roles, make_roles, missing_roles};
 

@@ -6,7 +6,7 @@ use pgproof_repository::audit::{Audit, Entry, Finding};
 
 use super::Frame;
 use crate::report::figures;
-use crate::report::parts::{Cell, Column, Grid, Tone};
+use crate::report::parts::{Cell, Column, Grid, Tone, written};
 use crate::serve::bucket::Read;
 
 /// Acts that are shown, the newest.
@@ -57,7 +57,7 @@ pub(in crate::serve) fn html(frame: Frame, source: &SourceName, trail: &Read<Aud
         limited: (hidden > 0)
             .then(|| format!("{} not shown.", figures::counted(hidden, "older one is", "older ones are"))),
     };
-    page.render().expect("a page is written to memory, which takes all")
+    written(&page)
 }
 
 fn judged(audit: &Audit, source: &SourceName) -> (Tone, String, String) {
@@ -105,7 +105,7 @@ fn acts(acts: &[Entry]) -> Grid {
             act.backup.as_ref().map_or_else(|| Cell::from("none"), |id| Cell::code(id.as_str())),
             act.outcome.as_str().into(),
             act.who.as_str().into(),
-            act.host.as_str().into(),
+            Cell::code(&act.host),
         ]);
     }
     grid

@@ -3,6 +3,7 @@
 use askama::Template;
 
 use super::Frame;
+use crate::report::parts::written;
 
 #[derive(Debug, Template)]
 #[template(path = "serve/login.html")]
@@ -15,5 +16,5 @@ struct Page<'a> {
 
 pub(in crate::serve) fn html(to: &str, wrong: bool) -> String {
     let page = Page { frame: Frame::plain("Sign in"), to, wrong };
-    page.render().expect("a page is written to memory, which takes all")
+    written(&page)
 }

@@ -3,6 +3,7 @@
 use askama::Template;
 
 use super::Frame;
+use crate::report::parts::written;
 
 #[derive(Debug, Template)]
 #[template(path = "serve/message.html")]
@@ -14,5 +15,5 @@ struct Page<'a> {
 
 pub(in crate::serve) fn html(heading: &str, text: &str) -> String {
     let page = Page { frame: Frame::plain(heading), heading, text };
-    page.render().expect("a page is written to memory, which takes all")
+    written(&page)
 }

@@ -13,7 +13,7 @@ use pgproof_policies::standing::{Finding, State};
 
 use super::bucket::Asked;
 use crate::report::figures;
-use crate::report::parts::{Cell, Link, Tone};
+use crate::report::parts::{Cell, Link, Tone, written};
 
 /// What every page has around its contents.
 #[derive(Debug)]
@@ -48,8 +48,7 @@ struct Bare {
 
 /// What stands between the style tags of the pages of a report, and of the site.
 pub(super) fn styles() -> [String; 2] {
-    let bare =
-        Bare { title: "", generator: "" }.render().expect("a page is written to memory, which takes all");
+    let bare = written(&Bare { title: "", generator: "" });
     [bare, message::html("", "")].map(|page| {
         let (_, rest) = page.split_once("<style>").expect("every page has a style");
         rest.split("</style>").next().unwrap_or_default().to_owned()
@@ -69,17 +68,28 @@ fn protection(state: State) -> String {
     state.protection().replace('_', " ")
 }
 
-/// What is not well, gravest first.
+/// What is not well, gravest first, each with what it is about.
 fn reasons(findings: &[Finding]) -> Vec<String> {
     let mut unwell: Vec<&Finding> = findings.iter().filter(|finding| finding.state != State::Ok).collect();
     unwell.sort_by_key(|finding| std::cmp::Reverse(finding.state));
-    unwell.into_iter().map(|finding| finding.told.clone()).collect()
+    let told = |finding: &Finding| format!("{}: {}", subject(finding), finding.told);
+    unwell.into_iter().map(told).collect()
+}
+
+/// `backup age`
+fn subject(finding: &Finding) -> String {
+    finding.aspect.as_str().replace('_', " ")
 }
 
 /// A time and how long it is past.
-fn aged(at: Timestamp, now: Timestamp) -> Cell {
+fn aged(at: Timestamp, now: Timestamp) -> String {
     let age = figures::seconds_between(at, now).max(0.0);
-    format!("{}, {} ago", figures::stamp(at), figures::span(age)).into()
+    format!("{}, {} ago", figures::stamp(at), figures::span(age))
+}
+
+/// When or how long ago a drill proved something; a proof with a weakness is not told like a whole one.
+fn proof_told(told: String, is_weak: bool) -> Cell {
+    if is_weak { Cell::marked(Tone::Weak, format!("{told}, weaker")) } else { told.into() }
 }
 
 /// A report's page, or a file of it.

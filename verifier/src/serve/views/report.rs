@@ -5,7 +5,7 @@ use pgproof_repository::report::chain::SignedReport;
 
 use super::{Frame, link};
 use crate::report::page;
-use crate::report::parts::{Cell, Fact, Link, Notice, Tone};
+use crate::report::parts::{Cell, Fact, Link, Notice, Tone, written};
 use crate::serve::bucket::{Asked, Report, Standing};
 
 #[derive(Debug, Template)]
@@ -38,7 +38,7 @@ fn untrusted(frame: Frame, asked: &Asked, report: &Report, why: &str) -> String 
         Fact::new("Under the name", Cell::code(format!("{}.json", asked.time))),
     ];
     let page = Untrusted { frame, source: asked.source.to_string(), why, files, facts };
-    page.render().expect("a page is written to memory, which takes all")
+    written(&page)
 }
 
 fn notice(

@@ -3,13 +3,15 @@
 use askama::Template;
 use jiff::Timestamp;
 use pgproof_monitoring::survey::Standing;
+use pgproof_policies::standing;
 use pgproof_repository::report::{Verdict, v1};
 
-use super::{Frame, link, protection, reasons, tone};
+use super::{Frame, link, proof_told, protection, reasons, subject, tone};
 use crate::report::figures;
-use crate::report::parts::{Cell, Column, Fact, Grid, Link, Tone};
+use crate::report::parts::{Cell, Column, Fact, Grid, Link, Tone, written};
 use crate::report::timeline::Timeline;
 use crate::report::verdict;
+use crate::report::worth::{self, Worth};
 use crate::serve::bucket::{Asked, Brief, Handed, History, Read, SHOWN_MAX};
 
 /// Units across, on a desk and on a telephone.
@@ -36,6 +38,9 @@ struct Shown {
     wide: Timeline,
     narrow: Timeline,
     breaks: Vec<String>,
+    /// Whether there is a report that the chain is made of.
+    has_chain: bool,
+    untrusted: Option<String>,
     reports: Vec<ReportLine>,
     backups: Vec<BackupLine>,
     limited: Option<String>,
@@ -81,7 +86,7 @@ pub(in crate::serve) fn html(
         shown,
         problem: history.what.as_ref().err().cloned(),
     };
-    page.render().expect("a page is written to memory, which takes all")
+    written(&page)
 }
 
 fn key_figures(standing: &Standing<'_>, now: Timestamp) -> Vec<Fact> {
@@ -89,17 +94,22 @@ fn key_figures(standing: &Standing<'_>, now: Timestamp) -> Vec<Fact> {
     let backup = facts.and_then(|facts| facts.newest_backup(now));
     let proof = facts.and_then(|facts| facts.newest_proof(now));
     let span = |at: Timestamp| figures::span(figures::seconds_between(at, now).max(0.0));
-    let or = |value: Option<String>, otherwise: &str| match (value, facts) {
-        (Some(value), _) => Cell::from(value),
+    let or = |value: Option<Cell>, otherwise: &str| match (value, facts) {
+        (Some(value), _) => value,
         (None, Some(_)) => otherwise.into(),
         (None, None) => Cell::absent(),
     };
-    let recovery = proof.and_then(|proof| proof.recovery).map(|took| figures::span(took.as_secs_f64()));
+    let proved =
+        proof.map(|proof| proof_told(span(proof.finished_at), proof.verdict == standing::Verdict::Degraded));
+    // Of the drill that the objective is held against, whether it proved anything or not.
+    let measured = facts.and_then(|facts| facts.newest_measured(now)?.recovery);
+    let recovery = measured.map(|took| figures::span(took.as_secs_f64()).into());
+    let stored = backup.map(|backup| figures::bytes(backup.stored_bytes).into());
     vec![
-        Fact::new("Age of the newest backup", or(backup.map(|backup| span(backup.snapshot_at)), "never")),
-        Fact::new("Age of the newest proof", or(proof.map(|proof| span(proof.finished_at)), "never")),
+        Fact::new("Age of the newest backup", or(backup.map(|it| span(it.snapshot_at).into()), "never")),
+        Fact::new("Age of the newest proof", or(proved, "never")),
         Fact::new("Time to restore", or(recovery, "not measured")),
-        Fact::new("Newest backup, stored", or(backup.map(|it| figures::bytes(it.stored_bytes)), "nothing")),
+        Fact::new("Newest backup, stored", or(stored, "nothing")),
     ]
 }
 
@@ -107,9 +117,8 @@ fn findings(standing: &Standing<'_>) -> Grid {
     let columns = [Column::text("Question"), Column::text("State"), Column::text("Found")];
     let mut grid = Grid::new("Each question by itself, as `pgproof status` has it", columns);
     for finding in &standing.findings {
-        let name = finding.aspect.as_str().replace('_', " ");
         grid.row([
-            name.into(),
+            subject(finding).into(),
             Cell::marked(tone(finding.state), finding.state.as_str()),
             finding.told.as_str().into(),
         ]);
@@ -133,6 +142,11 @@ impl Shown {
             wide: timeline(TIMELINE_WIDE),
             narrow: timeline(TIMELINE_NARROW),
             breaks: history.breaks.iter().map(ToString::to_string).collect(),
+            has_chain: history
+                .reports
+                .iter()
+                .any(|brief| brief.told.as_ref().is_ok_and(|told| !told.is_misplaced)),
+            untrusted: untrusted(history),
             reports: history.reports.iter().map(|brief| report_line(brief, &asked(brief), history)).collect(),
             backups: history
                 .backups
@@ -154,6 +168,17 @@ fn limited(history: &History) -> Option<String> {
     (!all.is_empty()).then(|| {
         format!("Only the newest {SHOWN_MAX} of each are shown; there are {} too.", all.join(" and "))
     })
+}
+
+/// Reports that are in no chain must not lie in the shade of one that holds.
+fn untrusted(history: &History) -> Option<String> {
+    let count = history.reports.iter().filter(|brief| brief.told.is_err()).count() as u64;
+    let told = figures::counted(
+        count,
+        "report here is not trusted, and counts",
+        "reports here are not trusted, and count",
+    );
+    (count > 0).then(|| format!("{told} for nothing."))
 }
 
 /// What the timeline draws: reports that are well signed and not at odds with their chain.
@@ -181,17 +206,28 @@ fn drawn(history: &History, now: Timestamp) -> v1::History {
 fn report_line(brief: &Brief, asked: &Asked, history: &History) -> ReportLine {
     let backup = Cell::code(brief.backup.as_str());
     match &brief.told {
-        Ok(told) => ReportLine {
-            page: link(asked, "", format!("Report {}", told.link.number)),
-            finished: figures::stamp(told.link.finished_at),
-            backup,
-            verdict: Cell::marked(told.verdict.into(), verdict::word(told.verdict)),
-            recovery: told.recovery_seconds.map_or("not restored".to_owned(), figures::span),
-            signature: match history.at_odds(told) {
-                Some(why) => Cell::marked(Tone::Bad, format!("at odds with its chain: {why}")),
-                None => Cell::marked(Tone::Good, format!("by {}", told.signer.principal)),
-            },
-        },
+        Ok(told) => {
+            let word = verdict::word(told.verdict);
+            let (verdict, signature) = match history.at_odds(told) {
+                // What proves nothing gets no tick.
+                Some(why) => (
+                    Cell::marked(Tone::Unknown, word),
+                    Cell::marked(Tone::Bad, format!("at odds with its chain: {why}")),
+                ),
+                None => (
+                    Cell::marked(told.verdict.into(), word),
+                    Cell::marked(Tone::Good, format!("by {}", told.signer.principal)),
+                ),
+            };
+            ReportLine {
+                page: link(asked, "", format!("Report {}", told.link.number)),
+                finished: figures::stamp(told.link.finished_at),
+                backup,
+                verdict,
+                recovery: told.recovery_seconds.map_or("not restored".to_owned(), figures::span),
+                signature,
+            }
+        }
         Err(why) => ReportLine {
             page: link(asked, "", "A report"),
             finished: "not known".to_owned(),
@@ -208,17 +244,16 @@ fn backup_line(
     history: &History,
     asked: &impl Fn(&Brief) -> Asked,
 ) -> BackupLine {
-    let is_good = backup.standing == "good";
-    let held = if backup.held { ", held" } else { "" };
-    let proved = match (backup.proved_at, backup.failed_at) {
-        (proved, Some(failed)) if proved.is_none_or(|proved| failed >= proved) => {
-            Cell::marked(Tone::Bad, format!("found bad {}", figures::stamp(failed)))
-        }
-        (Some(proved), _) => Cell::marked(Tone::Good, figures::stamp(proved)),
-        (None, _) => Cell::marked(Tone::Unknown, "not proved"),
+    let own = || history.reports.iter().filter(|brief| brief.backup == backup.id);
+    let is_weak = |at: Timestamp| {
+        let mut told = own().filter_map(|brief| brief.told.as_ref().ok());
+        told.any(|told| told.link.finished_at == at && told.verdict == Verdict::Degraded)
     };
-    let own = history.reports.iter().filter(|brief| brief.backup == backup.id);
-    let reports = own.filter_map(|brief| {
+    let proved = match Worth::of(backup) {
+        Worth::Proved(at) if is_weak(at) => proof_told(figures::stamp(at), true),
+        _ => worth::proof_cell(backup),
+    };
+    let reports = own().filter_map(|brief| {
         let told = brief.told.as_ref().ok()?;
         let counts = told.verdict != Verdict::NotRun && history.at_odds(told).is_none();
         counts.then(|| link(&asked(brief), "", format!("report {}", told.link.number)))
@@ -227,10 +262,7 @@ fn backup_line(
         id: Cell::code(backup.id.as_str()),
         at: figures::stamp(backup.snapshot_at),
         stored: backup.stored_bytes.map_or("not known".to_owned(), figures::bytes),
-        standing: Cell::marked(
-            if is_good { Tone::Good } else { Tone::Bad },
-            format!("{}{held}", backup.standing),
-        ),
+        standing: worth::standing_cell(backup),
         proved,
         reports: reports.collect(),
     }

@@ -3,11 +3,11 @@
 use askama::Template;
 use jiff::Timestamp;
 use pgproof_monitoring::survey::{Standing, worst};
-use pgproof_policies::standing::{Aspect, State};
+use pgproof_policies::standing::{Aspect, State, Verdict};
 
-use super::{Frame, aged, protection, reasons, tone};
+use super::{Frame, aged, proof_told, protection, reasons, tone};
 use crate::report::figures;
-use crate::report::parts::{Cell, Tone};
+use crate::report::parts::{Cell, Tone, written};
 
 #[derive(Debug, Template)]
 #[template(path = "serve/sources.html")]
@@ -49,7 +49,7 @@ pub(in crate::serve) fn html(
         told: told(standings),
         lines: sorted.into_iter().map(|standing| line(standing, now)).collect(),
     };
-    page.render().expect("a page is written to memory, which takes all")
+    written(&page)
 }
 
 fn heading(standings: &[Standing<'_>]) -> String {
@@ -93,8 +93,11 @@ fn line(standing: &Standing<'_>, now: Timestamp) -> Line {
     Line {
         name: standing.source.name.to_string(),
         state: Cell::marked(tone(state), protection(state)),
-        backup: backup.map_or_else(|| none(true), |backup| aged(backup.snapshot_at, now)),
-        proof: proof.map_or_else(|| none(is_verified), |proof| aged(proof.finished_at, now)),
+        backup: backup.map_or_else(|| none(true), |backup| aged(backup.snapshot_at, now).into()),
+        proof: proof.map_or_else(
+            || none(is_verified),
+            |proof| proof_told(aged(proof.finished_at, now), proof.verdict == Verdict::Degraded),
+        ),
         objectives: objectives(standing),
         reasons: reasons(&standing.findings),
     }
