@@ -26,9 +26,9 @@ pub(crate) enum Made {
     Before,
 }
 
-/// A session with a database of the target's server.
+/// A session with a database of the target's server, in which things may be changed.
 pub(crate) async fn open(spec: &ConnectionSpec) -> Result<Session, RestoreError> {
-    Box::pin(spec.connect()).await.map_err(|source| RestoreError::Connect { source })
+    Box::pin(spec.for_writing().connect()).await.map_err(|source| RestoreError::Connect { source })
 }
 
 /// The server's version, as in `server_version_num`.
