@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use pgproof_repository::manifest::v1::Server;
 use tokio_postgres::error::SqlState;
 
-use super::error::RestoreError;
+use super::error::{CREATING, RestoreError};
 use crate::connection::{ConnectionSpec, Session};
 use crate::quoting::{identifier, literal};
 use crate::snapshot::DatabaseSetting;
@@ -61,7 +61,7 @@ pub(crate) async fn create(
         Err(source) if is_about_locale(&source) => {
             Err(RestoreError::Locale { locale: of.collate.clone(), encoding: of.encoding.clone(), source })
         }
-        Err(source) => Err(RestoreError::Server { doing: "create the database", source }),
+        Err(source) => Err(RestoreError::Server { doing: CREATING, source }),
     }
 }
 
@@ -167,7 +167,7 @@ fn setting_value(name: &str, value: &str) -> String {
     items.join(", ")
 }
 
-async fn exists(session: &Session, database: &str) -> Result<bool, RestoreError> {
+pub(crate) async fn exists(session: &Session, database: &str) -> Result<bool, RestoreError> {
     session
         .query_opt("SELECT 1 FROM pg_catalog.pg_database WHERE datname = $1::text", &[&database])
         .await

@@ -77,6 +77,9 @@ pub(super) async fn run(
         progress: Arc::new(Unwatched),
         cancel,
     };
+    if args.swap {
+        refuse_swap_from_within(&target, &database, &server.database)?;
+    }
     let plan = restore.plan()?;
     let needed = bytes_needed(&restore, server, &plan);
     let room = Space::of(&target).await.room_for(needed);
@@ -271,6 +274,17 @@ async fn refuse_vulnerable(
     }
     note(json, "WARNING", &format!("{message}; only signed archives reach it"));
     Ok(())
+}
+
+/// No database is renamed over a connection to itself, which would come out only after the whole restore.
+fn refuse_swap_from_within(target: &ConnectionSpec, new: &str, old: &str) -> anyhow::Result<()> {
+    if ![new, old].contains(&target.database()) {
+        return Ok(());
+    }
+    let message =
+        format!("--swap renames database {:?}, and the target's connection is one to it", target.database());
+    let hint = "name the server by another of its databases: --target postgresql://…/template1";
+    Err(Failure::new(Exit::Usage, message, hint).into())
 }
 
 /// A swap is confirmed by typing the database's name, or by `--yes`.
