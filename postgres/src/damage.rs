@@ -8,7 +8,8 @@ use crate::quoting::qualified;
 
 /// Takes one row out of a table. `false` where a trigger, a rule or a foreign key does not let it go.
 pub async fn take_row(database: &ConnectionSpec, table: &Table) -> Result<bool, ComparisonError> {
-    let session = Box::pin(database.connect()).await.map_err(|source| ComparisonError::Connect { source })?;
+    let session = Box::pin(database.for_writing().connect()).await;
+    let session = session.map_err(|source| ComparisonError::Connect { source })?;
     let failed = |source| ComparisonError::Server { doing: "take a row out of a table", source };
     // Without triggers and foreign keys where the role may have it so; it is no matter where it may not.
     match session.batch_execute("SET session_replication_role = replica").await {

@@ -27,12 +27,23 @@ pub enum Kind {
     SecurityLabel,
 }
 
+/// What a name in a statement is that of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Class {
+    Role,
+    Tablespace,
+    Parameter,
+}
+
 /// A statement that may be carried out.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Statement {
     pub kind: Kind,
-    /// The role or tablespace that it is about.
+    /// The role, tablespace or server setting that it is about.
     pub object: String,
+    pub(crate) class: Class,
+    /// Who gets or loses a membership or right.
+    pub(crate) grantee: Option<String>,
     pub(crate) sql: String,
 }
 
@@ -62,8 +73,10 @@ impl Globals {
         let mut refused = Vec::new();
         for statement in scan::statements(text) {
             match statement.map(|s| (judge(&s.tokens), s)) {
-                Ok((Verdict::Take(kind, object), s)) => {
-                    globals.statements.push(Statement { kind, object, sql: s.text.to_owned() });
+                Ok((Verdict::Take(taken), s)) => {
+                    let Taken { kind, class, object, grantee } = taken;
+                    let sql = s.text.to_owned();
+                    globals.statements.push(Statement { kind, object, class, grantee, sql });
                 }
                 Ok((Verdict::Skip, _)) => {}
                 Ok((Verdict::Refuse, s)) => refused.push(shorten(&scan::without_password(s.text))),
@@ -94,27 +107,33 @@ fn shorten(text: &str) -> String {
 }
 
 enum Verdict {
-    Take(Kind, String),
+    Take(Taken),
     /// Sets up psql's own session, which ours does for itself.
     Skip,
     Refuse,
 }
 
+struct Taken {
+    kind: Kind,
+    class: Class,
+    object: String,
+    grantee: Option<String>,
+}
+
 use scan::Token;
 
 fn judge(tokens: &[Token]) -> Verdict {
-    let word = |at: usize| tokens.get(at).and_then(Token::keyword).unwrap_or_default();
-    let take = |kind: Kind, at: usize| match tokens.get(at).and_then(Token::name) {
-        Some(object) => Verdict::Take(kind, object),
-        None => Verdict::Refuse,
-    };
+    let word = |at: usize| word(tokens, at);
     match (word(0).as_str(), word(1).as_str()) {
-        ("CREATE", "ROLE") => take(Kind::CreateRole, 2),
-        ("ALTER", "ROLE") => take(Kind::AlterRole, 2),
-        ("CREATE", "TABLESPACE") => take(Kind::CreateTablespace, 2),
-        ("ALTER", "TABLESPACE") => take(Kind::AlterTablespace, 2),
-        ("COMMENT", "ON") if matches!(word(2).as_str(), "ROLE" | "TABLESPACE") => take(Kind::Comment, 3),
-        ("SECURITY", "LABEL") => security_label(tokens),
+        ("CREATE", "ROLE") => take(tokens, 2, Kind::CreateRole),
+        ("ALTER", "ROLE") => take(tokens, 2, Kind::AlterRole),
+        ("CREATE", "TABLESPACE") => take(tokens, 2, Kind::CreateTablespace),
+        ("ALTER", "TABLESPACE") => take(tokens, 2, Kind::AlterTablespace),
+        ("COMMENT", "ON") => take(tokens, 3, Kind::Comment),
+        // SECURITY LABEL FOR provider ON ROLE name IS …
+        ("SECURITY", "LABEL") if (word(2).as_str(), word(4).as_str()) == ("FOR", "ON") => {
+            take(tokens, 6, Kind::SecurityLabel)
+        }
         ("GRANT" | "REVOKE", _) => rights(tokens),
         ("SET", "DEFAULT_TRANSACTION_READ_ONLY" | "CLIENT_ENCODING") => Verdict::Skip,
         // Off would mean that every string in the file reads otherwise than it was read here.
@@ -124,31 +143,47 @@ fn judge(tokens: &[Token]) -> Verdict {
     }
 }
 
+fn word(tokens: &[Token], at: usize) -> String {
+    tokens.get(at).and_then(Token::keyword).unwrap_or_default()
+}
+
+/// Takes a statement about what is named at this place, behind the word that says what it is.
+fn take(tokens: &[Token], at: usize, kind: Kind) -> Verdict {
+    let class = match word(tokens, at - 1).as_str() {
+        "ROLE" => Class::Role,
+        "TABLESPACE" => Class::Tablespace,
+        _ => return Verdict::Refuse,
+    };
+    match tokens.get(at).and_then(Token::name) {
+        Some(object) => Verdict::Take(Taken { kind, class, object, grantee: None }),
+        None => Verdict::Refuse,
+    }
+}
+
 fn rights(tokens: &[Token]) -> Verdict {
     let at = |keyword: &str| tokens.iter().position(|t| t.keyword().as_deref() == Some(keyword));
-    let Some(on) = at("ON") else {
-        // GRANT role TO role; a REVOKE of memberships is never written.
-        let granted = tokens.get(1).and_then(Token::name);
-        let is_grant = tokens[0].keyword().as_deref() == Some("GRANT");
-        return match (granted, tokens.get(2).and_then(Token::keyword).as_deref()) {
-            (Some(role), Some("TO")) if is_grant => Verdict::Take(Kind::GrantMembership, role),
-            _ => Verdict::Refuse,
-        };
+    let name = |at: usize| tokens.get(at).and_then(Token::name);
+    let Some(on) = at("ON") else { return membership(tokens) };
+    let (kind, class) = match word(tokens, on + 1).as_str() {
+        "TABLESPACE" => (Kind::TablespaceRights, Class::Tablespace),
+        "PARAMETER" => (Kind::ParameterRights, Class::Parameter),
+        _ => return Verdict::Refuse,
     };
-    let object = tokens.get(on + 2).and_then(Token::name);
-    match (tokens.get(on + 1).and_then(Token::keyword).as_deref(), object) {
-        (Some("TABLESPACE"), Some(object)) => Verdict::Take(Kind::TablespaceRights, object),
-        (Some("PARAMETER"), Some(object)) => Verdict::Take(Kind::ParameterRights, object),
+    let toward = matches!(word(tokens, on + 3).as_str(), "TO" | "FROM");
+    match (name(on + 2), name(on + 4)) {
+        (Some(object), grantee @ Some(_)) if toward => Verdict::Take(Taken { kind, class, object, grantee }),
         _ => Verdict::Refuse,
     }
 }
 
-/// `SECURITY LABEL FOR provider ON ROLE name IS …`.
-fn security_label(tokens: &[Token]) -> Verdict {
-    let word = |at: usize| tokens.get(at).and_then(Token::keyword).unwrap_or_default();
-    let shape = (word(2), word(4), word(5));
-    match (shape.0.as_str(), shape.1.as_str(), shape.2.as_str(), tokens.get(6).and_then(Token::name)) {
-        ("FOR", "ON", "ROLE" | "TABLESPACE", Some(object)) => Verdict::Take(Kind::SecurityLabel, object),
+/// `GRANT role TO role …`; a REVOKE of memberships is never written.
+fn membership(tokens: &[Token]) -> Verdict {
+    let name = |at: usize| tokens.get(at).and_then(Token::name);
+    let one_member = matches!(word(tokens, 4).as_str(), "WITH" | "GRANTED") || tokens.len() == 4;
+    match (word(tokens, 0).as_str(), name(1), word(tokens, 2).as_str(), name(3)) {
+        ("GRANT", Some(object), "TO", grantee @ Some(_)) if one_member => {
+            Verdict::Take(Taken { kind: Kind::GrantMembership, class: Class::Role, object, grantee })
+        }
         _ => Verdict::Refuse,
     }
 }

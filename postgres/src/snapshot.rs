@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 
 use crate::client::Version;
 use crate::connection::{ConnectError, ConnectionSpec, Session};
@@ -12,6 +13,9 @@ use crate::infrastructure;
 /// How long measuring the relations may wait for a lock before their sizes are estimated instead. `pg_dump` waits for
 /// those same locks longer; a progress bar is not worth a wait.
 const SIZE_LOCK_TIMEOUT: &str = "2s";
+/// A database without an encoding takes any bytes for a name.
+const HINT_OF_NO_ENCODING: &str = "the database's encoding is SQL_ASCII, which checks no names, and the name of a relation or a \
+     comment is not UTF-8: rename it, or write the comment anew (COMMENT ON DATABASE)";
 /// Words in the names of settings whose values may be, or hold, secrets.
 const SECRET_WORDS: &str = "password|passphrase|secret|token|credential|conninfo|command|_key";
 
@@ -210,6 +214,9 @@ impl SnapshotError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Connect(error) => error.hint(),
+            Self::Query { source, .. } if source.code() == Some(&SqlState::CHARACTER_NOT_IN_REPERTOIRE) => {
+                Some(HINT_OF_NO_ENCODING.to_owned())
+            }
             Self::Query { source, .. } => infrastructure::hint(source),
             Self::Lost(_) => Some("see the server's log: it was stopped, or ended the session".to_owned()),
             _ => None,

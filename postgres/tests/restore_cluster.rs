@@ -11,6 +11,7 @@ use pgproof_postgres::client::ClientTools;
 use pgproof_postgres::cluster::{Cluster, ClusterOptions};
 use pgproof_postgres::comparison::compare;
 use pgproof_postgres::connection::{ConnectionSpec, Session};
+use pgproof_postgres::damage::take_row;
 use pgproof_postgres::restore::{Phase, Progress, Restore, RestoreError, Unwatched, swap, write_archive};
 use pgproof_repository::ids::PlaintextSha256;
 use pgproof_repository::inventory::Inventory;
@@ -86,9 +87,32 @@ const SCHEMA: &str = r#"
     INSERT INTO hidden VALUES ('a'), ('b');
     ALTER TABLE hidden ENABLE ROW LEVEL SECURITY;
     ALTER TABLE hidden FORCE ROW LEVEL SECURITY;
+    -- Other partitions after each restore.
+    CREATE TYPE feeling AS ENUM ('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i');
+    CREATE TABLE feelings (f feeling, n int) PARTITION BY HASH (f);
+    CREATE TABLE feelings_0 PARTITION OF feelings FOR VALUES WITH (MODULUS 3, REMAINDER 0);
+    CREATE TABLE feelings_1 PARTITION OF feelings FOR VALUES WITH (MODULUS 3, REMAINDER 1);
+    CREATE TABLE feelings_2 PARTITION OF feelings FOR VALUES WITH (MODULUS 3, REMAINDER 2);
+    INSERT INTO feelings SELECT chr(97 + n % 9)::feeling, n FROM generate_series(1, 900) n;
     ALTER DATABASE app SET work_mem = '17MB';
     COMMENT ON DATABASE app IS 'it''s ours';
 "#;
+
+/// Little inside, and much that the archive does not hold.
+const PROPERTIES: &str = "
+    CREATE ROLE keeper; CREATE ROLE \"the clerk\"; CREATE ROLE reader;
+    CREATE TABLE orders (id int);
+    INSERT INTO orders SELECT generate_series(1, 10);
+    ALTER DATABASE app OWNER TO keeper;
+    ALTER DATABASE app CONNECTION LIMIT 50;
+    REVOKE CONNECT ON DATABASE app FROM PUBLIC;
+    GRANT CREATE ON DATABASE app TO \"the clerk\";
+    GRANT CONNECT ON DATABASE app TO \"the clerk\" WITH GRANT OPTION;
+    SET ROLE \"the clerk\";
+    GRANT CONNECT ON DATABASE app TO reader;
+    RESET ROLE;
+    ALTER DATABASE app SET default_transaction_read_only = on;
+    ALTER ROLE postgres SET default_transaction_read_only = on";
 
 fn bin() -> PathBuf {
     let mut found: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
@@ -112,13 +136,17 @@ struct World {
 
 impl World {
     async fn new(indexed: bool) -> Self {
+        Self::of(SCHEMA, indexed).await
+    }
+
+    async fn of(schema: &str, indexed: bool) -> Self {
         let bin = bin();
         let cluster = Cluster::start(&bin, ClusterOptions::default()).await.unwrap();
         let maintenance = session(cluster.spec()).await;
         maintenance.batch_execute("CREATE DATABASE app").await.unwrap();
         let app = cluster.spec().with_database(DATABASE);
         let client = session(&app).await;
-        client.batch_execute(&format!("SET search_path = public; {SCHEMA}")).await.unwrap();
+        client.batch_execute(&format!("SET search_path = public; {schema}")).await.unwrap();
         let backup = Box::pin(back_up(&bin, &app, indexed)).await;
         Self { cluster, backup, bin }
     }
@@ -264,14 +292,18 @@ async fn tells_a_changed_row(world: &World) {
     let spec = world.cluster.spec().with_database("serial");
     session(&spec)
         .await
-        .batch_execute("UPDATE public.lines SET n = 2 WHERE order_id = 1; DROP TABLE public.empty")
+        .batch_execute(
+            "UPDATE public.lines SET n = 2 WHERE order_id = 1; DROP TABLE public.empty;
+             DELETE FROM public.feelings WHERE n = 7",
+        )
         .await
         .unwrap();
     let compared = Box::pin(compare(&spec, &world.backup.inventory, 2)).await.unwrap();
     let different: Vec<_> =
         compared.iter().filter(|t| !t.equal).map(|t| (t.name.as_str(), t.found.is_some())).collect();
-    assert_eq!(different.len(), 2, "{different:?}");
+    assert_eq!(different.len(), 3, "{different:?}");
     assert!(different.contains(&("lines", true)) && different.contains(&("empty", false)), "{different:?}");
+    assert!(different.contains(&("feelings", true)), "{different:?}");
 }
 
 async fn selects(world: &World) {
@@ -433,5 +465,57 @@ async fn an_archive_without_index_is_checked_first_and_restored_serially_in_a_cl
     assert!(!report.rows_compared && !report.warnings.is_empty());
     world.assert_objects("plain").await;
     assert_eq!(world.text("plain", "SELECT count(*)::text FROM public.events").await, "30000");
+    world.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_archive_does_not_hold_of_a_database_comes_back_in_a_cluster() {
+    let world = World::of(PROPERTIES, true).await;
+    let mut restore = world.restore("again");
+    let settings = &mut restore.inventory.facts["database"]["settings"][0]["assignments"];
+    let settings = settings.as_array_mut().expect("the database's settings");
+    settings.push("work_mem=17MB".into());
+    settings.push("session_preload_libraries=there_is_no_such_library".into());
+    let report = Box::pin(restore.run()).await.unwrap();
+    // An old pg_restore has a warning of its own.
+    let of_database: Vec<_> =
+        report.warnings.iter().filter(|told| told.contains("of the database")).collect();
+    let [warning] = of_database[..] else { panic!("{:?}", report.warnings) };
+    assert!(
+        warning.starts_with("setting session_preload_libraries of the database was not restored"),
+        "{warning}"
+    );
+    assert_eq!(world.text("again", "SELECT current_setting('work_mem')").await, "17MB");
+    let kept = |database: &str| {
+        format!(
+            "SELECT concat_ws(' ', datdba::regrole, datacl, datconnlimit) FROM pg_database WHERE datname = '{database}'"
+        )
+    };
+    let properties = world.text(DATABASE, &kept(DATABASE)).await;
+    assert!(properties.starts_with("keeper {=T/keeper,") && properties.ends_with(" 50"), "{properties}");
+    assert_eq!(world.text("again", &kept("again")).await, properties);
+
+    // The database says that nobody writes by default; nor does our role.
+    let spec = world.cluster.spec().with_database("again");
+    assert!(take_row(&spec, &world.backup.inventory.archives[0].tables[0]).await.unwrap());
+    let now = "2026-11-24T01:30:00Z".parse().unwrap();
+    Box::pin(swap(world.cluster.spec(), "again", DATABASE, now)).await.unwrap();
+
+    let others = Restore { no_owner: true, no_acl: true, ..world.restore("others") };
+    Box::pin(others.run()).await.unwrap();
+    assert_eq!(world.text("others", &kept("others")).await, "postgres 50");
+
+    // The mark cannot be written in the encoding of the database that we are connected to.
+    let maintenance = session(&world.cluster.spec().for_writing()).await;
+    let latin = "CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'";
+    maintenance.batch_execute(latin).await.unwrap();
+    let unmarked = Restore {
+        target: world.cluster.spec().with_database("latin"),
+        marker: Some("€".to_owned()),
+        ..world.restore("unmarked")
+    };
+    let error = Box::pin(unmarked.run()).await.unwrap_err();
+    assert!(matches!(&error, RestoreError::Server { doing, .. } if doing.starts_with("mark")), "{error:?}");
+    assert!(!world.exists("unmarked").await, "a database that nobody knows as ours is left behind");
     world.cluster.stop().await.unwrap();
 }

@@ -155,6 +155,12 @@ impl ConnectionSpec {
         Self { options: Some(options.collect::<Vec<_>>().join(" ")), ..self.clone() }
     }
 
+    /// The same, whose sessions may write even where a role or a database says that by default none does.
+    #[must_use]
+    pub fn for_writing(&self) -> Self {
+        self.with_setting("default_transaction_read_only", "off")
+    }
+
     /// The same account and database over TCP on this machine.
     pub(crate) fn over_loopback(&self, port: u16, password: Option<SecretString>) -> Self {
         let host = Host::Tcp { name: "127.0.0.1".to_owned(), address: None };

@@ -10,7 +10,7 @@ use super::ConnectionError;
 /// Directories of the system-wide `pg_service.conf`, which libpq has compiled in and distributions place differently.
 const SYSTEM_DIRECTORIES: [&str; 3] = ["/etc/postgresql-common", "/etc/sysconfig/pgsql", "/etc/pgsql"];
 /// The environment variables that libpq reads, and the parameters that they stand for.
-const VARIABLES: [(&str, &str); 15] = [
+const VARIABLES: [(&str, &str); 20] = [
     ("PGHOST", "host"),
     ("PGHOSTADDR", "hostaddr"),
     ("PGPORT", "port"),
@@ -23,6 +23,11 @@ const VARIABLES: [(&str, &str); 15] = [
     ("PGSSLCERT", "sslcert"),
     ("PGSSLKEY", "sslkey"),
     ("PGSSLCRL", "sslcrl"),
+    ("PGSSLCRLDIR", "sslcrldir"),
+    ("PGSSLMINPROTOCOLVERSION", "ssl_min_protocol_version"),
+    ("PGGSSENCMODE", "gssencmode"),
+    ("PGREQUIREPEER", "requirepeer"),
+    ("PGTARGETSESSIONATTRS", "target_session_attrs"),
     ("PGCHANNELBINDING", "channel_binding"),
     ("PGREQUIREAUTH", "require_auth"),
     ("PGCONNECT_TIMEOUT", "connect_timeout"),
@@ -47,7 +52,7 @@ const UNDERSTOOD: [&str; 15] = [
 ];
 /// Parameters that change neither what is read nor how well the connection is protected. All others are refused:
 /// to drop `sslcrl` or `require_auth` in silence would weaken what the operator asked for.
-const HARMLESS: [&str; 16] = [
+const HARMLESS: [&str; 13] = [
     "application_name",
     "fallback_application_name",
     "client_encoding",
@@ -56,14 +61,18 @@ const HARMLESS: [&str; 16] = [
     "keepalives_interval",
     "keepalives_count",
     "tcp_user_timeout",
-    "gssencmode",
     "gsslib",
     "krbsrvname",
     "sslcompression",
     "sslsni",
-    "target_session_attrs",
     "load_balance_hosts",
-    "ssl_min_protocol_version",
+];
+/// Parameters that protect with some values, and are taken with those only that ask for nothing: of one server, or of TLS,
+/// which no session of ours speaks in an older version than 1.2.
+const ASKING_NOTHING: [(&str, &[&str]); 3] = [
+    ("gssencmode", &["disable", "prefer"]),
+    ("ssl_min_protocol_version", &["TLSv1", "TLSv1.1", "TLSv1.2"]),
+    ("target_session_attrs", &["any", "prefer-standby"]),
 ];
 
 /// The environment of a process as a value, so that everything made from it can be tried with any.
@@ -173,6 +182,12 @@ impl Parameters {
     fn put(&mut self, name: &str, value: &str) -> Result<(), ConnectionError> {
         if value.is_empty() || HARMLESS.contains(&name) {
             return Ok(());
+        }
+        if let Some((_, taken)) = ASKING_NOTHING.iter().find(|(given, _)| *given == name) {
+            return match taken.iter().any(|taken| taken.eq_ignore_ascii_case(value)) {
+                true => Ok(()),
+                false => Err(ConnectionError::Unsupported { name: format!("{name}={value}") }),
+            };
         }
         if !UNDERSTOOD.contains(&name) {
             return Err(ConnectionError::Unsupported { name: name.to_owned() });

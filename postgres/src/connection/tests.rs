@@ -105,3 +105,45 @@ fn a_child_gets_what_it_needs_in_private_and_nothing_else() {
     drop(child);
     assert!(!file.exists() && !file.parent().unwrap().exists());
 }
+
+#[test]
+fn what_protects_is_refused_wherever_it_is_asked_for_and_not_carried_out() {
+    let home = tempfile::tempdir().unwrap();
+    let at_home = ("HOME", home.path().to_str().unwrap());
+    // Name, variable, whether it is taken.
+    for (name, variable, value, taken) in [
+        ("gssencmode", "PGGSSENCMODE", "disable", true),
+        ("gssencmode", "PGGSSENCMODE", "prefer", true),
+        ("gssencmode", "PGGSSENCMODE", "require", false),
+        ("target_session_attrs", "PGTARGETSESSIONATTRS", "any", true),
+        ("target_session_attrs", "PGTARGETSESSIONATTRS", "prefer-standby", true),
+        ("target_session_attrs", "PGTARGETSESSIONATTRS", "standby", false),
+        ("target_session_attrs", "PGTARGETSESSIONATTRS", "read-write", false),
+        ("ssl_min_protocol_version", "PGSSLMINPROTOCOLVERSION", "tlsv1.2", true),
+        ("ssl_min_protocol_version", "PGSSLMINPROTOCOLVERSION", "TLSv1.3", false),
+        ("requirepeer", "PGREQUIREPEER", "postgres", false),
+        ("sslcrl", "PGSSLCRL", "/x", false),
+        ("sslcrldir", "PGSSLCRLDIR", "/x", false),
+        ("require_auth", "PGREQUIREAUTH", "scram-sha-256", false),
+    ] {
+        let by_uri = ConnectionSpec::from_uri(
+            &format!("postgresql://u@db/app?{name}={value}"),
+            &environment(&[at_home]),
+            None,
+        );
+        let by_variable = ConnectionSpec::from_uri(
+            "postgresql://u@db/app",
+            &environment(&[at_home, (variable, value)]),
+            None,
+        );
+        for given in [by_uri, by_variable] {
+            match given {
+                Ok(_) => assert!(taken, "{name}={value} was dropped in silence"),
+                Err(ConnectionError::Unsupported { name: told }) => {
+                    assert!(!taken && told.starts_with(name), "{name}={value}: {told}");
+                }
+                Err(error) => panic!("{name}={value}: {error}"),
+            }
+        }
+    }
+}

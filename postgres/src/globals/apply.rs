@@ -2,14 +2,15 @@
 
 use std::collections::HashSet;
 
-use super::{Globals, Kind, Statement};
+use super::{Class, Globals, Kind, Statement};
 use crate::connection::Session;
 
 /// What is done with what the server has already, or cannot have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ApplyOptions {
-    /// Give roles that exist the attributes, passwords and settings of the file. Else they are left as they are.
-    pub change_existing_roles: bool,
+    /// Give what exists the attributes, passwords, settings, memberships, rights and comments of the file. Else it is left
+    /// as it is, and what was taken from a role since then is not given back.
+    pub change_existing: bool,
     /// Create tablespaces. Their directories must exist: on another host they rarely do.
     pub tablespaces: bool,
 }
@@ -33,8 +34,8 @@ pub struct Applied {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    #[error("cannot list the server's roles")]
-    Roles(#[source] tokio_postgres::Error),
+    #[error("cannot list the server's roles and tablespaces")]
+    Existing(#[source] tokio_postgres::Error),
     #[error("the session was lost while roles were made")]
     Lost(#[source] tokio_postgres::Error),
 }
@@ -45,13 +46,10 @@ pub async fn apply(
     globals: &Globals,
     options: ApplyOptions,
 ) -> Result<Vec<Applied>, ApplyError> {
-    let query = "SELECT rolname::text, rolname = current_user FROM pg_catalog.pg_roles";
-    let rows = session.query(query, &[]).await.map_err(ApplyError::Roles)?;
-    let existing: HashSet<String> = rows.iter().map(|row| row.get(0)).collect();
-    let ourselves: Option<String> = rows.iter().find(|row| row.get(1)).map(|row| row.get(0));
+    let existing = Existing::of(session).await.map_err(ApplyError::Existing)?;
     let mut applied = Vec::with_capacity(globals.statements.len());
     for statement in &globals.statements {
-        let outcome = match reason_to_skip(statement, options, &existing, ourselves.as_deref()) {
+        let outcome = match existing.reason_to_skip(statement, options) {
             Some(why) => Outcome::Skipped { why },
             None => execute(session, statement).await?,
         };
@@ -65,25 +63,53 @@ pub async fn apply(
     Ok(applied)
 }
 
-fn reason_to_skip(
-    statement: &Statement,
-    options: ApplyOptions,
-    existing: &HashSet<String>,
-    ourselves: Option<&str>,
-) -> Option<&'static str> {
-    let exists = existing.contains(&statement.object);
-    match statement.kind {
-        Kind::CreateRole if exists => Some("the role exists"),
-        Kind::AlterRole if Some(statement.object.as_str()) == ourselves => {
-            Some("it is the role that does this")
+/// What the server had before.
+struct Existing {
+    roles: HashSet<String>,
+    tablespaces: HashSet<String>,
+    ourselves: Option<String>,
+}
+
+impl Existing {
+    async fn of(session: &Session) -> Result<Self, tokio_postgres::Error> {
+        let query = "SELECT rolname::text, rolname = current_user FROM pg_catalog.pg_roles";
+        let roles = session.query(query, &[]).await?;
+        let spaces = session.query("SELECT spcname::text FROM pg_catalog.pg_tablespace", &[]).await?;
+        Ok(Self {
+            roles: roles.iter().map(|row| row.get(0)).collect(),
+            tablespaces: spaces.iter().map(|row| row.get(0)).collect(),
+            ourselves: roles.iter().find(|row| row.get(1)).map(|row| row.get(0)),
+        })
+    }
+
+    fn reason_to_skip(&self, statement: &Statement, options: ApplyOptions) -> Option<&'static str> {
+        let Statement { kind, class, object, grantee, .. } = statement;
+        let existed = match class {
+            Class::Role => self.roles.contains(object),
+            Class::Tablespace => self.tablespaces.contains(object),
+            // They come with the server.
+            Class::Parameter => true,
+        };
+        // PUBLIC is no role, and always there.
+        let grantee_existed =
+            grantee.as_deref().is_none_or(|name| self.roles.contains(name) || name == "public");
+        match kind {
+            _ if *class == Class::Tablespace && !options.tablespaces => {
+                Some("tablespaces were not asked for")
+            }
+            Kind::CreateRole if existed => Some("the role exists"),
+            Kind::CreateTablespace if existed => Some("the tablespace exists"),
+            Kind::AlterRole if Some(object) == self.ourselves.as_ref() => {
+                Some("it is the role that does this")
+            }
+            _ if options.change_existing || !existed => None,
+            Kind::AlterRole => Some("the role existed, and is left as it is"),
+            Kind::GrantMembership | Kind::ParameterRights if grantee_existed => {
+                Some("both existed, and are left as they are")
+            }
+            Kind::GrantMembership | Kind::ParameterRights => None,
+            _ => Some("what it is about existed, and is left as it is"),
         }
-        Kind::AlterRole if exists && !options.change_existing_roles => {
-            Some("the role existed, and is left as it is")
-        }
-        Kind::CreateTablespace | Kind::AlterTablespace | Kind::TablespaceRights if !options.tablespaces => {
-            Some("tablespaces were not asked for")
-        }
-        _ => None,
     }
 }
 

@@ -68,6 +68,8 @@ fn everything_else_is_refused_by_name() {
         "SET standard_conforming_strings = off;",
         "GRANT ALL ON DATABASE x TO y;",
         "GRANT pg_execute_server_program, a TO y;",
+        "GRANT a TO b, c;",
+        "GRANT SET ON PARAMETER x, y TO z;",
         "CREATE FUNCTION f() RETURNS int AS $x$ CREATE ROLE a; $x$ LANGUAGE sql;",
         "COMMENT ON DATABASE x IS 'y';",
         "CREATE ROLE a",
@@ -120,4 +122,43 @@ async fn a_clusters_globals_are_made_on_another() {
     assert!(there.await.unwrap().get::<_, bool>(0), "an existing role was changed");
     source.stop().await.unwrap();
     target.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_taken_from_existing_roles_is_not_given_back() {
+    let cluster = Cluster::start(Path::new(BIN), ClusterOptions::default()).await.unwrap();
+    let session = cluster.spec().connect().await.unwrap();
+    session.batch_execute("CREATE ROLE old_group; CREATE ROLE old_member").await.unwrap();
+    // As the server was when it was dumped.
+    let text = "CREATE ROLE old_group; CREATE ROLE old_member; CREATE ROLE new_group; CREATE ROLE new_member;
+        GRANT old_group TO old_member WITH ADMIN OPTION; GRANT new_group TO old_member; GRANT old_group TO new_member;
+        GRANT pg_read_all_data TO old_member; GRANT SET ON PARAMETER work_mem TO old_member;
+        GRANT SET ON PARAMETER work_mem TO new_member; REVOKE ALL ON PARAMETER work_mem FROM PUBLIC;
+        COMMENT ON ROLE old_group IS 'as it was'; COMMENT ON ROLE new_group IS 'new';
+        ALTER TABLESPACE pg_default SET (seq_page_cost = 7); REVOKE ALL ON TABLESPACE pg_default FROM PUBLIC;
+        GRANT CREATE ON TABLESPACE pg_default TO new_member; COMMENT ON TABLESPACE pg_default IS 'as it was';";
+    let globals = Globals::parse(text).unwrap();
+    let options = ApplyOptions { tablespaces: true, ..ApplyOptions::default() };
+    let applied = apply(&session, &globals, options).await.unwrap();
+    let done: Vec<_> =
+        applied.iter().filter(|a| a.outcome == Outcome::Done).map(|a| a.statement.as_str()).collect();
+    assert_eq!(
+        done,
+        [
+            "CREATE ROLE new_group",
+            "CREATE ROLE new_member",
+            "GRANT new_group TO old_member",
+            "GRANT old_group TO new_member",
+            "GRANT SET ON PARAMETER work_mem TO new_member",
+            "COMMENT ON ROLE new_group IS 'new'",
+        ]
+    );
+    assert!(applied.iter().all(|a| !matches!(a.outcome, Outcome::Failed { .. })), "{applied:?}");
+
+    let all = ApplyOptions { change_existing: true, ..ApplyOptions::default() };
+    apply(&session, &globals, all).await.unwrap();
+    let query = "SELECT pg_has_role('old_member', 'old_group', 'MEMBER'), shobj_description('old_group'::regrole, 'pg_authid')";
+    let row = session.query_one(query, &[]).await.unwrap();
+    assert_eq!((row.get::<_, bool>(0), row.get::<_, &str>(1)), (true, "as it was"));
+    cluster.stop().await.unwrap();
 }

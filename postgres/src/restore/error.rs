@@ -10,6 +10,11 @@ use crate::client::ClientError;
 use crate::connection::{ConnectError, ConnectionError};
 use crate::infrastructure;
 
+/// What was being done when rights are missing decides which.
+pub(super) const CREATING: &str = "create the database";
+pub(super) const RENAMING: &str = "rename the databases";
+pub(super) const ENDING_SESSIONS: &str = "end the databases' sessions";
+
 /// The cause below an error that another crate or module told.
 pub(super) type Source = Box<dyn std::error::Error + Send + Sync>;
 
@@ -41,6 +46,26 @@ pub enum RestoreError {
     Connect {
         #[source]
         source: ConnectError,
+    },
+    #[error(
+        "database {new:?} is restored, but did not take the place of {old:?}: both are there and open as before"
+    )]
+    NotSwapped {
+        new: String,
+        old: String,
+        /// What renames them, in SQL.
+        by_hand: String,
+        #[source]
+        source: Box<RestoreError>,
+    },
+    #[error("database {new:?} is restored, and whether it took the place of {old:?} is not known")]
+    SwapUnknown {
+        new: String,
+        old: String,
+        /// The name under which the old one is kept, if there was one.
+        kept: Option<String>,
+        #[source]
+        source: tokio_postgres::Error,
     },
     #[error("the target's server answered nothing for {} s", after.as_secs())]
     Silent { after: Duration },
@@ -134,9 +159,18 @@ impl RestoreError {
             Self::Environment { source } => source.hint(),
             Self::Client { source } => source.hint(),
             Self::PgRestore { stderr, .. } => hint_for(stderr),
-            Self::Load { source, .. } | Self::Server { source, .. } => {
-                hint_for_state(source).or_else(|| infrastructure::hint(source))
+            Self::NotSwapped { by_hand, source, .. } => Some(match hint_for_swap(source) {
+                Some(hint) => format!("{hint}, then swap by hand: {by_hand}"),
+                None => format!("swap by hand, from any other database: {by_hand}"),
+            }),
+            Self::SwapUnknown { kept: Some(kept), .. } => {
+                Some(format!("nothing is closed or lost: it did if there is a database {kept:?}"))
             }
+            Self::SwapUnknown { new, kept: None, .. } => {
+                Some(format!("nothing is closed or lost: it did if there is no database {new:?}"))
+            }
+            Self::Server { doing, source } => hint_for_answer(doing, source),
+            Self::Load { source, .. } => hint_for_answer("load a table", source),
             Self::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Some("free space there, or set TMPDIR to a folder with space".to_owned())
             }
@@ -153,15 +187,32 @@ impl RestoreError {
 }
 
 /// What the commonest refusals of the target's server call for.
-fn hint_for_state(error: &tokio_postgres::Error) -> Option<String> {
-    let hint = match error.code()?.code() {
+fn hint_for_answer(doing: &str, error: &tokio_postgres::Error) -> Option<String> {
+    let Some(code) = error.code() else { return infrastructure::hint(error) };
+    let hint = match code.code() {
         "53100" => "free space on the target's machine, then restore again; nothing half-made is left",
-        "42501" => "the role must be allowed to create databases: ALTER ROLE … CREATEDB, or another --target",
+        "42501" if doing == CREATING => {
+            "the role must be allowed to create databases: ALTER ROLE … CREATEDB, or another --target"
+        }
+        "42501" => "the role lacks a right: restore as a superuser, or with --no-owner and --no-acl",
         "53300" => "the target has no connection left: fewer --jobs, or a higher max_connections",
         "57P01" | "57P02" | "57P03" => "the target's server went down: look into its log, then restore again",
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+/// What is to be done before another try; the restored database is there already.
+fn hint_for_swap(source: &RestoreError) -> Option<&'static str> {
+    let RestoreError::Server { doing, source } = source else { return None };
+    match (*doing, source.code()?.code()) {
+        (ENDING_SESSIONS, "42501") => {
+            Some("have the sessions in both databases ended, those of superusers by a superuser")
+        }
+        (_, "42501") => Some("the role must own both databases and be allowed to create some (CREATEDB)"),
+        (_, "55006") => Some("end the sessions and prepared transactions in both databases"),
+        _ => None,
+    }
 }
 
 /// What the commonest complaints of pg_restore call for.

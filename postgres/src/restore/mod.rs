@@ -17,6 +17,7 @@ mod object;
 mod phases;
 mod plan;
 mod prepared;
+mod properties;
 mod pulse;
 mod sections;
 mod serial;
@@ -49,6 +50,7 @@ pub use swap::{Renames, swap};
 use crate::archive::selection::Filter;
 use crate::client::ClientTools;
 use crate::connection::ConnectionSpec;
+use properties::Properties;
 use target::Made;
 
 /// Everything a restore needs to know.
@@ -173,16 +175,18 @@ impl Restore {
     pub async fn run(&self) -> Result<RestoreReport, RestoreError> {
         let mut clock = PhaseClock::new(self.progress.clone());
         clock.enter(Phase::Prepare);
+        let properties = Properties::of(&self.inventory.facts)?;
         let ready = self.unless_cancelled(phases::prepare(self)).await?;
         // Not to be broken off: it would be unknown whether there is a database to drop.
         let made = target::create(
             &self.target,
             &self.database,
             &ready.prepared.facts.server,
+            properties.icu_rules(),
             self.marker.as_deref(),
         )
         .await?;
-        match self.unless_cancelled(phases::fill(self, &mut clock, ready)).await {
+        match self.unless_cancelled(phases::fill(self, &mut clock, ready, (&properties, made))).await {
             Ok(mut report) => {
                 report.phases = clock.finish();
                 Ok(report)

@@ -20,8 +20,9 @@ use super::load::{LoadArchive, Loader, RowForm, TableDone, TableTask};
 use super::object::{ArchiveObject, ReadArchives};
 use super::plan::{Mode, Unit, fetched_bytes, is_empty, units};
 use super::prepared::Prepared;
+use super::properties::Properties;
 use super::sections::{Input, PgRestore, Run, Section};
-use super::target::{self, open};
+use super::target::{self, Made, open};
 use super::witness::{Witness, hasty};
 use super::{Phase, PhaseClock, Restore, RestoreReport, serial};
 use crate::archive::selection::Selection;
@@ -70,20 +71,19 @@ pub(crate) async fn prepare(restore: &Restore) -> Result<Ready, RestoreError> {
     Ok(Ready { prepared, archives, selection, program, report })
 }
 
-/// Fills the new database, from its definitions to ANALYZE.
+/// Fills the new database, from its definitions to its properties.
 pub(crate) async fn fill(
     restore: &Restore,
     clock: &mut PhaseClock,
     ready: Ready,
+    (properties, made): (&Properties, Made),
 ) -> Result<RestoreReport, RestoreError> {
     let witness = Witness::open(&restore.target.with_database(&restore.database)).await?;
     let mut report = witness.sees(contents(restore, clock, ready)).await?;
     clock.enter(Phase::Analyze);
-    let maintenance = open(&restore.target).await?;
-    let facts = &restore.inventory.facts;
-    let marked = restore.marker.is_some();
-    report.warnings.extend(target::apply_properties(&maintenance, &restore.database, facts, marked).await);
+    // Before another role becomes the owner: ours may have no right to it afterwards.
     witness.analyze().await?;
+    report.warnings.extend(properties.apply(restore, made).await?);
     witness.confirm().await?;
     Ok(report)
 }

@@ -5,15 +5,16 @@ use std::collections::BTreeSet;
 use pgproof_repository::manifest::v1::Server;
 use tokio_postgres::error::SqlState;
 
-use super::error::RestoreError;
+use super::error::{CREATING, RestoreError};
 use crate::connection::{ConnectionSpec, Session};
 use crate::quoting::{identifier, literal};
-use crate::snapshot::DatabaseSetting;
 
 /// Longest name of a database, in bytes: one less than NAMEDATALEN.
 const NAME_BYTES_MAX: usize = 63;
 /// `server_version_num` from which a database has a locale provider.
 const VERSION_WITH_PROVIDERS: i32 = 150_000;
+/// … and from which ICU's may have rules of its own.
+pub(super) const VERSION_WITH_ICU_RULES: i32 = 160_000;
 /// … and from which there is a built-in one.
 const VERSION_WITH_BUILTIN: i32 = 170_000;
 /// … and from which FORCE ends sessions on its own.
@@ -26,9 +27,9 @@ pub(crate) enum Made {
     Before,
 }
 
-/// A session with a database of the target's server.
+/// A session with a database of the target's server, in which things may be changed.
 pub(crate) async fn open(spec: &ConnectionSpec) -> Result<Session, RestoreError> {
-    Box::pin(spec.connect()).await.map_err(|source| RestoreError::Connect { source })
+    Box::pin(spec.for_writing().connect()).await.map_err(|source| RestoreError::Connect { source })
 }
 
 /// The server's version, as in `server_version_num`.
@@ -45,6 +46,7 @@ pub(crate) async fn create(
     maintenance: &ConnectionSpec,
     database: &str,
     of: &Server,
+    icu_rules: Option<&str>,
     marker: Option<&str>,
 ) -> Result<Made, RestoreError> {
     if database.is_empty() || database.len() > NAME_BYTES_MAX || database.contains('\0') {
@@ -56,12 +58,19 @@ pub(crate) async fn create(
         return Ok(Made::Before);
     }
     let version = version(&session).await?;
-    match session.unhurried().batch_execute(&create_statement(database, of, version)).await {
-        Ok(()) => mark(&session, database, marker).await.map(|()| Made::Here),
+    match session.unhurried().batch_execute(&create_statement(database, of, icu_rules, version)).await {
+        Ok(()) => {
+            if let Err(error) = mark(&session, database, marker).await {
+                // Nobody would ever know it as ours. Why it was not marked says more than why it cannot be dropped.
+                let _ = remove(maintenance, database).await;
+                return Err(error);
+            }
+            Ok(Made::Here)
+        }
         Err(source) if is_about_locale(&source) => {
             Err(RestoreError::Locale { locale: of.collate.clone(), encoding: of.encoding.clone(), source })
         }
-        Err(source) => Err(RestoreError::Server { doing: "create the database", source }),
+        Err(source) => Err(RestoreError::Server { doing: CREATING, source }),
     }
 }
 
@@ -101,73 +110,12 @@ pub(crate) async fn missing_tablespaces(
     Ok(wanted.difference(&present).cloned().collect())
 }
 
-/// Gives the database what stands outside of it in the catalog: its settings and comment, as the backup recorded them.
-/// What this server refuses is answered as a warning. A database that is `marked` keeps its comment.
-pub(crate) async fn apply_properties(
-    session: &Session,
-    database: &str,
-    facts: &serde_json::Value,
-    marked: bool,
-) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for (what, statement) in property_statements(database, facts, marked) {
-        if let Err(error) = session.batch_execute(&statement).await {
-            warnings.push(format!("{what} of the database was not restored: {}", reason(&error)));
-        }
-    }
-    warnings
-}
-
-fn property_statements(database: &str, facts: &serde_json::Value, marked: bool) -> Vec<(String, String)> {
-    let of_database = facts.get("database").or_else(|| facts.pointer("/snapshot/database"));
-    let recorded = |name: &str| of_database.and_then(|facts| facts.get(name)).cloned();
-    let settings: Vec<DatabaseSetting> =
-        recorded("settings").and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default();
-    let mut statements = Vec::new();
-    for setting in &settings {
-        let whom = match &setting.role {
-            Some(role) => format!("ALTER ROLE {} IN DATABASE {}", identifier(role), identifier(database)),
-            None => format!("ALTER DATABASE {}", identifier(database)),
-        };
-        for (name, value) in setting.assignments.iter().filter_map(|text| text.split_once('=')) {
-            let parameter: Vec<String> = name.split('.').map(identifier).collect();
-            let set = format!("{whom} SET {} = {}", parameter.join("."), setting_value(name, value));
-            statements.push((format!("setting {name}"), set));
-        }
-    }
-    if !marked && let Some(comment) = recorded("comment").as_ref().and_then(serde_json::Value::as_str) {
-        let set = format!("COMMENT ON DATABASE {} IS {}", identifier(database), literal(comment));
-        statements.push(("the comment".to_owned(), set));
-    }
-    statements
-}
-
 /// What the server said, without the driver's preamble.
 pub(crate) fn reason(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned())
 }
 
-/// Settings whose value is a list of names: quoted as a whole they would be one name.
-const LISTS: [&str; 7] = [
-    "search_path",
-    "temp_tablespaces",
-    "session_preload_libraries",
-    "shared_preload_libraries",
-    "local_preload_libraries",
-    "unix_socket_directories",
-    "createrole_self_grant",
-];
-
-fn setting_value(name: &str, value: &str) -> String {
-    if !LISTS.contains(&name.to_lowercase().as_str()) {
-        return literal(value);
-    }
-    let items: Vec<String> =
-        value.split(',').map(|item| literal(&item.trim().trim_matches('"').replace("\"\"", "\""))).collect();
-    items.join(", ")
-}
-
-async fn exists(session: &Session, database: &str) -> Result<bool, RestoreError> {
+pub(crate) async fn exists(session: &Session, database: &str) -> Result<bool, RestoreError> {
     session
         .query_opt("SELECT 1 FROM pg_catalog.pg_database WHERE datname = $1::text", &[&database])
         .await
@@ -218,7 +166,7 @@ async fn names(session: &Session, query: &str) -> Result<BTreeSet<String>, Resto
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-fn create_statement(database: &str, of: &Server, version: i32) -> String {
+fn create_statement(database: &str, of: &Server, icu_rules: Option<&str>, version: i32) -> String {
     let mut statement = format!(
         "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
         identifier(database),
@@ -230,6 +178,9 @@ fn create_statement(database: &str, of: &Server, version: i32) -> String {
     match (of.locale_provider.as_deref(), locale) {
         (Some("i" | "icu"), Some(locale)) if version >= VERSION_WITH_PROVIDERS => {
             statement.push_str(&format!(" LOCALE_PROVIDER icu ICU_LOCALE {locale}"));
+            if let Some(rules) = icu_rules.filter(|_| version >= VERSION_WITH_ICU_RULES) {
+                statement.push_str(&format!(" ICU_RULES {}", literal(rules)));
+            }
         }
         (Some("b" | "builtin"), Some(locale)) if version >= VERSION_WITH_BUILTIN => {
             statement.push_str(&format!(" LOCALE_PROVIDER builtin BUILTIN_LOCALE {locale}"));
@@ -272,40 +223,17 @@ mod tests {
 
     #[test]
     fn the_new_database_has_the_locale_of_the_old() {
-        let plain = create_statement("a\"b", &server(None, None), 140_000);
+        let create = |server: &Server, version| create_statement("a\"b", server, Some("&a < g"), version);
+        let plain = create(&server(None, None), 140_000);
         let base = "CREATE DATABASE \"a\"\"b\" TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'de_DE.UTF-8' LC_CTYPE 'C'";
         assert_eq!(plain, base);
-        let icu = create_statement("a\"b", &server(Some("icu"), Some("und")), 150_000);
+        let icu = create(&server(Some("icu"), Some("und")), 150_000);
         assert_eq!(icu, format!("{base} LOCALE_PROVIDER icu ICU_LOCALE 'und'"));
-        let builtin = create_statement("a\"b", &server(Some("b"), Some("C.UTF-8")), 180_000);
+        let ruled = create(&server(Some("icu"), Some("und")), 160_000);
+        assert_eq!(ruled, format!("{icu} ICU_RULES '&a < g'"));
+        let builtin = create(&server(Some("b"), Some("C.UTF-8")), 180_000);
         assert_eq!(builtin, format!("{base} LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'"));
-        let libc = create_statement("a\"b", &server(Some("c"), None), 160_000);
+        let libc = create(&server(Some("c"), None), 160_000);
         assert_eq!(libc, format!("{base} LOCALE_PROVIDER libc"));
-    }
-
-    #[test]
-    fn settings_and_comment_are_written_for_the_new_name() {
-        let facts = serde_json::json!({"database": {"comment": "it's", "settings": [
-            {"role": null, "assignments": ["work_mem=64MB"]},
-            {"role": "app", "assignments": ["my.key=a=b"]},
-        ]}});
-        let statements: Vec<String> =
-            property_statements("n", &facts, false).into_iter().map(|(_, s)| s).collect();
-        assert_eq!(
-            statements,
-            [
-                "ALTER DATABASE \"n\" SET \"work_mem\" = '64MB'",
-                "ALTER ROLE \"app\" IN DATABASE \"n\" SET \"my\".\"key\" = 'a=b'",
-                "COMMENT ON DATABASE \"n\" IS 'it''s'",
-            ]
-        );
-        assert_eq!(property_statements("n", &facts, true).len(), 2, "a marked database keeps its comment");
-        assert!(property_statements("n", &serde_json::Value::Null, false).is_empty());
-    }
-
-    #[test]
-    fn lists_of_names_stay_lists() {
-        assert_eq!(setting_value("search_path", "\"$user\", public"), "'$user', 'public'");
-        assert_eq!(setting_value("work_mem", "64MB"), "'64MB'");
     }
 }

@@ -78,7 +78,7 @@ const LASTING: &str = "see that the server ran on without a break, and kept all 
 
 /// The same server, whose commits are not waited for: only while a [`Witness`] looks on.
 pub(crate) fn hasty(target: &ConnectionSpec) -> ConnectionSpec {
-    target.with_setting("synchronous_commit", "off")
+    target.for_writing().with_setting("synchronous_commit", "off")
 }
 
 #[cfg(test)]

@@ -80,3 +80,17 @@ async fn a_standby_gives_a_snapshot_too() {
     standby.stop().await.unwrap();
     primary.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_name_of_no_encoding_has_its_hint() {
+    let options = ClusterOptions { encoding: "SQL_ASCII".to_owned(), ..ClusterOptions::default() };
+    let cluster = Cluster::start(Path::new(BIN), options).await.unwrap();
+    let session = cluster.spec().connect().await.unwrap();
+    let comment = "DO $$ BEGIN
+        EXECUTE 'COMMENT ON DATABASE postgres IS ' || quote_literal(convert_from('\\xe4', 'SQL_ASCII'));
+    END $$";
+    session.batch_execute(comment).await.unwrap();
+    let error = ExportedSnapshot::open(cluster.spec()).await.unwrap_err();
+    assert!(error.hint().is_some_and(|hint| hint.contains("SQL_ASCII")), "{error:?}");
+    cluster.stop().await.unwrap();
+}

@@ -114,9 +114,26 @@ fn one_table_comes_back_alone_and_costs_only_its_bytes() {
 #[test]
 fn swap_keeps_the_old_database() {
     let sandbox = Sandbox::small();
+    sandbox.server.psql(
+        SOURCE,
+        "create role shop_owner; create role clerk; alter database app owner to shop_owner; \
+         alter database app connection limit 40; revoke connect on database app from public; \
+         grant connect on database app to clerk with grant option",
+    );
+    let properties = "select datdba::regrole, datacl, datconnlimit from pg_database where datname = 'app'";
+    let before = sandbox.server.psql("postgres", properties);
+    assert!(before.starts_with("shop_owner|{=T/shop_owner,") && before.ends_with("|40"), "{before}");
     sandbox.run_well(&["backup", SOURCE]);
     sandbox.server.psql(SOURCE, "delete from notes");
-    sandbox.run_well(&["restore", SOURCE, "--at", "now", "--swap", "--yes"]);
+
+    let within = sandbox.server.uri(SOURCE);
+    let swap = ["restore", SOURCE, "--at", "now", "--swap", "--yes"];
+    let refused = sandbox.run(&[&swap[..], &["--into", "restored", "--target", &within]].concat());
+    assert_eq!(refused.code, Some(USAGE), "{}", refused.text());
+    assert!(!sandbox.server.has_database("restored"), "found out after the restore");
+
+    sandbox.run_well(&swap);
+    assert_eq!(sandbox.server.psql("postgres", properties), before);
     assert_eq!(sandbox.server.psql(SOURCE, "select count(*) from notes"), "500");
     let kept = "select datname from pg_database where datname like 'app%' and datname <> 'app'";
     let kept = sandbox.server.psql("postgres", kept);

@@ -342,17 +342,18 @@ impl Drill {
         let signed_tables = self.dumped.archive.table_count;
         let expected = signed_tables.saturating_sub(self.left_out.tables.len() as u64);
         let rows: u64 = tables.iter().filter_map(|table| table.found).map(|found| found.rows).sum();
+        let compared: u64 = tables.iter().map(|table| table.tables).sum();
         let differing = tables.iter().filter(|table| !table.equal).count();
         let outcome = if differing > 0 {
             Outcome::Failed { reason: format!("{differing} table(s) do not hold what was dumped") }
-        } else if u64::try_from(tables.len()) != Ok(expected) {
-            let reason = format!("{} tables compared, {signed_tables} were signed", tables.len());
+        } else if compared != expected {
+            let reason = format!("{compared} tables compared, {signed_tables} were signed");
             Outcome::Failed { reason }
         } else {
             extensions::of_tables(&self.left_out)
         };
         self.report.tables = tables.iter().map(stored_table).collect();
-        let detail = format!("{} tables, {rows} rows counted and digested", tables.len());
+        let detail = format!("{compared} tables, {rows} rows counted and digested");
         self.enter(TABLES, outcome, Some(detail));
     }
 

@@ -24,7 +24,7 @@ use pgproof_repository::{contents, layout};
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::{Opened, note, print_json, say};
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, on_one_line};
 use crate::progress::Progress;
 use crate::{cli, plain};
 
@@ -77,6 +77,9 @@ pub(super) async fn run(
         progress: Arc::new(Unwatched),
         cancel,
     };
+    if args.swap {
+        refuse_swap_from_within(&target, &database, &server.database)?;
+    }
     let plan = restore.plan()?;
     let needed = bytes_needed(&restore, server, &plan);
     let room = Space::of(&target).await.room_for(needed);
@@ -233,13 +236,16 @@ fn refuse_too_little(room: &Room, needed: u64, ignore: bool, json: bool) -> anyh
 
 /// Roles, memberships and tablespaces, as far as they are not there. What is there is left as it is.
 async fn apply_globals(target: &ConnectionSpec, text: &str, json: bool) -> anyhow::Result<()> {
-    let session = target.connect().await?;
-    let options = ApplyOptions { change_existing_roles: false, tablespaces: true };
+    let session = target.for_writing().connect().await?;
+    let options = ApplyOptions { change_existing: false, tablespaces: true };
     for applied in globals::apply(&session, &Globals::parse(text)?, options).await? {
-        match applied.outcome {
-            Outcome::Done => {}
-            outcome => note(json, "globals", &format!("{:?} {}: {outcome:?}", applied.kind, applied.object)),
-        }
+        let statement = on_one_line(&applied.statement);
+        let told = match applied.outcome {
+            Outcome::Done => format!("done: {statement}"),
+            Outcome::Skipped { why } => format!("left out, {why}: {statement}"),
+            Outcome::Failed { why } => format!("FAILED, {why}: {statement}"),
+        };
+        note(json, "globals", &told);
     }
     Ok(())
 }
@@ -268,6 +274,17 @@ async fn refuse_vulnerable(
     }
     note(json, "WARNING", &format!("{message}; only signed archives reach it"));
     Ok(())
+}
+
+/// No database is renamed over a connection to itself, which would come out only after the whole restore.
+fn refuse_swap_from_within(target: &ConnectionSpec, new: &str, old: &str) -> anyhow::Result<()> {
+    if ![new, old].contains(&target.database()) {
+        return Ok(());
+    }
+    let message =
+        format!("--swap renames database {:?}, and the target's connection is one to it", target.database());
+    let hint = "name the server by another of its databases: --target postgresql://…/template1";
+    Err(Failure::new(Exit::Usage, message, hint).into())
 }
 
 /// A swap is confirmed by typing the database's name, or by `--yes`.

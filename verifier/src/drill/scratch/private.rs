@@ -70,7 +70,7 @@ pub(super) async fn start(wanted: &Wanted<'_>) -> Result<PrivateServer, Fault> {
     })?;
     let options = ClusterOptions { fsync: wanted.durable, cut_network: true, ..ClusterOptions::default() };
     let cluster = Box::pin(Cluster::start(&bin, options)).await.map_err(|error| blame::of_cluster(&error))?;
-    let spec = cluster.spec().clone().with_patience(wanted.patience);
+    let spec = cluster.spec().for_writing().with_patience(wanted.patience);
     Ok(PrivateServer { cluster, spec, client })
 }
 

@@ -30,7 +30,7 @@ pub(crate) async fn make_roles(server: &ConnectionSpec, text: &str) -> (Roles, O
         Ok(session) => session,
         Err(error) => return degraded(chain(&error)),
     };
-    let options = ApplyOptions { change_existing_roles: false, tablespaces: false };
+    let options = ApplyOptions { change_existing: false, tablespaces: false };
     match globals::apply(&session, &globals, options).await {
         Ok(applied) => judge(&applied),
         Err(error) => degraded(chain(&error)),

@@ -49,7 +49,7 @@ pub(super) async fn open(
     wanted: &Wanted<'_>,
     now: Timestamp,
 ) -> Result<ScratchServer, Fault> {
-    let spec = connection(given, wanted.source)?.with_patience(wanted.patience);
+    let spec = connection(given, wanted.source)?.for_writing().with_patience(wanted.patience);
     if let Some(reason) = refused_by_name(spec.database(), &given.database_prefix) {
         return Err(Fault::Lasting { reason });
     }
