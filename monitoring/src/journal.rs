@@ -2,7 +2,7 @@
 //! priority from its beginning (`<4>`, man 3 sd-daemon).
 
 use std::fmt;
-use std::io::stderr;
+use std::io::{Write, stderr};
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
@@ -51,12 +51,14 @@ where
     }
 }
 
-/// Says something on standard error beside the log, such as why the program ends.
+/// Says something on standard error beside the log, such as why the program ends. Where nobody reads it any more, nobody is
+/// left to be told.
 pub fn say(level: Level, text: &str) {
-    match is_journal() {
-        true => eprint!("{}", prioritized(level, text)),
-        false => eprintln!("{text}"),
-    }
+    let said = match is_journal() {
+        true => prioritized(level, text),
+        false => format!("{text}\n"),
+    };
+    let _unread = stderr().write_all(said.as_bytes());
 }
 
 /// Each line with its priority: one without would be taken for information.
