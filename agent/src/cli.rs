@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pgproof_monitoring::fleet::DEADLINE_DEFAULT;
 use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::{JOBS_MAX, Provider};
+use pgproof_postgres::archive::selection::QualifiedName;
 use pgproof_repository::ids::BackupId;
 
 /// Backups of a source that are listed unless more are asked for: what a screen or two show.
@@ -14,6 +15,9 @@ const LISTED_BY_DEFAULT: NonZeroUsize = NonZeroUsize::new(50).expect("more than 
 
 /// Nobody waits longer for a table.
 const DEADLINE_MAX_SECONDS: u64 = 3600;
+
+/// Bytes of a name that PostgreSQL keeps, as it is usually built; of a longer one it takes the beginning.
+const NAME_BYTES_MAX: usize = 63;
 
 /// PostgreSQL backup, restore and proof of restore.
 #[derive(Debug, Parser)]
@@ -111,6 +115,34 @@ impl Command {
             Self::Run(args) => !args.dry_run,
             Self::Backup(args) => args.all || args.due,
             _ => false,
+        }
+    }
+
+    /// Whether it puts right what it began when it is told to stop. All others may be broken off anywhere: they read, or
+    /// put an object or two of which half counts for nothing.
+    pub(crate) fn cleans_up(&self) -> bool {
+        match self {
+            Self::Backup(_)
+            | Self::Import(_)
+            | Self::Run(_)
+            | Self::Restore(_)
+            | Self::Snapshot(_)
+            | Self::Doctor(_)
+            | Self::Prune(_) => true,
+            Self::Init(_)
+            | Self::Policy(_)
+            | Self::Alert(_)
+            | Self::RestorePoint(_)
+            | Self::Diff(_)
+            | Self::List(_)
+            | Self::Show(_)
+            | Self::Check(_)
+            | Self::Hold(_)
+            | Self::Release(_)
+            | Self::Audit(_)
+            | Self::Status(_)
+            | Self::Fleet(_)
+            | Self::Documents { .. } => false,
         }
     }
 }
@@ -233,7 +265,7 @@ pub(crate) struct Restore {
     #[arg(long, value_name = "ID")]
     pub backup: Option<BackupId>,
     /// The name of the new database; the source's with the snapshot time if not given.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = database_name)]
     pub into: Option<String>,
     /// The server to restore to, without a password; the source's if not given.
     #[arg(long, value_name = "URI")]
@@ -243,13 +275,13 @@ pub(crate) struct Restore {
     pub swap: bool,
     /// Only this table, schema.name (may be repeated).
     #[arg(long, value_name = "SCHEMA.TABLE")]
-    pub table: Vec<String>,
+    pub table: Vec<QualifiedName>,
     /// Only this schema (may be repeated).
     #[arg(long, value_name = "SCHEMA")]
     pub schema: Vec<String>,
     /// Connections that load at the same time; the number of processors if not given.
-    #[arg(long, short)]
-    pub jobs: Option<usize>,
+    #[arg(long, short, value_parser = clap::value_parser!(u32).range(1..=i64::from(JOBS_MAX)))]
+    pub jobs: Option<u32>,
     /// The whole stream into one pg_restore: slow, and the path of last resort.
     #[arg(long)]
     pub serial: bool,
@@ -266,7 +298,7 @@ pub(crate) struct Restore {
     #[arg(long)]
     pub dry_run: bool,
     /// Write the plain pg_dump archive to standard output, for stock tools.
-    #[arg(long, conflicts_with_all = ["into", "target", "serial", "globals", "json"])]
+    #[arg(long, conflicts_with_all = ["into", "target", "serial", "globals", "json", "dry_run"])]
     pub stdout: bool,
     /// Which of a backup's archives --stdout writes, where there are several: `pgproof show` tells how they are restored.
     #[arg(long, value_name = "N", requires = "stdout")]
@@ -457,9 +489,48 @@ fn provider(name: &str) -> Result<Provider, String> {
     Provider::by_name(name).ok_or_else(|| format!("it is one of {}", names()))
 }
 
+fn database_name(text: &str) -> Result<String, String> {
+    match text.len() {
+        1..=NAME_BYTES_MAX => Ok(text.to_owned()),
+        0 => Err("a database has a name".to_owned()),
+        length => {
+            Err(format!("PostgreSQL keeps {NAME_BYTES_MAX} bytes of a name, and this one has {length}"))
+        }
+    }
+}
+
 fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("a tag is key=value".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_restore_can_take_is_refused_before_any() {
+        let parsed = |further: &[&str]| {
+            let arguments = ["pgproof", "restore", "app", "--at", "now"];
+            Cli::try_parse_from(arguments.iter().chain(further)).map(drop)
+        };
+        let longest = "d".repeat(NAME_BYTES_MAX);
+        let too_long = "d".repeat(NAME_BYTES_MAX + 1);
+        for wrong in [
+            &["--stdout", "--dry-run"][..],
+            &["--table", "nope"],
+            &["--into", ""],
+            &["--into", &too_long],
+            &["--jobs", "0"],
+            &["--jobs", "65"],
+        ] {
+            let refused = parsed(wrong).expect_err(&format!("{wrong:?}"));
+            assert_eq!(refused.exit_code(), 2, "{wrong:?}");
+        }
+        for right in [&["--stdout"][..], &["--table", "public.t"], &["--into", &longest], &["--jobs", "64"]] {
+            parsed(right).unwrap_or_else(|error| panic!("{right:?}: {error}"));
+        }
     }
 }

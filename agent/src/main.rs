@@ -11,15 +11,18 @@ mod progress;
 mod signals;
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use pgproof_monitoring::journal::LogForm;
 use pgproof_repository::access::{POLICY_HERE, policy_path};
 use tokio::signal::unix::SignalKind;
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, PolicyCommand};
+use crate::failure::{Exit, Failure};
 
 /// Where the package's services look for the policy.
 const POLICY_OF_HOST: &str = "/etc/pgproof/pgproof.toml";
@@ -41,9 +44,13 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     // Whatever this process writes is for its own user alone.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let usual = if cli.command.is_unattended() { LOG_UNATTENDED } else { LOG_DEFAULT };
+    let filter = EnvFilter::try_new(cli.log.as_deref().unwrap_or(usual)).map_err(|error| {
+        let message = format!("--log or PGPROOF_LOG cannot be used: {error}");
+        Failure::new(Exit::Usage, message, "error, warn, info, debug, or a filter such as warn,pgproof=debug")
+    })?;
     tracing_subscriber::fmt()
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_env_filter(EnvFilter::try_new(cli.log.as_deref().unwrap_or(usual))?)
+        .with_env_filter(filter)
         .with_writer(std::io::stderr)
         // A daemon whose log went away still backs up.
         .log_internal_errors(false)
@@ -68,6 +75,19 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(_) => signals::cancel_on_signal([])?,
         _ => signals::cancel_on_signal([SignalKind::hangup()])?,
     };
+    if command.cleans_up() {
+        return Box::pin(carry_out(policy, command, json, cancel)).await;
+    }
+    let work = Box::pin(carry_out(policy, command, json, cancel.clone()));
+    commands::unless_cancelled(&cancel, work).await
+}
+
+async fn carry_out(
+    policy: PathBuf,
+    command: Command,
+    json: bool,
+    cancel: CancellationToken,
+) -> anyhow::Result<ExitCode> {
     match command {
         Command::Init(args) => Box::pin(commands::init::run(&policy, args, json)).await,
         Command::Policy(PolicyCommand::Check) => commands::policy::check(&policy, json),
@@ -88,9 +108,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor(args) => Box::pin(commands::doctor::run(&policy, args, json, cancel)).await,
         Command::List(args) => commands::list::run(&policy, args, json).await,
         Command::Show(args) => commands::show::run(&policy, args, json).await,
-        Command::Check(args) => commands::check::run(&policy, args, json, cancel).await,
+        Command::Check(args) => commands::check::run(&policy, args, json).await,
         Command::Prune(args) => {
-            let ended = Box::pin(commands::prune::run(&policy, args, json)).await;
+            let ended = Box::pin(commands::prune::run(&policy, args, json, cancel)).await;
             Box::pin(commands::textfile::leave(&policy, ended)).await
         }
         Command::Hold(args) => commands::hold::hold(&policy, args, json).await,

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::SignedDuration;
+use pgproof_monitoring::journal::say;
 use serde::Serialize;
+use tracing::Level;
 
 use crate::plain;
 
@@ -102,11 +104,11 @@ fn bar(what: &'static str, expected: u64) -> ProgressBar {
 }
 
 fn print_plain(report: &Report<'_>) {
-    eprintln!("{}", line(report));
+    say(Level::INFO, &line(report));
 }
 
 fn print_json(report: &Report<'_>) {
-    eprintln!("{}", serde_json::json!({ "progress": report }));
+    say(Level::INFO, &serde_json::json!({ "progress": report }).to_string());
 }
 
 /// Lines from a thread of its own, so that a step that stands still is seen to.

@@ -21,8 +21,9 @@ pub(crate) fn cancel_on_signal(
     tokio::spawn(async move {
         let any = futures::future::select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv())));
         any.await;
-        say(Level::INFO, "stopping: the signal is being carried out; a second one ends at once");
+        // Before anything is said: a terminal that is gone may take no word any more.
         cancelled.cancel();
+        say(Level::INFO, "stopping: the signal is being carried out; a second one ends at once");
         let again = futures::future::select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv())));
         again.await;
         std::process::exit(130);

@@ -63,6 +63,8 @@ pub struct NewestBackup {
     pub snapshot_at: Timestamp,
     pub age_seconds: f64,
     pub stored_bytes: u64,
+    /// Files or folders that it lacks, or has damaged.
+    pub losses: u64,
     pub took_seconds: f64,
     pub host: String,
 }
@@ -166,6 +168,7 @@ fn newest_backup(backup: &Backup, now: Timestamp) -> NewestBackup {
         snapshot_at: backup.snapshot_at,
         age_seconds: age(backup.snapshot_at, now),
         stored_bytes: backup.stored_bytes,
+        losses: backup.losses,
         took_seconds: backup.finished_at.duration_since(backup.started_at).as_secs_f64(),
         host: backup.host.clone(),
     }

@@ -463,6 +463,7 @@ fn backup(signed: &SignedManifest) -> Backup {
             Contents::Files(files) => files.tree.content_bytes,
             _ => manifest.stored_bytes(),
         },
+        losses: manifest.losses(),
         host: manifest.host.clone(),
     }
 }

@@ -9,6 +9,7 @@
 //! - [`server`]: what serves HTTP, with its limits.
 //! - [`alerts`]: who is told of what.
 //! - [`lookout`]: all of that beside a daemon's work.
+//! - [`guard`]: what keeps a fault in a daemon's work on one source from the others.
 //! - [`service_manager`], [`journal`]: what systemd is told of a daemon, and the log's form.
 //! - [`answer`]: what a command says on standard output.
 
@@ -17,6 +18,7 @@ pub mod answer;
 pub mod document;
 pub mod facts;
 pub mod fleet;
+pub mod guard;
 pub mod health;
 pub mod journal;
 pub mod lookout;

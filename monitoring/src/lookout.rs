@@ -71,7 +71,13 @@ impl Lookout {
                 }
             }
         }
-        self.policy.send_replace(loaded);
+        let listen = loaded.policy.monitoring.listen;
+        let before = self.policy.send_replace(loaded);
+        if before.policy.monitoring.listen != listen {
+            tracing::warn!(
+                "`monitoring.listen` is another now, and takes effect when the daemon is started again"
+            );
+        }
     }
 
     pub async fn stop(self) {

@@ -53,6 +53,8 @@ const BACKUP_SUCCESS: Name =
 const BACKUP_ATTEMPT: Name =
     ("backup_last_attempt_timestamp_seconds", "When the last run ended, whether it made a backup or not");
 const BACKUP_BYTES: Name = ("backup_size_bytes", "Bytes in the store of the newest good backup");
+const BACKUP_LOSSES: Name =
+    ("backup_losses", "Files or folders that the newest good backup lacks, or has damaged");
 const BACKUP_DURATION: Name = ("backup_duration_seconds", "How long the newest good backup took");
 const BACKUP_FAILURES: Name =
     ("backup_failures_in_a_row", "Runs since the newest good backup that made no backup");
@@ -110,6 +112,7 @@ impl Page {
         let (newest, proof) = (facts.newest_backup(now), facts.newest_proof(now));
         self.maybe(BACKUP_SUCCESS, name, newest.map(|backup| seconds(backup.snapshot_at)));
         self.maybe(BACKUP_BYTES, name, newest.map(|backup| backup.stored_bytes as f64));
+        self.maybe(BACKUP_LOSSES, name, newest.map(|backup| backup.losses as f64));
         let took = newest.map(|backup| backup.finished_at.duration_since(backup.started_at).as_secs_f64());
         self.maybe(BACKUP_DURATION, name, took);
         let attempt = facts.runs.first().map(|run| run.ended_at);

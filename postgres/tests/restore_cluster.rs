@@ -392,7 +392,8 @@ async fn writes_the_archive(world: &World) {
     let SealedBackup { store, manifest, inventory, identities, .. } = &world.backup;
     let output = Output::default();
     let name = "data.000.zst.age";
-    write_archive(store, manifest, inventory, identities, name, output.clone()).await.unwrap();
+    let cancel = CancellationToken::new();
+    write_archive(store, manifest, inventory, identities, name, output.clone(), &cancel).await.unwrap();
     let written = output.0.lock().unwrap();
     assert_eq!(PlaintextSha256::of(&written), manifest.get().objects[0].plaintext.sha256);
 }

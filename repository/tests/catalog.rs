@@ -30,6 +30,7 @@ use pgproof_repository::store::faulty::{Fault, FaultyStore, Rule};
 use pgproof_repository::store::memory::MemoryStore;
 use pgproof_repository::store::operation::Operation;
 use pgproof_repository::store::{PutCondition, SharedStore, StoreError};
+use tokio_util::sync::CancellationToken;
 
 const GOLDEN: &[u8] = include_bytes!("../fixtures/manifest.v1.json");
 const GOLDEN_INCREMENTAL: &[u8] = include_bytes!("../fixtures/manifest.files.incremental.v1.json");
@@ -763,7 +764,8 @@ impl Repository {
         entries: &[Entry],
     ) -> pgproof_repository::prune::Outcome {
         let (source, signing_key, signers) = (&source(), &self.key, &self.signers);
-        let pruner = Pruner { store, source, signing_key, signers, host: "here" };
+        let pruner =
+            Pruner { store, source, signing_key, signers, host: "here", cancel: CancellationToken::new() };
         let briefs = |entries: &[&Entry]| entries.iter().map(|entry| Brief::from(*entry)).collect::<Vec<_>>();
         let (expired, all) = (briefs(expired), briefs(&entries.iter().collect::<Vec<_>>()));
         pruner.carry_out(&expired.iter().collect::<Vec<_>>(), &all, NOW.parse().unwrap()).await

@@ -22,6 +22,7 @@ use pgproof_repository::store::faulty::{Fault, FaultyStore, Rule};
 use pgproof_repository::store::memory::MemoryStore;
 use pgproof_repository::store::operation::Operation;
 use pgproof_repository::store::{PutCondition, SharedStore};
+use tokio_util::sync::CancellationToken;
 
 const GOLDEN: &[u8] = include_bytes!("../fixtures/manifest.files.v1.json");
 const NOW: &str = "2026-11-24T12:00:00Z";
@@ -257,7 +258,8 @@ impl Repository {
 
     async fn carry_out(&self, store: &SharedStore, expired: &[Brief]) -> Outcome {
         let (source, signing_key, signers) = (&source(), &self.key, &self.signers);
-        let pruner = Pruner { store, source, signing_key, signers, host: "here" };
+        let pruner =
+            Pruner { store, source, signing_key, signers, host: "here", cancel: CancellationToken::new() };
         let expired: Vec<&Brief> = expired.iter().collect();
         pruner.carry_out(&expired, &self.survey().await, NOW.parse().unwrap()).await
     }

@@ -30,6 +30,7 @@ use pgproof_repository::store::conditions::Conditions;
 use pgproof_repository::store::s3::{Deleted, S3Settings, S3Store};
 use pgproof_repository::store::{Lock, PutCondition, SharedStore, Store, conformance};
 use pgproof_repository::{catalog, layout, manifest, prune};
+use tokio_util::sync::CancellationToken;
 
 const BUCKET: &str = "backups";
 /// Made with Object Lock, and so with versions.
@@ -132,8 +133,14 @@ async fn locked_backups_are_put_off_and_go_when_their_time_is_over() {
     lease.release().await.unwrap();
 
     let briefs = catalog::survey(&stores[0], &source, &signers).await.unwrap();
-    let pruner =
-        |store| Pruner { store, source: &source, signing_key: &key, signers: &signers, host: "here" };
+    let pruner = |store| Pruner {
+        store,
+        source: &source,
+        signing_key: &key,
+        signers: &signers,
+        host: "here",
+        cancel: CancellationToken::new(),
+    };
     for (store, brief) in stores.iter().zip(&briefs) {
         let early = pruner(store).carry_out(&[brief], &[], Timestamp::now()).await;
         assert_eq!((early.removed.len(), early.failures.len()), (0, 0), "{early:?}");
@@ -197,8 +204,14 @@ async fn locks_by_class_are_made_longer_when_the_month_is_known() {
     assert_eq!(lock_plan.extensions, [Extension { id: ids[0].clone(), due }]);
     assert_eq!(lock_plan.found.len(), 2);
 
-    let pruner =
-        Pruner { store: &store, source: &source, signing_key: &key, signers: &signers, host: "here" };
+    let pruner = Pruner {
+        store: &store,
+        source: &source,
+        signing_key: &key,
+        signers: &signers,
+        host: "here",
+        cancel: CancellationToken::new(),
+    };
     let (extended, failures) = pruner.extend_locks(&lock_plan.extensions).await;
     assert_eq!((extended.len(), failures.len()), (1, 0), "{failures:?}");
     let locked = Locked::of(&store, &source, &ids[0]).await.unwrap();

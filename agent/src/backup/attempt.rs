@@ -139,7 +139,7 @@ impl Job {
         }
         let is_recorded = self.record(&id, started_at, &outcome).await;
         renewal.release().await;
-        let not_told = Box::pin(self.tell(outcome.as_ref().map(drop))).await;
+        let not_told = Box::pin(self.tell(outcome.as_ref())).await;
         Attempt { id, outcome, is_recorded, not_told }
     }
 
@@ -168,8 +168,8 @@ impl Job {
         Surroundings { hooks: &self.source.hooks, source: &self.source.name, id, cancel: &self.cancel }
     }
 
-    /// Tells whom the policy names of a failure, of its end, and whoever waits for good backups of this one.
-    async fn tell(&self, outcome: Result<(), &anyhow::Error>) -> Vec<NotTold> {
+    /// Tells whom the policy names of a failure, of its end, and whoever waits for whole backups of this one.
+    async fn tell(&self, outcome: Result<&BackedUp, &anyhow::Error>) -> Vec<NotTold> {
         let (Some(policy), Ok(signers)) = (&self.loaded.policy.alerts, self.loaded.trusted_signers()) else {
             return Vec::new();
         };
@@ -185,10 +185,10 @@ impl Job {
                 subject: "the backup failed".to_owned(),
                 text: told(error),
             }],
-            Ok(()) => Vec::new(),
+            Ok(_) => Vec::new(),
         };
         let mut not_told = teller.tell(&raised, &|kind, _| kind == Kind::RunFailed).await;
-        if outcome.is_ok() {
+        if outcome.is_ok_and(|backed_up| backed_up.made.manifest().losses() == 0) {
             not_told.extend(teller.ping().await);
         }
         for NotTold { route, source: why } in &not_told {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a program that was asked to end may take before it is killed.
 const GRACE: Duration = Duration::from_secs(2);
-/// How long the one after a backup that was stopped may take: whoever stopped it waits.
+/// How long the one after a backup may take once a signal came: whoever sent it waits.
 const TIME_LIMIT_WHEN_STOPPED: SignedDuration = SignedDuration::from_secs(10);
 /// Bytes of an error that are handed on: an environment has no room for a server's whole answer.
 const ERROR_BYTES_MAX: usize = 4096;
@@ -85,7 +85,8 @@ impl HookError {
 impl Surroundings<'_> {
     /// Runs the program, if the policy names one. What it says goes to standard error.
     ///
-    /// One that takes too long, or is there when the token is cancelled, is killed with all that it started.
+    /// One that takes too long is killed with all that it started: before a backup as soon as the token is cancelled, after it
+    /// a little later.
     pub(super) async fn run(&self, hook: Hook, outcome: Outcome<'_>) -> Result<(), HookError> {
         let Some(program) = self.program(hook) else { return Ok(()) };
         let path = &program.path;
@@ -122,11 +123,15 @@ impl Surroundings<'_> {
         }
     }
 
-    /// Once a backup was stopped, the program that undoes what another did still has its time.
+    /// The program that undoes what the first one did still has its time, whenever the signal comes.
     async fn stopped(&self, outcome: Outcome<'_>) {
         match outcome {
+            Outcome::Starting => self.cancel.cancelled().await,
+            Outcome::Committed | Outcome::Failed { .. } => {
+                self.cancel.cancelled().await;
+                tokio::time::sleep(TIME_LIMIT_WHEN_STOPPED.unsigned_abs()).await;
+            }
             Outcome::Stopped { .. } => std::future::pending().await,
-            Outcome::Starting | Outcome::Committed | Outcome::Failed { .. } => self.cancel.cancelled().await,
         }
     }
 
@@ -241,10 +246,19 @@ mod tests {
     }
 
     async fn ran(script: &str, limit: SignedDuration, cancel: &CancellationToken) -> Result<(), HookError> {
+        ran_at(Outcome::Failed { error: "it \u{20ac} broke" }, script, limit, cancel).await
+    }
+
+    async fn ran_at(
+        outcome: Outcome<'_>,
+        script: &str,
+        limit: SignedDuration,
+        cancel: &CancellationToken,
+    ) -> Result<(), HookError> {
         let (hooks, source) = (hooks(script, limit), "app".parse().unwrap());
         let id = "20261124T020000Z-k3xaqa".parse().unwrap();
         let surroundings = Surroundings { hooks: &hooks, source: &source, id: &id, cancel };
-        surroundings.run(Hook::Before, Outcome::Failed { error: "it \u{20ac} broke" }).await
+        surroundings.run(Hook::Before, outcome).await
     }
 
     #[tokio::test]
@@ -281,11 +295,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn signal_ends_a_program() {
-        let cancel = CancellationToken::new();
+    async fn signal_ends_a_program_before_the_backup_and_lets_one_after_it_end() {
+        let (cancel, limit) = (CancellationToken::new(), SignedDuration::from_secs(600));
         cancel.cancel();
-        let stopped = ran("exec sleep 600", SignedDuration::from_secs(600), &cancel).await;
+        let stopped = ran_at(Outcome::Starting, "exec sleep 600", limit, &cancel).await;
         assert!(matches!(stopped, Err(HookError::Stopped { .. })));
+        for outcome in [Outcome::Committed, Outcome::Failed { error: "no" }] {
+            ran_at(outcome, "sleep 1", limit, &cancel).await.unwrap();
+        }
     }
 
     #[test]

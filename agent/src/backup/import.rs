@@ -60,15 +60,17 @@ impl Import {
     /// Reads the head of the file. Blocks.
     pub(crate) fn open(path: &Path, taken_at: Timestamp, told_by: String) -> anyhow::Result<Self> {
         let named = || path.display().to_string();
-        let mut file = File::open(path).map_err(|error| {
+        let refused = |error| {
             let message = format!("cannot open {}: {error}", named());
             Failure::new(Exit::Failed, message, "is it there, and may this user read it?")
-        })?;
-        let metadata = file.metadata().with_context(named)?;
+        };
+        // Before it is opened: of a pipe that waits for whoever writes into it.
+        let metadata = std::fs::metadata(path).map_err(refused)?;
         if !metadata.is_file() {
             let hint = "a dump in the directory format (-Fd) cannot be imported; one in the custom format (-Fc) is one file";
             return Err(Failure::new(Exit::Usage, format!("{} is no file", named()), hint).into());
         }
+        let mut file = File::open(path).map_err(refused)?;
         let (toc, _) = Toc::read(&mut file).with_context(named)?;
         let repeated = repeated_contents(&mut file).with_context(named)?;
         let origin = Origin::of(&toc).with_context(named)?;

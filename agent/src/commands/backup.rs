@@ -1,5 +1,6 @@
 //! `pgproof backup`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use pgproof_policies::policy::{Kind, Source};
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::acts::What;
 use pgproof_repository::holds;
-use pgproof_repository::manifest::v1::Contents;
+use pgproof_repository::manifest::v1::Manifest;
 use pgproof_repository::sealed::BLOCK_BYTES_MAX;
 use pgproof_repository::sealed::workers::{blocks_in_memory, parts_in_memory};
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,7 @@ async fn one(
     json: bool,
     cancel: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
+    let tags = tags(args.tag)?;
     let loaded = Arc::new(LoadedPolicy::read(policy)?);
     let mut job = Job::new(loaded, source, cancel).await?;
     if let Some(jobs) = args.jobs {
@@ -55,7 +57,7 @@ async fn one(
         explain(&job)?;
         return Ok(ExitCode::SUCCESS);
     }
-    job.tags = args.tag.into_iter().collect();
+    job.tags = tags;
     job.reason = args.reason.clone();
     job.json = json;
     let claim = job.claim_or_tell().await?;
@@ -77,10 +79,24 @@ async fn one(
     }
     after.context("the backup is good and stored")?;
     super::all_told(not_told).context("the backup is good and stored")?;
-    match &made.manifest().contents {
-        Contents::Files(files) if files.tree.losses > 0 => Err(incomplete(files.tree.losses).into()),
-        _ => Ok(ExitCode::SUCCESS),
+    refuse_losses(made.manifest())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Of two values for one key the first would be lost.
+pub(super) fn tags(given: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Failure> {
+    let mut tags = BTreeMap::new();
+    for (key, value) in given {
+        if tags.contains_key(&key) {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("--tag {key} is given twice"),
+                "a key has one value",
+            ));
+        }
+        tags.insert(key, value);
     }
+    Ok(tags)
 }
 
 fn refuse_jobs_unless_database(source: &Source) -> anyhow::Result<()> {
@@ -93,12 +109,16 @@ fn refuse_jobs_unless_database(source: &Source) -> anyhow::Result<()> {
     }
 }
 
-fn incomplete(losses: u64) -> Failure {
-    Failure::new(
-        Exit::Incomplete,
-        format!("the backup stands, and lacks {losses} file(s) or parts of them"),
-        "see to what is named above, or leave it out with `exclude`; `pgproof show --inventory` lists all of them",
-    )
+/// What was backed up is safe; that something was not is no success.
+pub(super) fn refuse_losses(manifest: &Manifest) -> Result<(), Failure> {
+    match manifest.losses() {
+        0 => Ok(()),
+        losses => Err(Failure::new(
+            Exit::Incomplete,
+            format!("the backup stands, and lacks {losses} file(s) or parts of them"),
+            "see to what is named above, or leave it out with `exclude`; `pgproof show --inventory` lists all of them",
+        )),
+    }
 }
 
 fn print(made: &Made) -> anyhow::Result<()> {

@@ -16,6 +16,7 @@ use pgproof_repository::lease::host_name;
 use pgproof_repository::manifest::v1::Manifest;
 use tokio_util::sync::CancellationToken;
 
+use super::backup::tags;
 use super::{print_json, say};
 use crate::backup::{Import, Job};
 use crate::failure::{Exit, Failure};
@@ -27,12 +28,13 @@ pub(crate) async fn run(
     json: bool,
     cancel: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
+    let tags = tags(args.tag.clone())?;
     let loaded = Arc::new(LoadedPolicy::read(policy)?);
     refuse_other_kinds(&loaded, &args)?;
     let now = Timestamp::now();
     let taken_at = moment::parse(&args.taken_at, loaded.policy.zone.as_deref(), &TimeZone::system(), now)?;
     let mut job = Job::new(loaded, &args.source, cancel).await?;
-    job.tags = args.tag.iter().cloned().collect();
+    job.tags = tags;
     job.reason = args.reason.clone();
     job.json = json;
     let import = tokio::task::spawn_blocking(move || open(&args, taken_at, now)).await??;

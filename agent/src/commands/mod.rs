@@ -27,10 +27,13 @@ use std::path::Path;
 
 use pgproof_monitoring::alerts::NotTold;
 use pgproof_monitoring::answer;
+use pgproof_monitoring::journal;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::catalog;
 use pgproof_repository::store::SharedStore;
+use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
 use crate::failure::{Exit, Failure};
 
@@ -55,6 +58,21 @@ async fn open(policy: &Path, source: Option<&SourceName>) -> anyhow::Result<Open
     Ok(Opened { loaded, store })
 }
 
+/// Breaks off, when the token is cancelled, what may end anywhere: a store that does not answer keeps nobody.
+pub(crate) async fn unless_cancelled<T>(
+    cancel: &CancellationToken,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    tokio::select! {
+        done = work => done,
+        () = cancel.cancelled() => Err(stopped("run it again").into()),
+    }
+}
+
+fn stopped(hint: &str) -> Failure {
+    Failure::new(Exit::Interrupted, "stopped by a signal", hint)
+}
+
 /// Alerts that did not get through are a failure of their own: the first is told, and the log has all of them.
 fn all_told(not_told: Vec<NotTold>) -> anyhow::Result<()> {
     match not_told.into_iter().next() {
@@ -69,10 +87,11 @@ fn print_json(document: &impl serde::Serialize) -> anyhow::Result<()> {
 
 /// What an operator should know meanwhile, on standard error: for a program as a line of JSON.
 fn note(json: bool, about: &str, text: &str) {
-    match json {
-        true => eprintln!("{}", serde_json::json!({ "note": { "about": about, "text": text } })),
-        false => eprintln!("{about:<14}{text}"),
-    }
+    let noted = match json {
+        true => serde_json::json!({ "note": { "about": about, "text": text } }).to_string(),
+        false => format!("{about:<14}{text}"),
+    };
+    journal::say(Level::INFO, &noted);
 }
 
 /// A line, or many, for standard output.

@@ -8,6 +8,7 @@ use anyhow::anyhow;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use pgproof_monitoring::alerts::{NotTold, Recollection, Teller};
+use pgproof_monitoring::journal;
 use pgproof_policies::alerts::{Alert, Kind};
 use pgproof_policies::locks::Locks;
 use pgproof_policies::names::SourceName;
@@ -21,9 +22,11 @@ use pgproof_repository::signature::{SigningKey, TrustedSigners};
 use pgproof_repository::store::Lock;
 use pgproof_repository::{layout, pins};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
 use super::list::chain;
-use super::{Opened, open, print_json, record, say};
+use super::{Opened, open, print_json, record, say, stopped, unless_cancelled};
 use crate::failure::{Exit, Failure};
 use crate::{cli, plain};
 
@@ -33,25 +36,17 @@ const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_mins(5);
 /// Of a prune that had to stop: every step of it may be the last.
 const IN_PART: &str = "removed in part, and the next prune goes on with it";
 
-pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::Result<ExitCode> {
-    let opened = open(policy, Some(&args.source)).await?;
-    let source = opened.loaded.source(&args.source)?;
-    let signers = opened.loaded.trusted_signers()?;
+pub(crate) async fn run(
+    policy: &Path,
+    args: cli::Prune,
+    json: bool,
+    cancel: CancellationToken,
+) -> anyhow::Result<ExitCode> {
     let now = Timestamp::now();
-    refuse_skewed_clock(opened.store.clock().await?, now)?;
-    let zone = match &opened.loaded.policy.zone {
-        Some(name) => TimeZone::get(name)?,
-        None => TimeZone::UTC,
-    };
-    let briefs = catalog::survey(&opened.store, &source.name, &signers).await?;
-    let pinned = pins::all(&opened.store, &source.name, now).await?;
-    let candidates = candidates(&briefs, &pinned, now);
-    let plan = retention::plan(&candidates, &source.retention, &zone, now);
+    let Planned { opened, signers, briefs, plan, locks } =
+        unless_cancelled(&cancel, Box::pin(Planned::of(policy, &args.source, now))).await?;
+    let source = opened.loaded.source(&args.source)?;
     let allowed = removal::allowed(&plan, source.retention.remove_share_max, args.confirm_removal);
-    let locks = match Locks::of(&opened.loaded.policy) {
-        Some(locks) => LockPlan::of(&opened.store, &source.name, &plan, &candidates, &locks, now).await?,
-        None => LockPlan::default(),
-    };
     if !args.yes {
         print_plan(&plan, &locks, &briefs, json)?;
         if !json && (plan.expired().next().is_some() || !locks.extensions.is_empty()) {
@@ -73,6 +68,7 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
         signing_key: &signing_key,
         signers: &signers,
         host: &host,
+        cancel,
     };
     let work = async {
         // What stays is made safe before anything goes.
@@ -93,12 +89,16 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
     lease.release().await;
     print_outcome(&plan, &locks, &briefs, &outcome, json)?;
     if opened.store.left_versions() {
-        eprintln!(
+        journal::say(
+            Level::WARN,
             "note: the bucket keeps versions, so what was removed lies there still, behind delete markers; \
-             `repository.delete_versions = true` or a lifecycle rule of the bucket removes it"
+             `repository.delete_versions = true` or a lifecycle rule of the bucket removes it",
         );
     }
     let not_told = tell(&opened, &source.name, &signing_key, &signers, &outcome).await;
+    if outcome.was_stopped {
+        return Err(stopped("what was removed is gone, and the next prune goes on with the rest").into());
+    }
     match (outcome.failures.len(), outcome.not_locked.len()) {
         (0, 0) if !not_told.is_empty() => super::all_told(not_told).map(|()| ExitCode::SUCCESS),
         (0, 0) => Ok(ExitCode::SUCCESS),
@@ -112,6 +112,37 @@ pub(crate) async fn run(policy: &Path, args: cli::Prune, json: bool) -> anyhow::
             Err(Failure::new(Exit::Failed, message, "run prune again; it goes on where this one stopped")
                 .into())
         }
+    }
+}
+
+/// What is going to be done, and all that it follows from.
+struct Planned {
+    opened: Opened,
+    signers: TrustedSigners,
+    briefs: Vec<Brief>,
+    plan: Plan,
+    locks: LockPlan,
+}
+
+impl Planned {
+    async fn of(policy: &Path, source: &SourceName, now: Timestamp) -> anyhow::Result<Self> {
+        let opened = open(policy, Some(source)).await?;
+        let source = opened.loaded.source(source)?;
+        let signers = opened.loaded.trusted_signers()?;
+        refuse_skewed_clock(opened.store.clock().await?, now)?;
+        let zone = match &opened.loaded.policy.zone {
+            Some(name) => TimeZone::get(name)?,
+            None => TimeZone::UTC,
+        };
+        let briefs = catalog::survey(&opened.store, &source.name, &signers).await?;
+        let pinned = pins::all(&opened.store, &source.name, now).await?;
+        let candidates = candidates(&briefs, &pinned, now);
+        let plan = retention::plan(&candidates, &source.retention, &zone, now);
+        let locks = match Locks::of(&opened.loaded.policy) {
+            Some(locks) => LockPlan::of(&opened.store, &source.name, &plan, &candidates, &locks, now).await?,
+            None => LockPlan::default(),
+        };
+        Ok(Self { opened, signers, briefs, plan, locks })
     }
 }
 
@@ -140,7 +171,8 @@ async fn tell(
     // A bad backup that is gone alarms nobody any more.
     let gone: BTreeSet<String> =
         outcome.removed.iter().map(|id| Alert::of_bad_backup(id.as_str()).key()).collect();
-    let is_over = |kind, key: &str| kind == Kind::PruneFailed || gone.contains(key);
+    // Of a prune that did not come to its end nobody knows whether all goes well again.
+    let is_over = |kind, key: &str| (kind == Kind::PruneFailed && !outcome.was_stopped) || gone.contains(key);
     Box::pin(teller.tell(&raised, &is_over)).await
 }
 

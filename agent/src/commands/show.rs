@@ -18,6 +18,7 @@ use pgproof_repository::{catalog, contents};
 
 use super::list::chain;
 use super::{Opened, open, print_json, say};
+use crate::failure::{Exit, Failure};
 use crate::{cli, plain};
 
 pub(crate) async fn run(policy: &Path, args: cli::Show, json: bool) -> anyhow::Result<ExitCode> {
@@ -85,10 +86,22 @@ impl Shown {
         identities: &Identities,
     ) -> anyhow::Result<Self> {
         let store = &opened.store;
-        if !matches!(signed.get().contents, Contents::Files(_)) {
-            return Ok(Self::Tables(Box::new(contents::inventory(store, signed, identities).await?)));
+        match &signed.get().contents {
+            Contents::Postgres(_) => {
+                Ok(Self::Tables(Box::new(contents::inventory(store, signed, identities).await?)))
+            }
+            Contents::Files(_) => {
+                Ok(Self::Files(Box::new(Archive::fetch(store, signed, signers, identities).await?)))
+            }
+            other @ (Contents::Config(_) | Contents::Unknown) => {
+                let message = format!(
+                    "--inventory is for databases and files, and this is a backup of kind {}",
+                    other.kind()
+                );
+                let hint = "of a configuration `pgproof restore … --dry-run` lists the files and variables";
+                Err(Failure::new(Exit::Usage, message, hint).into())
+            }
         }
-        Ok(Self::Files(Box::new(Archive::fetch(store, signed, signers, identities).await?)))
     }
 
     fn document(&self) -> serde_json::Result<serde_json::Value> {

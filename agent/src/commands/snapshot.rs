@@ -13,12 +13,13 @@ use pgproof_repository::lease::host_name;
 use pgproof_repository::restore_point::{Member, RestorePoint, RestorePointId};
 use tokio_util::sync::CancellationToken;
 
+use super::backup::refuse_losses;
 use super::{print_json, say};
 use crate::backup::{BackedUp, Job, Made};
 use crate::failure::{Exit, Failure};
 use crate::{cli, plain};
 
-/// Where any of the backups fails there is no restore point, and the exit code tells the deployment to stop.
+/// Where any of the backups fails, or lacks a file, there is no restore point, and the exit code tells the deployment to stop.
 pub(crate) async fn run(
     policy: &Path,
     args: cli::Snapshot,
@@ -97,6 +98,7 @@ async fn member(
     let BackedUp { made, after } = Box::pin(job.run(claim)).await.outcome?;
     after.context("the backup is good and stored")?;
     let manifest = made.manifest();
+    refuse_losses(manifest)?;
     Ok(Member {
         source: source.clone(),
         kind: manifest.contents.kind().to_owned(),

@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use pgproof_monitoring::journal::say;
 use pgproof_monitoring::textfile;
 use pgproof_repository::access::LoadedPolicy;
+use tracing::Level;
 
 use super::list::chain;
 use crate::failure::{Exit, Failure};
@@ -21,7 +23,7 @@ pub(crate) async fn leave(policy: &Path, ended: anyhow::Result<ExitCode>) -> any
             Err(Failure::new(Exit::Failed, chain(&error), hint).into())
         }
         Err(ended) => {
-            eprintln!("warning: {}", chain(&error));
+            say(Level::WARN, &format!("warning: {}", chain(&error)));
             Err(ended)
         }
     }

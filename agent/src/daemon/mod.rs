@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use pgproof_monitoring::guard::guarded;
 use pgproof_monitoring::health;
 use pgproof_monitoring::lookout::Lookout;
 use pgproof_monitoring::service_manager::ServiceManager;
@@ -21,7 +22,6 @@ use pgproof_policies::turns::{Looked, Turns};
 use pgproof_postgres::connection::sweep_abandoned_secrets;
 use pgproof_repository::ids::BackupId;
 use pgproof_repository::lease::LeaseError;
-use pgproof_repository::manifest::v1::Contents;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -150,8 +150,8 @@ impl Daemon {
             self.change(&source, |activity| activity.begin(now));
             let (in_force, mode, cancel) = (self.in_force.clone(), self.options.mode, cancel.clone());
             workers.spawn(async move {
-                let looked = Box::pin(look(&in_force, &source, mode, cancel)).await;
-                (source, looked)
+                let looked = guarded(Box::pin(look(&in_force, &source, mode, cancel))).await;
+                (source, looked.unwrap_or_else(|panicked| Err(panicked.into())))
             });
         }
     }
@@ -253,7 +253,7 @@ impl Daemon {
         if backed_up.after.is_err() {
             self.worst = worse(self.worst, Exit::Failed);
         }
-        if matches!(&manifest.contents, Contents::Files(files) if files.tree.losses > 0) {
+        if manifest.losses() > 0 {
             self.worst = worse(self.worst, Exit::Incomplete);
         }
         let backup = manifest.id.clone();

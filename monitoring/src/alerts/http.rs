@@ -8,6 +8,7 @@ use hyper::{Method, Request, Uri};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use pgproof_policies::policy::holds_user;
 use sha2::Sha256;
 
 use super::DeliveryError;
@@ -40,6 +41,9 @@ async fn send(
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return Err(DeliveryError::Address);
     }
+    if holds_user(url) {
+        return Err(DeliveryError::UserInAddress);
+    }
     let mut request = Request::builder().method(method).uri(uri).header("user-agent", AGENT);
     if !body.is_empty() {
         request = request.header("content-type", "application/json");
@@ -57,5 +61,16 @@ async fn send(
     match answer.status().is_success() {
         true => Ok(()),
         false => Err(DeliveryError::Refused { status: answer.status().as_u16() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_password_that_would_not_be_sent_is_no_silence() {
+        let sent = get("http://me:secret@127.0.0.1:1/").await;
+        assert!(matches!(sent, Err(DeliveryError::UserInAddress)), "{sent:?}");
     }
 }

@@ -235,6 +235,8 @@ pub enum DeliveryError {
     },
     #[error("the address is none of http or https")]
     Address,
+    #[error("the address holds a user or password before the host, which is not sent")]
+    UserInAddress,
     #[error("the server cannot be reached")]
     Unreachable {
         #[source]

@@ -81,6 +81,7 @@ mod tests {
         assert_eq!(kind(Aspect::ProofAge, State::Critical), key("no_proof"));
         assert_eq!(kind(Aspect::Repository, State::Unknown), key("unreadable"));
         assert_eq!(kind(Aspect::Unreadable, State::Warning), key("tampered"));
+        assert_eq!(kind(Aspect::Incomplete, State::Warning), key("warning/incomplete"));
         assert_eq!(kind(Aspect::Failing, State::Warning), None);
     }
 }

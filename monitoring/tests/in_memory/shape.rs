@@ -22,7 +22,7 @@ sources.growth.bytes_30d sources.growth.bytes_7d sources.hosts.heard_at sources.
 sources.last_attempt.ended_at sources.last_attempt.error sources.last_attempt.host \
 sources.last_attempt.started_at \
 sources.newest_backup.age_seconds sources.newest_backup.host sources.newest_backup.id \
-sources.newest_backup.snapshot_at sources.newest_backup.stored_bytes sources.newest_backup.took_seconds \
+sources.newest_backup.losses sources.newest_backup.snapshot_at sources.newest_backup.stored_bytes sources.newest_backup.took_seconds \
 sources.newest_proof.age_seconds sources.newest_proof.backup sources.newest_proof.finished_at \
 sources.newest_proof.recovery_seconds";
 

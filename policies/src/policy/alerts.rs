@@ -188,11 +188,21 @@ fn url(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<Url> {
     if let Some(field) = written.as_ref().filter(|field| !is_http(&field.value)) {
         report.refuse(field, "must begin with https:// or http://", None);
     }
+    if let Some(field) = written.as_ref().filter(|field| holds_user(&field.value)) {
+        report.refuse(field, "must hold no user or password before the host, which would not be sent", None);
+    }
     file.or_else(|| written.map(|field| Url::Written(field.value)))
 }
 
 fn is_http(text: &str) -> bool {
     text.starts_with("https://") || text.starts_with("http://")
+}
+
+/// Whether something stands before the host, `https://user:password@host`.
+pub fn holds_user(url: &str) -> bool {
+    let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = after_scheme.split(['/', '?', '#']).next().unwrap_or_default();
+    authority.contains('@')
 }
 
 fn email(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<Email> {

@@ -34,7 +34,7 @@ mod values;
 mod verification;
 
 pub use alarms::{Alarms, Thresholds};
-pub use alerts::{Alerts, Delivery, Email, REPEAT_AFTER_DEFAULT, Route, Tls, Url};
+pub use alerts::{Alerts, Delivery, Email, REPEAT_AFTER_DEFAULT, Route, Tls, Url, holds_user};
 pub use configuration::{ConfigSource, Environment};
 pub use fleet::{Fleet, FleetRepository, GoesBy, Promise};
 pub use hooks::{HookProgram, Hooks};

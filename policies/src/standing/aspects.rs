@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Aspect, CLOCK_SKEW_MAX, Drill, Facts, Finding, Limits, State, Verdict, is_ahead, told};
-use crate::policy::{Source, Thresholds};
+use crate::policy::{Kind, Source, Thresholds};
 
 /// Passed-over folders that a sentence names; the rest it counts.
 const NAMED_MAX: usize = 3;
@@ -35,6 +35,24 @@ impl Question<'_> {
             ),
         };
         Finding { state, thresholds: limits, since: self.facts.first_seen, ..Finding::ok(aspect, told) }
+    }
+
+    /// A backup of files counts although some could not be read: all others are safe, and somebody must know of these.
+    pub(super) fn incomplete(&self) -> Option<Finding> {
+        let newest = self.facts.newest_backup(self.now)?;
+        let aspect = Aspect::Incomplete;
+        match (newest.losses, &self.source.kind) {
+            (0, Kind::Files(_)) => Some(Finding::ok(aspect, format!("backup {} lacks no file", newest.id))),
+            (0, _) => None,
+            (losses, _) => {
+                let told = format!(
+                    "backup {} lacks {losses} file(s) or parts of them; `pgproof show --inventory` lists them",
+                    newest.id
+                );
+                let since = Some(newest.snapshot_at);
+                Some(Finding { state: State::Warning, since, ..Finding::ok(aspect, told) })
+            }
+        }
     }
 
     pub(super) fn proof_age(&self) -> Option<Finding> {

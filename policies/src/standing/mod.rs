@@ -57,6 +57,8 @@ pub struct Backup {
     /// What growth is told by: what it takes in the store, or of files, whose backups may leave out what an earlier one holds,
     /// all their contents.
     pub whole_bytes: u64,
+    /// Files or folders that it lacks, or has damaged.
+    pub losses: u64,
     pub host: String,
 }
 
@@ -135,6 +137,8 @@ pub enum Aspect {
     /// Whether the repository could be read.
     Repository,
     BackupAge,
+    /// What the newest good backup lacks of the files that it should hold.
+    Incomplete,
     ProofAge,
     /// What the newest drill found.
     Drill,
@@ -164,6 +168,7 @@ pub fn judge(source: &Source, limits: &Limits, facts: &Facts, now: Timestamp) ->
     [
         Some(Finding::ok(Aspect::Repository, "read".to_owned())),
         Some(question.backup_age()),
+        question.incomplete(),
         question.proof_age(),
         question.drill(),
         question.recovery_point(),
@@ -262,6 +267,7 @@ impl Aspect {
         match self {
             Self::Repository => "repository",
             Self::BackupAge => "backup_age",
+            Self::Incomplete => "incomplete",
             Self::ProofAge => "proof_age",
             Self::Drill => "drill",
             Self::RecoveryPoint => "recovery_point",

@@ -8,6 +8,9 @@ use crate::policy::Policy;
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 const NIGHTLY: &str = "schedule = \"0 2 * * *\"";
+const FILES: &str = "[repository]\nlocation = \"file:///backups\"\n[keys]\nrecipients = \
+     [\"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\"]\nsingle_recipient_waiver = \"a test\"\n\
+     [sources.up]\nkind = \"files\"\npaths = [\"/srv\"]\nretention = { daily = 1 }\n";
 const WEEKLY_DRILLS: &str = "schedule = \"0 2 * * *\"\n[sources.app.verification]\nschedule = \"0 4 * * 0\"";
 
 fn source(lines: &str) -> Source {
@@ -34,6 +37,7 @@ fn backup(id: &str, snapshot_at: Timestamp) -> Backup {
         finished_at: snapshot_at,
         stored_bytes: 1_000,
         whole_bytes: 1_000,
+        losses: 0,
         host: "db1".to_owned(),
     }
 }
@@ -123,6 +127,23 @@ fn the_age_of_a_backup_goes_by_alarms_then_the_objective_then_the_schedule() {
     let finding = found(&source(""), &fresh(), noon() + DAY * 400, Aspect::BackupAge);
     assert_eq!((finding.state, finding.thresholds), (State::Ok, None));
     assert!(finding.told.contains("sets no limit"), "{}", finding.told);
+}
+
+#[test]
+fn files_that_the_newest_backup_lacks_are_a_warning_until_one_has_them() {
+    let lacking = Backup { losses: 2, ..backup("older", noon() - HOUR * 2) };
+    let facts = Facts { backups: vec![lacking.clone()], ..fresh() };
+    let finding = found(&source(NIGHTLY), &facts, noon(), Aspect::Incomplete);
+    assert_eq!((finding.state, finding.since), (State::Warning, Some(lacking.snapshot_at)));
+    assert!(finding.told.contains("older lacks 2 file(s)"), "{}", finding.told);
+
+    let facts = Facts { backups: vec![backup("b", noon() - HOUR), lacking], ..fresh() };
+    let findings = judged(&source(NIGHTLY), &facts, noon());
+    assert!(findings.iter().all(|finding| finding.aspect != Aspect::Incomplete), "{findings:#?}");
+    // Of files it is told that all is well, too.
+    let mut files = source(NIGHTLY);
+    files.kind = Policy::parse(FILES, "pgproof.toml").unwrap().sources[&"up".parse().unwrap()].kind.clone();
+    assert_eq!(state(&files, &facts, noon(), Aspect::Incomplete), State::Ok);
 }
 
 #[test]
@@ -350,6 +371,7 @@ fn names_of_aspects_and_states_stay() {
     let aspects = [
         (Aspect::Repository, "repository"),
         (Aspect::BackupAge, "backup_age"),
+        (Aspect::Incomplete, "incomplete"),
         (Aspect::ProofAge, "proof_age"),
         (Aspect::Drill, "drill"),
         (Aspect::RecoveryPoint, "recovery_point"),

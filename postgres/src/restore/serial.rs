@@ -9,6 +9,7 @@ use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::manifest::v1::Role;
 use pgproof_repository::store::SharedStore;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use super::blobs::{Stream, run_with_stream};
 use super::error::RestoreError;
@@ -52,7 +53,8 @@ async fn part(
 /// Writes one archive of a backup, as `pg_dump` made it, to `output`; answers its length.
 ///
 /// `object` is its file name in the backup. Every byte is authenticated before it is written where the archive is
-/// indexed; where it is not, the object is read and checked once before the first byte is written.
+/// indexed; where it is not, the object is read and checked once before the first byte is written. Cancelled, it ends at once, be
+/// it store or reader that keeps it waiting.
 pub async fn write_archive<W: Write + Send + 'static>(
     store: &SharedStore,
     manifest: &SignedManifest,
@@ -60,6 +62,7 @@ pub async fn write_archive<W: Write + Send + 'static>(
     identities: &Identities,
     object: &str,
     mut output: W,
+    cancel: &CancellationToken,
 ) -> Result<u64, RestoreError> {
     let named = |o: &&pgproof_repository::manifest::v1::Object| o.role == Role::Archive && o.name == object;
     let found = manifest.get().objects.iter().find(named).cloned();
@@ -69,20 +72,26 @@ pub async fn write_archive<W: Write + Send + 'static>(
         inventory.archives.iter().find(|archive| archive.object == object && !archive.frames.is_empty());
     let map = described.map(FrameMap::new).transpose()?.unwrap_or_default();
     let (store, manifest, identities) = (store.clone(), manifest.clone(), identities.clone());
-    let runtime = Handle::current();
+    let (runtime, stop) = (Handle::current(), cancel.clone());
     let write = move || {
         let archive = ArchiveObject::open(&store, &runtime, &manifest, &found, map, &identities)?;
         let (mut written, mut result) = (0, Ok(()));
         archive.each_piece_of_all(|piece| {
             written += piece.len() as u64;
             result = output.write_all(&piece);
-            result.is_ok()
+            result.is_ok() && !stop.is_cancelled()
         })?;
         result.and_then(|()| output.flush()).map_err(|source| RestoreError::Output { source })?;
         match written == found.plaintext.bytes {
             true => Ok(written),
+            false if stop.is_cancelled() => Err(RestoreError::Cancelled),
             false => Err(RestoreError::Inventory { why: "its frames are not all of the archive".to_owned() }),
         }
     };
-    tokio::task::spawn_blocking(write).await.map_err(|source| RestoreError::Worker { source })?
+    tokio::select! {
+        written = tokio::task::spawn_blocking(write) => {
+            written.map_err(|source| RestoreError::Worker { source })?
+        }
+        () = cancel.cancelled() => Err(RestoreError::Cancelled),
+    }
 }

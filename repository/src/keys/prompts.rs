@@ -1,7 +1,7 @@
 //! Asking a person, where there is one.
 
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 
 use secrecy::SecretString;
@@ -45,7 +45,8 @@ pub struct TerminalPrompts;
 
 impl KeyPrompts for TerminalPrompts {
     fn message(&self, text: &str) {
-        eprintln!("{text}");
+        // Where nobody reads it, the key is not touched, and its plugin says so.
+        let _ = writeln!(std::io::stderr(), "{text}");
     }
 
     fn passphrase(&self, description: &str) -> Option<SecretString> {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{LEASE_RENEWAL, Lease, LeaseError};
 
@@ -11,7 +11,7 @@ use super::{LEASE_RENEWAL, Lease, LeaseError};
 #[derive(Debug)]
 pub struct Renewal {
     task: tokio::task::JoinHandle<Option<Lease>>,
-    stop: CancellationToken,
+    stop: DropGuard,
     lost: Arc<OnceLock<LeaseError>>,
     has_lost: CancellationToken,
 }
@@ -44,7 +44,7 @@ impl Renewal {
                 }
             }
         });
-        Self { task, stop, lost, has_lost }
+        Self { task, stop: stop.drop_guard(), lost, has_lost }
     }
 
     /// Ends only when the lease is lost, with what is known of why.
@@ -55,7 +55,7 @@ impl Renewal {
 
     /// Stops renewing and gives the lease back.
     pub async fn release(self) {
-        self.stop.cancel();
+        drop(self.stop);
         let released = match self.task.await {
             Ok(Some(lease)) => lease.release().await,
             Ok(None) | Err(_) => return,

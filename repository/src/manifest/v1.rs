@@ -307,4 +307,12 @@ impl Manifest {
     pub fn stored_bytes(&self) -> u64 {
         self.objects.iter().map(|object| object.ciphertext.bytes).sum()
     }
+
+    /// Files or folders that the backup lacks, or has damaged.
+    pub fn losses(&self) -> u64 {
+        match &self.contents {
+            Contents::Files(files) => files.tree.losses,
+            Contents::Postgres(_) | Contents::Config(_) | Contents::Unknown => 0,
+        }
+    }
 }

@@ -115,10 +115,14 @@ impl Locked {
 }
 
 impl Pruner<'_> {
-    /// Makes locks longer, and says for which backups it did, and for which it could not.
+    /// Makes locks longer, and says for which backups it did, and for which it could not. A prune that
+    /// was told to stop leaves the rest to the next one.
     pub async fn extend_locks(&self, extensions: &[Extension]) -> (Vec<Extension>, Vec<Failure>) {
         let (mut extended, mut failures) = (Vec::new(), Vec::new());
         for extension in extensions {
+            if self.cancel.is_cancelled() {
+                break;
+            }
             match self.extend(extension).await {
                 Ok(()) => extended.push(extension.clone()),
                 Err(error) => failures.push(Failure { id: extension.id.clone(), error }),

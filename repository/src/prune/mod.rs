@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::stream::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::names::SourceName;
+use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{Brief, BriefStanding};
 use crate::holds;
@@ -48,6 +49,8 @@ pub struct Outcome {
     pub failures: Vec<Failure>,
     /// Kept backups that should be locked for longer and are not.
     pub not_locked: Vec<Failure>,
+    /// It was told to stop, and the rest is for the next prune.
+    pub was_stopped: bool,
 }
 
 #[derive(Debug)]
@@ -108,6 +111,8 @@ pub struct Pruner<'a> {
     pub signing_key: &'a SigningKey,
     pub signers: &'a TrustedSigners,
     pub host: &'a str,
+    /// Once cancelled it stops after the backup that it is at.
+    pub cancel: CancellationToken,
 }
 
 impl Pruner<'_> {
@@ -118,6 +123,9 @@ impl Pruner<'_> {
         let mut outcome = Outcome::default();
         let mut needed = needed_by_others(expired, briefs);
         for brief in needing_before_needed(expired) {
+            if self.cancel.is_cancelled() {
+                return Outcome { was_stopped: true, ..outcome };
+            }
             let removed = match needed.get(&brief.id) {
                 Some(by) => Ok(Some(Delay::NeededBy((*by).clone()))),
                 None => self.bury_and_remove(brief, now).await,
@@ -133,6 +141,9 @@ impl Pruner<'_> {
         }
         let followed = followed(briefs);
         for brief in briefs.iter().filter(|brief| brief.snapshot_at().is_none()) {
+            if self.cancel.is_cancelled() {
+                return Outcome { was_stopped: true, ..outcome };
+            }
             match self.sweep(brief, &followed, now).await {
                 Ok(Swept::All) => outcome.swept.push(brief.id.clone()),
                 Ok(Swept::Nothing) => {}

@@ -67,7 +67,8 @@ impl Bucket {
     }
 
     fn pruner<'a>(&'a self, store: &'a SharedStore, source: &'a SourceName) -> Pruner<'a> {
-        Pruner { store, source, signing_key: &self.key, signers: &self.signers, host: "here" }
+        let cancel = CancellationToken::new();
+        Pruner { store, source, signing_key: &self.key, signers: &self.signers, host: "here", cancel }
     }
 
     fn holds(&self, id: &BackupId) -> bool {
@@ -238,6 +239,24 @@ async fn what_a_backup_that_stays_needs_stays_whatever_was_planned() {
     assert_eq!(outcome.put_off.len(), 1, "{outcome:?}");
     assert_eq!(outcome.put_off[0].why.to_string(), format!("needed by {last}"));
     assert!(bucket.holds(&full));
+}
+
+#[tokio::test]
+async fn a_prune_that_was_told_to_stop_begins_with_no_further_backup() {
+    let bucket = Bucket::new();
+    let (old, litter) = (ago(DAY * 2), ago(DAY * 3));
+    for id in [&old, &litter] {
+        bucket.put(id).await;
+    }
+    let briefs = [whole(&old, &[]), brief(&litter, BriefStanding::Incomplete)];
+    let (store, source) = (bucket.memory.clone() as SharedStore, source());
+    let pruner = bucket.pruner(&store, &source);
+    pruner.cancel.cancel();
+    for expired in [&[&briefs[0]][..], &[]] {
+        let outcome = pruner.carry_out(expired, &briefs, now()).await;
+        assert!(outcome.was_stopped && !outcome.did_something(), "{outcome:?}");
+    }
+    assert!(bucket.holds(&old) && bucket.holds(&litter));
 }
 
 #[tokio::test]

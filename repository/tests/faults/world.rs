@@ -32,6 +32,7 @@ use pgproof_repository::{holds, layout, lineage};
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 const MANIFEST: &[u8] = include_bytes!("../../fixtures/manifest.files.v1.json");
 const REPORT: &[u8] = include_bytes!("../../fixtures/report.v1.json");
@@ -319,8 +320,14 @@ impl Process {
         let brief = |id: &str| briefs.iter().find(|brief| brief.id.as_str() == id);
         let expired: Vec<&Brief> = plan.expired().filter_map(brief).collect();
         let source = source();
-        let pruner =
-            Pruner { store, source: &source, signing_key: &self.keys.signing, signers, host: "here" };
+        let pruner = Pruner {
+            store,
+            source: &source,
+            signing_key: &self.keys.signing,
+            signers,
+            host: "here",
+            cancel: CancellationToken::new(),
+        };
         let outcome = pruner.carry_out(&expired, &briefs, self.now).await;
         if outcome.did_something() {
             self.enter(What::Prune {

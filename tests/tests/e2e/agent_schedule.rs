@@ -118,9 +118,13 @@ fn daemon_keeps_its_policy_until_there_is_a_better_one() {
     daemon.signal("HUP");
     let told = daemon.wait_for("stays in force");
     assert!(told.contains("ERROR") && told.contains("repository.location"), "{told}");
-    let more = format!("{good}\n[agent]\nconcurrency = 1\n{}", other_source(&sandbox));
+    let more = format!(
+        "{good}\n[agent]\nconcurrency = 1\n[monitoring]\nlisten = \"127.0.0.1:0\"\n{}",
+        other_source(&sandbox)
+    );
     std::fs::write(sandbox.policy(), more).expect("own file");
     daemon.signal("HUP");
+    daemon.wait_for("`monitoring.listen` is another now");
     daemon.wait_for("the policy was read again");
     daemon.wait_for("backed up source=other");
     daemon.signal("TERM");

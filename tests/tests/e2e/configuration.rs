@@ -135,6 +135,11 @@ fn what_belongs_together_is_one_restore_point() {
 fn configuration_that_is_not_whole_is_no_backup_and_no_restore_point() {
     let sandbox = with_settings();
     sandbox.run_well(&["backup", SETTINGS]);
+    let shown = sandbox.run(&["show", SETTINGS, &listed(&sandbox)[0], "--inventory"]);
+    is_told(&shown, USAGE, &["of kind config"], "--dry-run");
+    let planned = sandbox.run_well(&["restore", SETTINGS, "--at", "now", "--dry-run", "--json"]);
+    assert_eq!(planned.json()["files"].as_array().expect("files").len(), 2, "{}", planned.text());
+    assert!(!planned.text().contains(PLANTED), "{}", planned.text());
     for name in ["a.toml", "b.toml"] {
         fs::remove_file(sandbox.path("app").join(name)).expect("a file");
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use pgproof_tests::binaries;
 use pgproof_tests::postgres_server::succeed;
+use pgproof_tests::receiver::Receiver;
 use pgproof_tests::s3_proxy::{Fault, Rule};
 use pgproof_tests::sandbox::{RepositoryKind, SOURCE, Sandbox};
 use pgproof_tests::trees;
@@ -17,6 +18,7 @@ const UPLOADS: &str = "uploads";
 /// How long anything here may take before the test gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 const FAILED: i32 = 1;
+const WARNING: i32 = 1;
 const USAGE: i32 = 2;
 const NOTHING_FOUND: i32 = 3;
 const INTEGRITY: i32 = 4;
@@ -31,6 +33,11 @@ struct Files {
 
 impl Files {
     fn new(kind: RepositoryKind) -> Self {
+        Self::with_lines(kind, "")
+    }
+
+    /// With further lines at the end of the policy.
+    fn with_lines(kind: RepositoryKind, further: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path();
         fs::create_dir_all(root.join("2026/11")).expect("folders");
@@ -44,7 +51,7 @@ impl Files {
         symlink("/", root.join("everything")).expect("a link");
         fs::set_permissions(root.join("2026"), fs::Permissions::from_mode(0o750)).expect("a mode");
         let lines = format!(
-            "[sources.{UPLOADS}]\nkind = \"files\"\npaths = [{:?}]\nexclude = [\"*.tmp\"]\nretention = {{ last = 1 }}\n",
+            "[sources.{UPLOADS}]\nkind = \"files\"\npaths = [{:?}]\nexclude = [\"*.tmp\"]\nretention = {{ last = 1 }}\n{further}",
             root.display().to_string()
         );
         Self { sandbox: Sandbox::small_in(kind).with_policy_lines(&lines), folder }
@@ -147,23 +154,46 @@ fn age_zstd_and_tar_restore_files() {
 
 #[test]
 fn unreadable_files_are_told_and_the_backup_stands() {
-    let files = Files::new(RepositoryKind::Directory);
+    let receiver = Receiver::start();
+    let route = format!("[alerts.routes.dead-man]\nkind = \"ping\"\nurl = \"{}\"\n", receiver.url("/ping"));
+    let files = Files::with_lines(RepositoryKind::Directory, &route);
     let path = files.folder.path().join("2026/secret");
     fs::write(&path, "for its owner's eyes").expect("a file");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).expect("a mode");
     // As a user like any other, whom modes concern.
-    let mut command = Command::new("setpriv");
-    command.args(["--bounding-set", "-dac_override,-dac_read_search"]);
-    command.arg(binaries::pgproof()).arg("--policy").arg(files.sandbox.policy()).args(["backup", UPLOADS]);
-    let output = command.stdin(Stdio::null()).output().expect("setpriv");
+    let as_anybody = |arguments: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-dac_override,-dac_read_search"]);
+        command.arg(binaries::pgproof()).arg("--policy").arg(files.sandbox.policy()).args(arguments);
+        command.stdin(Stdio::null()).output().expect("setpriv")
+    };
+    let output = as_anybody(&["backup", UPLOADS]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(INCOMPLETE), "{said}");
     assert!(said.contains("/2026/secret") && said.contains("the backup stands"), "{said}");
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(told.contains("1 could not be opened"), "{told}");
     assert_eq!(files.good().len(), 1);
+    // Nobody else takes it for whole.
+    assert!(receiver.requests("/ping").is_empty(), "whoever waits for good backups was told of one");
+    let status = files.sandbox.run(&["status", UPLOADS]);
+    assert_eq!(status.code, Some(WARNING), "{}", status.stderr);
+    assert!(
+        status.text().contains("incomplete") && status.text().contains("lacks 1 file"),
+        "{}",
+        status.text()
+    );
+    let point = as_anybody(&["snapshot", "--source", UPLOADS, "--reason", "a test"]);
+    assert_eq!(point.status.code(), Some(INCOMPLETE), "{}", String::from_utf8_lossy(&point.stderr));
+    assert!(files.sandbox.objects().iter().all(|name| !name.contains("restore-points")));
+
     let target = files.sandbox.path("restored");
     let to = target.to_str().expect("a path");
+    let planned = files
+        .sandbox
+        .run_well(&["restore", UPLOADS, "--at", "now", "--to", to, "--dry-run", "--json"])
+        .json();
+    assert_eq!((&planned["dry_run"], &planned["planned"]["files"]), (&true.into(), &51.into()), "{planned}");
     let restored = files.sandbox.run_well(&["restore", UPLOADS, "--at", "now", "--to", to]);
     assert!(restored.stderr.contains("secret"), "{}", restored.stderr);
     assert!(!files.below(&target).join("2026/secret").exists());

@@ -173,6 +173,8 @@ fn what_cannot_be_a_backup_is_refused_before_it_is_one() {
     is_told(&import(&sandbox, "schema.dump", &given), USAGE, &["--schema-only"], "whole database");
     is_told(&import(&sandbox, "data.dump", &given), USAGE, &["--data-only"], "whole database");
     is_told(&import(&sandbox, "text.sql", &given), 1, &["not an archive"], "--format=custom");
+    succeed(std::process::Command::new("mkfifo").arg(sandbox.path("pipe")));
+    is_told(&import(&sandbox, "pipe", &given), USAGE, &["pipe is no file"], "one file");
     is_told(&import(&sandbox, "none.dump", &given), 1, &["none.dump", "No such file"], "");
     is_told(&import(&sandbox, "short.dump", &given), 1, &["short.dump", "ends"], "");
     let early = ["--taken-at", "2024-02-29T02:00:00Z"];

@@ -211,7 +211,8 @@ fn stuck_in_upload() -> (Sandbox, Child) {
     (sandbox, backup)
 }
 
-fn ended(mut child: Child) -> ExitStatus {
+/// Waits for its end.
+pub(crate) fn ended(mut child: Child) -> ExitStatus {
     let pid = child.id().to_string();
     let (ended, status) = mpsc::channel();
     std::thread::spawn(move || ended.send(child.wait().expect("a child")));

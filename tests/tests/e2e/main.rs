@@ -39,6 +39,7 @@ mod service;
 mod serving;
 mod status;
 mod stock_tools;
+mod stopping;
 mod store_faults;
 mod threats;
 mod versions;

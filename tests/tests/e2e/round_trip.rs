@@ -85,6 +85,20 @@ fn dry_run_changes_nothing() {
     sandbox.run_well(&["backup", SOURCE]);
     let outcome = sandbox.run_well(&["restore", SOURCE, "--at", "now", "--into", "planned", "--dry-run"]);
     assert!(outcome.text().contains("planned"), "{}", outcome.text());
+    let document = ["restore", SOURCE, "--at", "now", "--into", "planned", "--dry-run", "--json"];
+    let document = sandbox.run_well(&document).json();
+    assert_eq!((&document["dry_run"], &document["rows"]), (&true.into(), &20_500.into()), "{document}");
+    const USAGE: i32 = 2;
+    for wrong in [
+        &["--archive", "99", "--stdout"][..],
+        &["--target", "postgresql://me:secret@localhost/postgres"],
+        &["--stdout", "--dry-run"],
+    ] {
+        let refused = sandbox.run(&[&["restore", SOURCE, "--at", "now"], wrong].concat());
+        assert_eq!((refused.code, refused.stdout.len()), (Some(USAGE), 0), "{wrong:?}: {}", refused.stderr);
+    }
+    assert_eq!(sandbox.run(&["--log", "bad[", "list"]).code, Some(USAGE));
+    assert_eq!(sandbox.run(&["backup", SOURCE, "--tag", "a=1", "--tag", "a=2"]).code, Some(USAGE));
     assert!(!sandbox.server.has_database("planned"));
 }
 

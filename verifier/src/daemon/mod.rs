@@ -28,6 +28,7 @@ use crate::failure::{self, Exit, Failure};
 use crate::verifier::Verifier;
 use activity::Activity;
 use pgproof_monitoring::answer;
+use pgproof_monitoring::guard::guarded;
 use pgproof_monitoring::lookout::Lookout;
 use pgproof_monitoring::service_manager::ServiceManager;
 
@@ -134,8 +135,8 @@ impl Daemon {
             };
             let (verifier, cancel) = (self.verifier.clone(), cancel.clone());
             workers.spawn(async move {
-                let drilled = Box::pin(look(&verifier, &source, &request, &cancel)).await;
-                (source, drilled)
+                let drilled = guarded(Box::pin(look(&verifier, &source, &request, &cancel))).await;
+                (source, drilled.unwrap_or_else(|panicked| Err(panicked.into())))
             });
         }
     }

@@ -3,11 +3,13 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use pgproof_repository::configuration::Variable;
 use pgproof_repository::contents;
 use pgproof_repository::keys::TerminalPrompts;
 use pgproof_repository::manifest::SignedManifest;
+use tokio_util::sync::CancellationToken;
 
-use crate::commands::{Opened, print_json, say};
+use crate::commands::{Opened, print_json, say, unless_cancelled};
 use crate::failure::{Exit, Failure};
 use crate::{cli, configuration};
 
@@ -17,9 +19,21 @@ pub(super) async fn run(
     args: &cli::Restore,
     signed: &SignedManifest,
     json: bool,
+    cancel: &CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let identities = opened.loaded.identities(Arc::new(TerminalPrompts))?;
-    let read = contents::configuration(&opened.store, signed, &identities).await?;
+    let fetched = async { Ok(contents::configuration(&opened.store, signed, &identities).await?) };
+    let read = unless_cancelled(cancel, fetched).await?;
+    if args.dry_run && json {
+        let files: Vec<&str> = read.files.iter().map(|file| &*file.path).collect();
+        let variable =
+            |variable: &Variable| serde_json::json!({ "name": variable.name, "origin": variable.origin });
+        let variables: Vec<_> = read.variables.iter().map(variable).collect();
+        print_json(&serde_json::json!({
+            "dry_run": true, "backup": signed.get().id, "files": files, "variables": variables,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.dry_run {
         for file in &read.files {
             say(&format!("file      {}", file.path))?;

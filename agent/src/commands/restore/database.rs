@@ -9,12 +9,12 @@ use anyhow::Context;
 use jiff::Timestamp;
 use pgproof_policies::names::SourceName;
 use pgproof_policies::policy::{Kind, PostgresSource};
-use pgproof_postgres::archive::selection::{Filter, QualifiedName};
+use pgproof_postgres::archive::selection::Filter;
 use pgproof_postgres::client::{self, Program, Version};
 use pgproof_postgres::connection::{ConnectionSpec, Environment};
 use pgproof_postgres::globals::{self, ApplyOptions, Globals, Outcome};
 use pgproof_postgres::restore::{
-    Phase, Plan, Restore, RestoreError, RestoreReport, Room, Space, Unwatched, swap, write_archive,
+    Mode, Phase, Plan, Restore, RestoreError, RestoreReport, Room, Space, Unwatched, swap, write_archive,
 };
 use pgproof_postgres::source;
 use pgproof_repository::keys::TerminalPrompts;
@@ -23,10 +23,10 @@ use pgproof_repository::manifest::v1::{Postgres, Role, Server};
 use pgproof_repository::{contents, layout};
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::{Opened, note, print_json, say};
+use crate::commands::{Opened, note, print_json, say, unless_cancelled};
 use crate::failure::{Exit, Failure, on_one_line};
 use crate::progress::Progress;
-use crate::{cli, plain};
+use crate::{cli, failure, plain};
 
 /// Restores the dump that `signed` is of.
 pub(super) async fn run(
@@ -40,11 +40,14 @@ pub(super) async fn run(
     let postgres = reach(opened, &args.source)?;
     let now = Timestamp::now();
     let identities = opened.loaded.identities(Arc::new(TerminalPrompts))?;
-    let inventory = contents::inventory(&opened.store, &signed, &identities).await?;
+    let fetched = async { Ok(contents::inventory(&opened.store, &signed, &identities).await?) };
+    let inventory = unless_cancelled(&cancel, fetched).await?;
     if args.stdout {
         let archive = archive(&args, &signed)?;
         let output = std::io::stdout();
-        return match write_archive(&opened.store, &signed, &inventory, &identities, &archive, output).await {
+        let written =
+            write_archive(&opened.store, &signed, &inventory, &identities, &archive, output, &cancel);
+        return match written.await {
             // The reader has seen enough (`| head`).
             Err(RestoreError::Output { source }) if source.kind() == std::io::ErrorKind::BrokenPipe => {
                 Ok(ExitCode::SUCCESS)
@@ -67,8 +70,11 @@ pub(super) async fn run(
         target: target.clone(),
         database: database.clone(),
         marker: None,
-        jobs: args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
-        selection: selection(&args)?,
+        jobs: match args.jobs {
+            Some(jobs) => jobs as usize,
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        },
+        selection: selection(&args),
         no_owner: args.no_owner,
         no_acl: args.no_acl,
         without_extensions: Vec::new(),
@@ -84,7 +90,10 @@ pub(super) async fn run(
     let needed = bytes_needed(&restore, server, &plan);
     let room = Space::of(&target).await.room_for(needed);
     if args.dry_run {
-        say(&format!("{plan}\n  space          {}", told_room(&room, needed)))?;
+        match json {
+            true => print_json(&planned(&plan, &room, needed))?,
+            false => say(&format!("{plan}\n  space          {}", told_room(&room, needed)))?,
+        }
         return Ok(ExitCode::SUCCESS);
     }
     refuse_too_little(&room, needed, args.ignore_space, json)?;
@@ -159,7 +168,11 @@ fn reach<'a>(opened: &'a Opened, source: &SourceName) -> anyhow::Result<&'a Post
 fn target(args: &cli::Restore, postgres: &PostgresSource) -> anyhow::Result<ConnectionSpec> {
     let environment = Environment::of_process();
     Ok(match &args.target {
-        Some(uri) => ConnectionSpec::from_uri(uri, &environment, None)?,
+        Some(uri) => ConnectionSpec::from_uri(uri, &environment, None).map_err(|error| {
+            let message = format!("--target cannot be used: {}", failure::message_of(&error));
+            let hint = error.hint().unwrap_or_else(|| "such as postgresql://host:5432/postgres".to_owned());
+            Failure::new(Exit::Usage, message, hint)
+        })?,
         // The source's database may be gone; `postgres` is there on every server.
         None => source::connection(postgres, &environment)?.with_database("postgres"),
     })
@@ -177,6 +190,11 @@ fn archive(args: &cli::Restore, signed: &SignedManifest) -> anyhow::Result<Strin
             );
             Err(Failure::new(Exit::Usage, message, hint).into())
         }
+        Some(number) if number as usize >= count => {
+            let message = format!("the backup has {count} archive(s), and none of number {number}");
+            Err(Failure::new(Exit::Usage, message, "they are numbered from 0; `pgproof show` names them")
+                .into())
+        }
         number => Ok(layout::archive_name(number.unwrap_or(0))),
     }
 }
@@ -187,12 +205,9 @@ fn new_name(signed: &SignedManifest, server: &Server) -> String {
     format!("{name}_{at}")
 }
 
-fn selection(args: &cli::Restore) -> anyhow::Result<Option<Filter>> {
-    if args.table.is_empty() && args.schema.is_empty() {
-        return Ok(None);
-    }
-    let tables: Result<Vec<QualifiedName>, _> = args.table.iter().map(|text| text.parse()).collect();
-    Ok(Some(Filter { tables: tables?, schemas: args.schema.clone() }))
+fn selection(args: &cli::Restore) -> Option<Filter> {
+    let is_some = !args.table.is_empty() || !args.schema.is_empty();
+    is_some.then(|| Filter { tables: args.table.clone(), schemas: args.schema.clone() })
 }
 
 /// What the restored database takes: as much as it took where it was dumped, or the rows that were chosen.
@@ -201,6 +216,24 @@ fn bytes_needed(restore: &Restore, server: &Server, plan: &Plan) -> u64 {
         None => server.database_bytes,
         Some(_) => plan.plain_bytes,
     }
+}
+
+fn planned(plan: &Plan, room: &Room, needed: u64) -> serde_json::Value {
+    let serial_because = match &plan.mode {
+        Mode::Parallel => None,
+        Mode::Serial { reason } => Some(reason),
+    };
+    let (space, free) = match room {
+        Room::Enough => ("enough", None),
+        Room::TooLittle { free, .. } => ("too_little", Some(free)),
+        Room::NotKnown { .. } => ("not_known", None),
+    };
+    serde_json::json!({
+        "dry_run": true, "backup": plan.backup, "snapshot_at": plan.snapshot_at, "database": plan.database,
+        "only": plan.selected, "tables": plan.tables, "rows": plan.rows, "large_objects": plan.large_objects,
+        "plain_bytes": plan.plain_bytes, "bytes_fetched": plan.fetched_bytes, "jobs": plan.jobs,
+        "serial_because": serial_because, "space": space, "bytes_needed": needed, "bytes_free": free,
+    })
 }
 
 fn told_room(room: &Room, needed: u64) -> String {
@@ -299,10 +332,11 @@ fn confirm_swap(database: &str, yes: bool) -> anyhow::Result<()> {
         ))
         .into());
     }
-    eprint!(
+    write!(
+        std::io::stderr(),
         "--swap takes the place of database {database:?}, which is kept under another name. Type its name to go on: "
-    );
-    std::io::stderr().flush()?;
+    )
+    .context("nobody can be asked")?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).context("no answer")?;
     match answer.trim() == database {

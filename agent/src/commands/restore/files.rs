@@ -13,7 +13,7 @@ use pgproof_repository::keys::TerminalPrompts;
 use pgproof_repository::manifest::SignedManifest;
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::{Opened, note, print_json, say};
+use crate::commands::{Opened, note, print_json, say, unless_cancelled};
 use crate::failure::{Exit, Failure};
 use crate::progress::Progress;
 use crate::{cli, plain};
@@ -30,7 +30,8 @@ pub(super) async fn run(
     let identities = opened.loaded.identities(Arc::new(TerminalPrompts))?;
     let signers = opened.loaded.trusted_signers()?;
     let id = signed.get().id.clone();
-    let archive = Archive::fetch(&opened.store, &signed, &signers, &identities).await?;
+    let fetched = async { Ok(Archive::fetch(&opened.store, &signed, &signers, &identities).await?) };
+    let archive = unless_cancelled(&cancel, Box::pin(fetched)).await?;
     let (restore, archive, plan) = tokio::task::spawn_blocking(move || {
         let plan = restore.plan(&archive);
         plan.map(|plan| (restore, archive, plan))
@@ -38,8 +39,17 @@ pub(super) async fn run(
     .await??;
     let free = restore.free_bytes();
     tell(&restore, &plan, free, json);
-    tell_of_chain(&signed, json);
+    let also_from = also_from(&signed);
+    if !also_from.is_empty() {
+        note(json, "also from", &also_from.join(", "));
+    }
     if args.dry_run {
+        if json {
+            print_json(&serde_json::json!({
+                "dry_run": true, "backup": id, "target": restore.target, "planned": plan.totals,
+                "bytes_free": free, "also_from": also_from,
+            }))?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     refuse_too_little(&restore, &plan, free, args.ignore_space)?;
@@ -104,12 +114,10 @@ fn tell(restore: &Restore, plan: &Plan, free: Option<u64>, json: bool) {
     }
 }
 
-fn tell_of_chain(signed: &SignedManifest, json: bool) {
-    let Some(chain) = signed.get().chain() else { return };
-    let ids: Vec<&str> = chain.bases.iter().map(|base| base.id.as_str()).collect();
-    if !ids.is_empty() {
-        note(json, "also from", &ids.join(", "));
-    }
+/// The earlier backups that hold some of its bytes.
+fn also_from(signed: &SignedManifest) -> Vec<&str> {
+    let bases = signed.get().chain().map(|chain| &*chain.bases).unwrap_or_default();
+    bases.iter().map(|base| base.id.as_str()).collect()
 }
 
 fn refuse_too_little(restore: &Restore, plan: &Plan, free: Option<u64>, ignore: bool) -> anyhow::Result<()> {

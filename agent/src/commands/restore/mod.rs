@@ -17,7 +17,7 @@ use pgproof_repository::report::Proofs;
 use pgproof_repository::restore_point;
 use tokio_util::sync::CancellationToken;
 
-use super::{Opened, note, open, record};
+use super::{Opened, note, open, record, unless_cancelled};
 use crate::failure::{Exit, Failure};
 use crate::{cli, plain};
 
@@ -27,8 +27,12 @@ pub(crate) async fn run(
     json: bool,
     cancel: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let opened = open(policy, Some(&args.source)).await?;
-    let signed = choose(&opened, &args, json, Timestamp::now()).await?;
+    let chosen = async {
+        let opened = open(policy, Some(&args.source)).await?;
+        let signed = choose(&opened, &args, json, Timestamp::now()).await?;
+        Ok((opened, signed))
+    };
+    let (opened, signed) = unless_cancelled(&cancel, Box::pin(chosen)).await?;
     let contents = signed.get().contents.clone();
     refuse_foreign_options(&args, &contents)?;
     match contents {
@@ -42,7 +46,7 @@ pub(crate) async fn run(
             }
         }
         Contents::Config(_) => {
-            let work = Box::pin(configuration::run(&opened, &args, &signed, json));
+            let work = Box::pin(configuration::run(&opened, &args, &signed, json, &cancel));
             match args.dry_run {
                 true => work.await,
                 false => {

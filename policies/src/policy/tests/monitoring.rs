@@ -48,6 +48,7 @@ fn routes_say_who_is_told_and_addresses_are_not_repeated() {
         ("kind = \"pigeon\"", "must be \"webhook\""),
         ("kind = \"slack\"", "url_file: must name the file"),
         ("kind = \"slack\"\nurl = \"ftp://x/T0KEN\"", "must begin with https://"),
+        ("kind = \"ping\"\nurl = \"https://me:T0KEN@x/@\"", "must hold no user or password"),
         ("kind = \"slack\"\nurl = \"https://x\"\nseverities = [\"P5\"]", "must be \"P1\""),
         ("kind = \"command\"\ncommand = [\"sh\"]", "must be a program's whole path"),
         ("kind = \"email\"\nhost = \"x\"\nfrom = \"a@b\"\nto = [\"c@d\"]\ntls = \"none\"", "plain_reason"),
