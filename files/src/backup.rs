@@ -7,6 +7,7 @@
 //! With a [`Memory`] of an earlier backup, a file that has not changed since is opened, so that one that cannot be read any
 //! more is a loss, and not read: its entry says which backup holds its bytes.
 
+mod measure;
 mod memory;
 mod walk;
 
@@ -24,6 +25,7 @@ use crate::watch::Watch;
 
 use self::walk::Walk;
 
+pub use self::measure::{Size, measure};
 pub use self::memory::Memory;
 
 /// A frame of an index ends here at the first line's end.
@@ -67,8 +69,7 @@ pub fn run(
     memory: Option<Memory>,
     watch: &dyn Watch,
 ) -> Result<Backed, BackupError> {
-    let filter =
-        Filter::new(&source.include, &source.exclude).map_err(|source| BackupError::Pattern { source })?;
+    let filter = filter(source)?;
     let mut walk = Walk::new(&filter, source.one_file_system, data, index, memory, watch);
     for root in roots(&source.paths)? {
         walk.root(&root)?;
@@ -78,6 +79,10 @@ pub fn run(
         true => Err(BackupError::Empty),
         false => Ok(backed),
     }
+}
+
+fn filter(source: &FilesSource) -> Result<Filter, BackupError> {
+    Filter::new(&source.include, &source.exclude).map_err(|source| BackupError::Pattern { source })
 }
 
 /// In the order of their names, without those that lie in another one.

@@ -331,6 +331,16 @@ mod tests {
         Entry { path: StoredPath::new(b"a\n\xff/b%".to_vec()).unwrap(), meta, body, note: Some(Note::Grew) }
     }
 
+    #[test]
+    fn version_1_reads_for_ever_and_writes_as_it_was() {
+        const GOLDEN_V1: &str = include_str!("../../repository/fixtures/index.v1.jsonl");
+        let mut written = Vec::new();
+        for line in GOLDEN_V1.lines() {
+            Entry::read_line(line.as_bytes()).unwrap().write_line(&mut written);
+        }
+        assert_eq!(String::from_utf8_lossy(&written), GOLDEN_V1);
+    }
+
     fn content() -> Content {
         let extents = Some(vec![Extent(0, 10), Extent(50, 50)]);
         Content { base: 3, offset: 512, size: 100, sha256: [9; 32], extents }

@@ -41,9 +41,14 @@ impl Stamp {
 
     /// Whether whatever is written from `walk_began` on shows.
     pub(crate) fn is_settled(&self, walk_began: Moment) -> bool {
-        let until = Moment(walk_began.0.saturating_sub(SETTLED_AFTER_SECONDS), walk_began.1);
+        let until = settled_until(walk_began);
         self.mtime < until && self.ctime < until
     }
+}
+
+/// What changed before this is known by a backup whose walk began then; what changed from this on is read again.
+pub fn settled_until(walk_began: Moment) -> Moment {
+    Moment(walk_began.0.saturating_sub(SETTLED_AFTER_SECONDS), walk_began.1)
 }
 
 /// The first line, which says what the others are.
@@ -231,6 +236,19 @@ mod tests {
 
     fn index(lines: &[u8]) -> Result<HostIndex, HostIndexError> {
         HostIndex::open(Box::new(io::Cursor::new([&head(), lines].concat())), 3)
+    }
+
+    #[test]
+    fn version_1_reads_for_ever_and_writes_as_it_was() {
+        const GOLDEN_V1: &[u8] = include_bytes!("../../repository/fixtures/host-index.v1.jsonl");
+        let mut index = HostIndex::open(Box::new(io::Cursor::new(GOLDEN_V1)), 2).unwrap();
+        let mut written = head();
+        for name in ["srv/a%b", "srv/earlier"] {
+            let (stamp, content) = index.find(&path(name)).unwrap().expect("a line");
+            write_line(&path(name), &stamp, &content, &mut written);
+        }
+        assert_eq!(String::from_utf8_lossy(&written), String::from_utf8_lossy(GOLDEN_V1));
+        index.finish().unwrap();
     }
 
     #[test]

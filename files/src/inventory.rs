@@ -136,3 +136,16 @@ pub enum InventoryError {
     #[error("a frame has no usable hash")]
     FrameHash,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_1_reads_for_ever_and_writes_as_it_was() {
+        const GOLDEN_V1: &str = include_str!("../../repository/fixtures/files-inventory.v1.json");
+        let inventory: Inventory = serde_json::from_str(GOLDEN_V1).unwrap();
+        assert_eq!(inventory.totals.losses(), 0);
+        assert_eq!(serde_json::to_string_pretty(&inventory).unwrap() + "\n", GOLDEN_V1);
+    }
+}

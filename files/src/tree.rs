@@ -2,9 +2,9 @@
 //! between looking and opening.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 use rustix::{fs, io};
 
@@ -32,11 +32,32 @@ const MADE_UP: [i64; 10] = [
 pub(crate) fn open(folder: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> io::Result<OwnedFd> {
     // Without O_NONBLOCK a pipe that was put in a file's place would hold the backup up.
     let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match open_untouched(folder, name, flags) {
+        Err(Errno::AGAIN) => open_leased(folder, name),
+        opened => opened,
+    }
+}
+
+fn open_untouched(folder: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> io::Result<OwnedFd> {
     match fs::openat(folder, name, flags | OFlags::NOATIME, Mode::empty()) {
         // Only the owner and root may leave access times alone.
         Err(Errno::PERM) => fs::openat(folder, name, flags, Mode::empty()),
         opened => opened,
     }
+}
+
+/// Opens a file on which somebody, mostly a file server, has a lease. Its holder is asked to give it up, and the kernel waits for
+/// that, `fs.lease-break-time` (45 s) at most. Only once it is sure that it is a file: it is held by its handle, which `/proc`
+/// opens again.
+fn open_leased(folder: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+    let held = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let held = fs::openat(folder, name, held, Mode::empty())?;
+    if kind(&fs::fstat(&held)?) != FileType::RegularFile {
+        return Err(Errno::AGAIN);
+    }
+    let again =
+        CString::new(format!("/proc/self/fd/{}", held.as_raw_fd())).expect("a number has no zero byte");
+    open_untouched(CWD, &again, OFlags::RDONLY | OFlags::CLOEXEC)
 }
 
 pub(crate) fn open_folder(folder: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
@@ -82,6 +103,13 @@ pub(crate) fn mtime(stat: &Stat) -> Moment {
 
 pub(crate) fn ctime(stat: &Stat) -> Moment {
     Moment(stat.st_ctime as _, stat.st_ctime_nsec as _)
+}
+
+/// When a file came to be, where the file system knows.
+pub(crate) fn born(file: BorrowedFd<'_>) -> Option<Moment> {
+    let found = fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok()?;
+    let is_known = found.stx_mask & StatxFlags::BTIME.bits() != 0;
+    is_known.then_some(Moment(found.stx_btime.tv_sec, found.stx_btime.tv_nsec))
 }
 
 /// Device and inode.

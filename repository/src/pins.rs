@@ -269,6 +269,13 @@ mod tests {
     use crate::store::memory::MemoryStore;
     use crate::store::operation::Operation;
 
+    #[test]
+    fn version_1_reads_for_ever_and_writes_as_it_was() {
+        const GOLDEN_V1: &str = include_str!("../fixtures/pin.v1.json");
+        let stored: Stored = serde_json::from_str(GOLDEN_V1).unwrap();
+        assert_eq!(serde_json::to_string_pretty(&stored).unwrap() + "\n", GOLDEN_V1);
+    }
+
     fn id() -> BackupId {
         "20261124T020000Z-aaaaaa".parse().unwrap()
     }

@@ -41,6 +41,14 @@ impl Database {
         let connection = source::connection(&reach, &Environment::of_process())?;
         Ok(Self { connection, tools: source::tools(&reach), reach })
     }
+
+    /// What it measures, which the role may not be told.
+    pub(super) async fn bytes(&self) -> anyhow::Result<Option<u64>> {
+        let snapshot = ExportedSnapshot::open(&self.connection).await?;
+        let bytes = snapshot.facts().database.bytes;
+        snapshot.close().await?;
+        Ok(bytes)
+    }
 }
 
 /// A dump on its way.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
-use pgproof_files::backup::{self, Backed, BackupError, Memory};
+use pgproof_files::backup::{self, Backed, BackupError, Memory, Size};
 use pgproof_files::entry::{Moment, Note};
-use pgproof_files::host_index::{HostIndex, HostIndexError};
+use pgproof_files::host_index::{self, HostIndex, HostIndexError};
 use pgproof_files::inventory::{self, Frames, Inventory, Totals};
 use pgproof_files::path::StoredPath;
 use pgproof_files::{Filter, Watch};
@@ -19,13 +19,15 @@ use pgproof_repository::keys::Recipients;
 use pgproof_repository::layout;
 use pgproof_repository::lifecycle::{Committed, PartsUploaded, Started, upload_parts};
 use pgproof_repository::manifest::v1;
-use pgproof_repository::sealed::{SealError, SealedReader, SealedSummary, Sealer};
+use pgproof_repository::sealed::{SealError, SealedReader, SealedSummary, Sealer, Workers};
 use pgproof_repository::store::StoreError;
+use pgproof_repository::store::part_plan::{PartLimits, PartPlan};
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::following::{Following, FullBecause};
-use super::{Begun, Described, Job, UPLOADS_IN_FLIGHT, interrupted, watchdog};
+use super::following::{self, Following, FullBecause};
+use super::memory::{INDEX_UPLOADS_IN_FLIGHT, INDEX_WORKERS, UPLOADS_IN_FLIGHT};
+use super::{Begun, Described, Job, interrupted, watchdog};
 use crate::failure::{self, Exit, Failure};
 use crate::progress::Progress;
 
@@ -33,8 +35,9 @@ use crate::progress::Progress;
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// Files that are named on standard error; the index names all.
 const NAMED_MAX: usize = 20;
-/// An index has a hundredth of the archive's bytes: one part of it at a time is enough.
-const INDEX_UPLOADS_IN_FLIGHT: usize = 1;
+/// The share of a tree for which an incremental backup has room before its parts grow, whatever the files' times say: a folder that
+/// was moved is read again, and does not show in them.
+const MOVED_SHARE: u64 = 4;
 
 type Upload = JoinHandle<Result<PartsUploaded, StoreError>>;
 
@@ -62,10 +65,12 @@ impl Job {
     ) -> anyhow::Result<Committed> {
         self.refuse_own_repository(files)?;
         let way = self.way(files, begun).await?;
+        let since = way.following().map(|following| host_index::settled_until(following.walk_began));
+        let size = self.measure(files, since).await?;
         // Whatever was written before this moment is in the backup.
         let at = Timestamp::now();
         let mut started = Started::new(self.store.clone(), self.source.name.clone(), begun.id.clone());
-        let (way, read) = self.read_files_or_all(files, &started, way, at).await?;
+        let (way, read) = self.read_files_or_all(files, &started, way, size, at).await?;
         let Read { backed, data: data_parts, index: index_parts, host_index: host_parts } = read;
         let data = object(layout::archive_name(0), v1::Role::Archive, &backed.data);
         let index = object(layout::INDEX.to_owned(), v1::Role::Index, &backed.index);
@@ -109,15 +114,16 @@ impl Job {
         files: &FilesSource,
         started: &Started,
         way: Way,
+        size: Size,
         at: Timestamp,
     ) -> anyhow::Result<(Way, Read)> {
-        match (self.read_files(files, started, &way, at).await, way) {
+        match (self.read_files(files, started, &way, size, at).await, way) {
             (Err(error), Way::Following(secret, following)) if is_of_memory(&error) => {
                 let before = following.sources[0].id.clone();
                 let because = FullBecause::Damaged { before, error: failure::message(&error) };
                 tracing::warn!("a full backup is made, because {because}");
                 let way = Way::Full(secret, because);
-                let read = self.read_files(files, started, &way, at).await?;
+                let read = self.read_files(files, started, &way, size, at).await?;
                 Ok((way, read))
             }
             (read, way) => Ok((way, read?)),
@@ -155,18 +161,19 @@ impl Job {
         files: &FilesSource,
         started: &Started,
         way: &Way,
+        size: Size,
         at: Timestamp,
     ) -> anyhow::Result<Read> {
-        let level = self.source.compression_level;
-        let (data, data_upload) = self.start_upload(
-            started,
-            &layout::archive_name(0),
-            Sealing { recipients: &self.recipients, level, workers: self.workers() },
-            UPLOADS_IN_FLIGHT,
-        )?;
-        let sealing = Sealing { recipients: &self.recipients, level, workers: 1 };
-        let (index, index_upload) =
-            self.start_upload(started, layout::INDEX, sealing, INDEX_UPLOADS_IN_FLIGHT)?;
+        let parts = self.part_plan(Some(expected(way.following().is_some(), size, self.store.part_limits())));
+        let sealing = Sealing {
+            recipients: &self.recipients,
+            workers: self.workers(),
+            parts,
+            in_flight: UPLOADS_IN_FLIGHT,
+        };
+        let (data, data_upload) = self.start_upload(started, &layout::archive_name(0), sealing)?;
+        let sealing = self.of_index(&self.recipients);
+        let (index, index_upload) = self.start_upload(started, layout::INDEX, sealing)?;
         let (remembering, host_upload) = match way {
             Way::Alone => (None, None),
             Way::Full(secret, _) => self.start_host_index(started, secret, None)?,
@@ -179,7 +186,7 @@ impl Job {
             stop: stop.clone(),
             named: AtomicUsize::new(0),
         };
-        let walk_began = Moment(at.as_second(), at.subsec_nanosecond().unsigned_abs());
+        let walk_began = following::moment(at);
         let mut reading = tokio::task::spawn_blocking(move || {
             let memory = remembering.map(|remembering| remembering.memory(walk_began)).transpose()?;
             backup::run(&files, data, index, memory, &watch)
@@ -220,10 +227,8 @@ impl Job {
         secret: &HostSecret,
         following: Option<&Following>,
     ) -> anyhow::Result<(Option<Remembering>, Option<Upload>)> {
-        let (recipients, level) = (secret.recipients()?, self.source.compression_level);
-        let sealing = Sealing { recipients: &recipients, level, workers: 1 };
-        let (sealer, upload) =
-            self.start_upload(started, layout::HOST_INDEX, sealing, INDEX_UPLOADS_IN_FLIGHT)?;
+        let recipients = secret.recipients()?;
+        let (sealer, upload) = self.start_upload(started, layout::HOST_INDEX, self.of_index(&recipients))?;
         let earlier = following.map(|following| {
             let bases = following.sources.len() as u32 - 1;
             (following.host_index.clone(), bases)
@@ -231,19 +236,38 @@ impl Job {
         Ok((Some(Remembering { earlier, sealer }), Some(upload)))
     }
 
+    fn of_index<'r>(&self, recipients: &'r Recipients) -> Sealing<'r> {
+        let parts = PartPlan::of_small(self.store.part_limits());
+        Sealing { recipients, workers: INDEX_WORKERS, parts, in_flight: INDEX_UPLOADS_IN_FLIGHT }
+    }
+
     fn start_upload(
         &self,
         started: &Started,
         name: &str,
         sealing: Sealing<'_>,
-        in_flight: usize,
     ) -> Result<(Sealer<()>, Upload), SealError> {
-        let plan = self.part_plan(None);
-        let Sealing { recipients, level, workers } = sealing;
-        let (sealer, parts) =
-            Sealer::start(recipients, level, workers, move |number| plan.part_bytes(number))?;
+        let Sealing { recipients, workers, parts: plan, in_flight } = sealing;
+        let workers = Workers::shared_by(self.source.compression_level, workers, 1, in_flight)?;
+        let (sealer, parts) = workers.sealer(recipients, move |number| plan.part_bytes(number))?;
         let upload = upload_parts(self.store.clone(), started.key(name), parts, in_flight);
         Ok((sealer, tokio::spawn(upload)))
+    }
+
+    /// What a backup would read, before it does.
+    pub(super) async fn measure(&self, files: &FilesSource, since: Option<Moment>) -> anyhow::Result<Size> {
+        let (files, beat, stop) = (files.clone(), watchdog::Beat::default(), CancellationToken::new());
+        let (progress, named) = (None, AtomicUsize::new(0));
+        let watch = Reading { beat: beat.clone(), progress, stop: stop.clone(), named };
+        let mut looking = tokio::task::spawn_blocking(move || backup::measure(&files, since, &watch));
+        tokio::select! {
+            size = &mut looking => Ok(size??),
+            stopped = self.stop_reading(&beat) => {
+                stop.cancel();
+                let _ = tokio::time::timeout(STOP_WITHIN, looking).await;
+                Err(stopped.into())
+            }
+        }
     }
 
     async fn stop_reading(&self, beat: &watchdog::Beat) -> Failure {
@@ -252,6 +276,23 @@ impl Job {
             () = self.cancel.cancelled() => interrupted(),
             () = beat.stopped_for(timeout) => stuck(timeout),
         }
+    }
+}
+
+impl Way {
+    fn following(&self) -> Option<&Following> {
+        match self {
+            Self::Following(_, following) => Some(following),
+            Self::Alone | Self::Full(..) => None,
+        }
+    }
+}
+
+/// What will be stored of a tree. Of too low an estimate parts grow, unless the store wants all of one size: then it is what must fit.
+fn expected(follows: bool, size: Size, limits: PartLimits) -> u64 {
+    match follows && !limits.equal_parts {
+        true => size.changed_bytes.max(size.bytes / MOVED_SHARE),
+        false => size.bytes,
     }
 }
 
@@ -374,8 +415,9 @@ fn tree(totals: &Totals) -> v1::Tree {
 /// To whom an object is sealed, and how.
 struct Sealing<'a> {
     recipients: &'a Recipients,
-    level: i32,
     workers: usize,
+    parts: PartPlan,
+    in_flight: usize,
 }
 
 /// What a reader takes to know the files of the backup before, and to let the next one know those of this one.
@@ -432,5 +474,22 @@ impl Watch for Reading {
     fn is_cancelled(&self) -> bool {
         self.beat.now();
         self.stop.is_cancelled()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_tree_that_is_followed_what_changed_is_expected_or_a_quarter() {
+        const GIB: u64 = 1 << 30;
+        let size = |changed: u64| Size { bytes: 400 * GIB, changed_bytes: changed * GIB, is_whole: true };
+        assert_eq!(expected(false, size(1), PartLimits::S3), 400 * GIB);
+        assert_eq!(expected(true, size(1), PartLimits::S3), 100 * GIB);
+        assert_eq!(expected(true, size(300), PartLimits::S3), 300 * GIB);
+        // Its parts cannot grow.
+        let equal = PartLimits { equal_parts: true, ..PartLimits::S3 };
+        assert_eq!(expected(true, size(1), equal), 400 * GIB);
     }
 }

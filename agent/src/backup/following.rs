@@ -8,6 +8,7 @@ use std::fmt;
 
 use anyhow::Context;
 use jiff::Timestamp;
+use pgproof_files::entry::Moment;
 use pgproof_policies::increments::{Chain, ChainEnd, Incremental};
 use pgproof_repository::catalog::{self, Standing};
 use pgproof_repository::contents;
@@ -30,6 +31,8 @@ pub(super) struct Following {
     pub full: BackupId,
     /// Of the backup that follows.
     pub depth: u32,
+    /// When the walk began that made the earlier one.
+    pub walk_began: Moment,
     /// What this host knows of its files.
     pub host_index: SealedReader,
 }
@@ -103,6 +106,7 @@ impl Job {
             sources: std::iter::once(itself).chain(manifest.bases().iter().cloned()).collect(),
             full: manifest.chain().map_or(before, |chain| chain.full.clone()),
             depth: chain.depth + 1,
+            walk_began: moment(manifest.snapshot.at),
             host_index,
         }))
     }
@@ -148,6 +152,10 @@ impl Job {
             Err(error) => Ok(Err(FullBecause::Damaged { before, error: failure::message_of(&error) })),
         }
     }
+}
+
+pub(super) fn moment(at: Timestamp) -> Moment {
+    Moment(at.as_second(), at.subsec_nanosecond().unsigned_abs())
 }
 
 fn chain_of(manifest: &v1::Manifest) -> Chain {

@@ -23,7 +23,7 @@ use pgproof_repository::inventory::{self, Inventory, Wording};
 use pgproof_repository::layout;
 use pgproof_repository::lifecycle::{Committed, PartsUploaded, Started, upload_parts};
 use pgproof_repository::manifest::v1;
-use pgproof_repository::sealed::Sealer;
+use pgproof_repository::sealed::{Sealer, Workers};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
@@ -203,7 +203,8 @@ impl Job {
         let plan = self.part_plan(Some(import.bytes));
         let part_bytes = move |number| plan.part_bytes(number);
         let level = self.source.compression_level;
-        let (sealer, parts) = Sealer::start(&self.recipients, level, self.workers(), part_bytes)?;
+        let workers = Workers::shared_by(level, self.workers(), 1, UPLOADS_IN_FLIGHT)?;
+        let (sealer, parts) = workers.sealer(&self.recipients, part_bytes)?;
         let key = started.key(&layout::archive_name(0));
         let upload = tokio::spawn(upload_parts(self.store.clone(), key, parts, UPLOADS_IN_FLIGHT));
         let progress = self.is_watched.then(|| Progress::new("import", import.bytes, self.json));

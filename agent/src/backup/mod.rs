@@ -10,6 +10,7 @@ mod following;
 mod held_snapshot;
 mod hooks;
 mod import;
+mod memory;
 mod stream;
 mod streams;
 mod watchdog;
@@ -40,10 +41,11 @@ pub(crate) use self::attempt::{Attempt, BackedUp, Claim, Made, ensure_backups_co
 use self::database::{Database, Dump};
 pub(crate) use self::hooks::HookError;
 pub(crate) use self::import::Import;
+use self::memory::UPLOADS_IN_FLIGHT;
+pub(crate) use self::memory::{MemoryPlan, beyond};
 use crate::failure::{Exit, Failure};
+use crate::plain;
 
-/// Parts that are uploaded at the same time: enough to hide a round trip behind another, few enough for little memory.
-pub(crate) const UPLOADS_IN_FLIGHT: usize = 3;
 /// Compressors beyond this gain nothing: `pg_dump` reads from one connection.
 const WORKERS_MAX: usize = 8;
 
@@ -134,9 +136,33 @@ impl Job {
         workers()
     }
 
-    /// How the archive is cut into parts, given what the database measures.
-    pub(crate) fn part_plan(&self, database_bytes: Option<u64>) -> PartPlan {
-        PartPlan::new(self.store.part_limits(), database_bytes)
+    /// How an archive is cut into parts, given what is expected to be stored in it.
+    fn part_plan(&self, expected_bytes: Option<u64>) -> PartPlan {
+        let limits = self.store.part_limits();
+        if let Some((bytes, most)) = expected_bytes.and_then(|bytes| Some((bytes, beyond(limits, bytes)?))) {
+            let (bytes, most) = (plain::bytes(bytes), plain::bytes(most));
+            tracing::warn!(
+                "{bytes} are to be stored, of which one object takes {most}: more than compresses to that fails at its end"
+            );
+        }
+        PartPlan::new(limits, expected_bytes)
+    }
+
+    /// What is in memory, given what is expected to be stored.
+    pub(crate) fn memory(&self, expected_bytes: Option<u64>) -> MemoryPlan {
+        MemoryPlan::new(self.store.part_limits(), &self.source, expected_bytes, self.workers())
+    }
+
+    /// What a backup that is not incremental is expected to store, as its run finds it; `None` where that is little, or not told.
+    pub(crate) async fn expected_bytes(&self) -> anyhow::Result<Option<u64>> {
+        match &self.work {
+            Work::Database(database) => tokio::select! {
+                bytes = database.bytes() => bytes,
+                () = self.cancel.cancelled() => Err(interrupted().into()),
+            },
+            Work::Configuration(_) => Ok(None),
+            Work::Files(files) => Ok(Some(self.measure(files, None).await?.bytes)),
+        }
     }
 
     /// What is read, as people know it.
@@ -253,7 +279,7 @@ impl Job {
         Ok(catalog::newest(&self.store, &self.source.name, &signers).await?)
     }
 
-    fn stop_if_cancelled(&self) -> anyhow::Result<()> {
+    pub(crate) fn stop_if_cancelled(&self) -> anyhow::Result<()> {
         match self.cancel.is_cancelled() {
             true => bail!(interrupted()),
             false => Ok(()),

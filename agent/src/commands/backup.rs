@@ -12,12 +12,10 @@ use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::acts::What;
 use pgproof_repository::holds;
 use pgproof_repository::manifest::v1::Manifest;
-use pgproof_repository::sealed::BLOCK_BYTES_MAX;
-use pgproof_repository::sealed::workers::{blocks_in_memory, parts_in_memory};
 use tokio_util::sync::CancellationToken;
 
 use super::{hold, print_json, record, say};
-use crate::backup::{Attempt, BackedUp, Job, Made, UPLOADS_IN_FLIGHT};
+use crate::backup::{Attempt, BackedUp, Job, Made};
 use crate::daemon::{Mode, Options};
 use crate::failure::{Exit, Failure};
 use crate::{cli, plain};
@@ -54,7 +52,7 @@ async fn one(
         job.source.jobs = jobs;
     }
     if args.explain {
-        explain(&job)?;
+        explain(&job).await?;
         return Ok(ExitCode::SUCCESS);
     }
     job.tags = tags;
@@ -141,25 +139,32 @@ fn print(made: &Made) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The plan and the memory it takes, without touching server or store.
-fn explain(job: &Job) -> anyhow::Result<()> {
-    let plan = job.part_plan(None);
-    let (workers, streams) = (job.workers(), job.streams());
-    let parts = parts_in_memory(streams, UPLOADS_IN_FLIGHT);
+/// The plan and the memory it takes, worked out as the run does it. Nothing is read but the size of what would be.
+async fn explain(job: &Job) -> anyhow::Result<()> {
+    let expected = job.expected_bytes().await;
+    job.stop_if_cancelled()?;
+    let memory = job.memory(expected.as_ref().ok().copied().flatten());
     say(&format!("{} from {} to {}", job.source.name, job.describe(), job.store.location()))?;
     say(&format!("  {}; zstd level {}; age", job.procedure(), job.source.compression_level))?;
-    let blocks = blocks_in_memory(streams, workers) as u64 * BLOCK_BYTES_MAX as u64 / 2;
-    say(&format!("  blocks    at most {} in {} worker(s) and queue", plain::bytes(blocks), workers))?;
-    for stored in [1_u64 << 30, 100 << 30, 1 << 40] {
-        let number = (1..=plan.limits().parts_max).find(|number| plan.bytes_after(*number) >= stored);
-        let Some(number) = number else { continue };
-        let part = plan.part_bytes(number);
-        let memory = plain::bytes(part * parts as u64);
-        say(&format!(
-            "  at {:>9} stored: parts of {}, {memory} in flight",
-            plain::bytes(stored),
-            plain::bytes(part)
-        ))?;
+    let blocks = plain::bytes(memory.blocks());
+    say(&format!("  blocks    at most {blocks} in {} worker(s) and queue", job.workers()))?;
+    let line = |stored, what: &str| match memory.parts_at(stored) {
+        Some((part, together)) => {
+            let (part, together) = (plain::bytes(part), plain::bytes(together));
+            format!("parts of {part}, {together} in flight{what}")
+        }
+        None => format!("more than one object of this store takes{what}"),
+    };
+    for stored in [1 << 30, 100 << 30, 1 << 40] {
+        say(&format!("  at {:>9} stored: {}", plain::bytes(stored), line(stored, "")))?;
     }
-    Ok(())
+    match expected {
+        Ok(Some(bytes)) => say(&format!(
+            "  at {:>9} stored: {}",
+            plain::bytes(bytes),
+            line(bytes, ", should what is there now not compress")
+        )),
+        Ok(None) => Ok(()),
+        Err(error) => say(&format!("  how much there is now is not known: {error:#}")),
+    }
 }

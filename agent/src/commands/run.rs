@@ -35,7 +35,14 @@ pub(super) async fn work(
     cancel: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let is_once = options.mode != Mode::Forever;
-    let daemon = Daemon::new(InForce::open(&options.policy).await?, options)?;
+    let in_force = InForce::open(&options.policy).await?;
+    if options.mode != Mode::Now && in_force.loaded.has_identity() {
+        tracing::warn!(
+            "this host backs up by schedule and its policy names `keys.identity_files`: whoever takes it reads every \
+             backup; keep identities where backups are restored and verified"
+        );
+    }
+    let daemon = Daemon::new(in_force, options)?;
     let activity = daemon.activity();
     let worst = Box::pin(daemon.run(cancel)).await?;
     if is_once {

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Backed, BackupError, INDEX_FRAME_BYTES, Memory, Own, Root};
 use crate::blocks::Blocks;
-use crate::entry::{Body, Content, Entry, Extent, LINE_BYTES_MAX, Meta, Note};
+use crate::entry::{Body, Content, Entry, Extent, LINE_BYTES_MAX, Meta, Moment, Note};
 use crate::inventory::Totals;
 use crate::path::StoredPath;
 use crate::pax::{self, Head, HeadKind};
@@ -23,7 +23,7 @@ use crate::watch::Watch;
 use crate::{sparse, tree};
 
 /// Folders inside each other that are followed. Each holds a handle, of which a process usually has 1,024.
-const DEPTH_MAX: usize = 512;
+pub(super) const DEPTH_MAX: usize = 512;
 /// Read at once.
 const READ_BYTES: usize = 256 << 10;
 /// A file of this size has frames of its own, so that restoring it fetches little else; smaller ones share frames, so that
@@ -48,12 +48,31 @@ pub(super) struct Walk<'a> {
     line: Vec<u8>,
 }
 
+/// A number is given to another file as soon as the last name of the first is gone, and a file may be written to between
+/// the visits of its names: so the second one must show what the first one did.
 struct Linked {
     first: StoredPath,
+    looks: Looks,
     content: Content,
     /// Whether it was read without anything in between.
     is_sure: bool,
     to_come: u64,
+}
+
+/// What a file shows that is the same under each of its names, until it is written to. Its time of change is not: a name
+/// more or less sets that, too.
+#[derive(PartialEq, Eq)]
+struct Looks {
+    size: u64,
+    mtime: Moment,
+    /// No program can set it; not every file system has it.
+    born: Option<Moment>,
+}
+
+impl Looks {
+    fn of(stat: &Stat, file: BorrowedFd<'_>) -> Self {
+        Self { size: tree::size(stat), mtime: tree::mtime(stat), born: tree::born(file) }
+    }
 }
 
 /// A folder in which the walk is.
@@ -266,8 +285,9 @@ impl<'a> Walk<'a> {
         self.watch.at(&place.path);
         let (xattrs, unread) = or_noted(tree::xattrs(&file));
         let meta = tree::meta(&stat, xattrs);
-        if stat.st_nlink > 1
-            && let Some((to, content, is_sure)) = self.known(tree::identity(&stat))
+        let looks = (stat.st_nlink > 1).then(|| Looks::of(&stat, file.as_fd()));
+        if let Some(looks) = &looks
+            && let Some((to, content, is_sure)) = self.known(tree::identity(&stat), looks)
         {
             self.remember(&place.path, &stat, &content, is_sure)?;
             self.head(&place.path, &meta, HeadKind::HardLink { to: to.as_bytes() })?;
@@ -279,19 +299,23 @@ impl<'a> Walk<'a> {
             None => self.content(&place.path, &meta, &stat, file.as_fd())?,
         };
         self.remember(&place.path, &stat, &content, torn.is_none())?;
-        if stat.st_nlink > 1 {
+        if let Some(looks) = looks {
             let (first, content) = (place.path.clone(), content.clone());
             let to_come = u64::from(stat.st_nlink as u32) - 1;
-            let linked = Linked { first, content, is_sure: torn.is_none(), to_come };
+            let linked = Linked { first, looks, content, is_sure: torn.is_none(), to_come };
             self.linked.insert(tree::identity(&stat), linked);
         }
         let body = Body::File(content);
         self.record(&Entry { path: place.path.clone(), meta, body, note: torn.or(unread) })
     }
 
-    /// A file that was stored under another name; forgotten with its last one.
-    fn known(&mut self, identity: (u64, u64)) -> Option<(StoredPath, Content, bool)> {
+    /// A file that was stored under another name; forgotten with its last one, and where it is no longer what was stored.
+    fn known(&mut self, identity: (u64, u64), looks: &Looks) -> Option<(StoredPath, Content, bool)> {
         let linked = self.linked.get_mut(&identity)?;
+        if linked.looks != *looks {
+            self.linked.remove(&identity);
+            return None;
+        }
         linked.to_come -= 1;
         let found = (linked.first.clone(), linked.content.clone(), linked.is_sure);
         if linked.to_come == 0 {
@@ -452,7 +476,7 @@ fn or_noted<T: Default>(read: io::Result<T>) -> (T, Option<Note>) {
 }
 
 /// A slash at the end would follow a link.
-fn without_slash(path: &Path) -> CString {
+pub(super) fn without_slash(path: &Path) -> CString {
     let bytes = path.as_os_str().as_bytes();
     let end = bytes.iter().rposition(|byte| *byte != b'/').map_or(1, |last| last + 1);
     CString::new(&bytes[..end.min(bytes.len())]).expect("a stored path has no zero byte")

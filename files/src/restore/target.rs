@@ -13,7 +13,9 @@ use crate::path::StoredPath;
 use crate::tree;
 
 /// Until a folder has all that belongs into it, it is for its owner alone.
-const FOLDER_MODE: Mode = Mode::RWXU;
+pub(super) const BEING_FILLED: Mode = Mode::RWXU;
+/// Of a folder that the backup knows by its name alone, because it lies above the source's paths. The umask takes from it.
+pub(super) const ON_THE_WAY: Mode = Mode::from_raw_mode(0o755);
 
 /// The target and the folders in it that are being filled.
 #[derive(Debug)]
@@ -55,16 +57,22 @@ impl Target {
         Ok(Self { root, open: Vec::new() })
     }
 
-    /// Goes to a folder, making what is not there; answers whether the last one was made now. Folders that are left on the
-    /// way are handed out.
-    pub(super) fn enter(&mut self, folder: Option<&StoredPath>, left: &mut Vec<Left>) -> io::Result<bool> {
+    /// Goes to a folder, making what is not there, the last one with `mode`; answers whether that one was made now. Folders that
+    /// are left on the way are handed out.
+    pub(super) fn enter(
+        &mut self,
+        folder: Option<&StoredPath>,
+        mode: Mode,
+        left: &mut Vec<Left>,
+    ) -> io::Result<bool> {
         let names: Vec<&[u8]> = folder.map(|folder| folder.names().collect()).unwrap_or_default();
         let common = self.open.iter().zip(&names).take_while(|(open, name)| open.name == **name).count();
         self.leave_to(common, left);
         let mut is_new = false;
-        for name in &names[common..] {
+        for (depth, name) in names.iter().enumerate().skip(common) {
             let parent = self.current();
-            is_new = match fs::mkdirat(parent, *name, FOLDER_MODE) {
+            let mode = if depth + 1 == names.len() { mode } else { ON_THE_WAY };
+            is_new = match fs::mkdirat(parent, *name, mode) {
                 Ok(()) => true,
                 Err(Errno::EXIST) => false,
                 Err(error) => return Err(error),

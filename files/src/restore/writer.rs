@@ -7,7 +7,7 @@ use rustix::io::{self, Errno};
 use rustix::process;
 use sha2::{Digest, Sha256};
 
-use super::target::{Left, Target, Temporary};
+use super::target::{BEING_FILLED, Left, ON_THE_WAY, Target, Temporary};
 use super::{Overwrite, Report, Restore, RestoreError};
 use crate::archive::{ArchiveError, Contents};
 use crate::entry::{Body, Content, Entry, Extent, Meta, Moment};
@@ -18,6 +18,7 @@ use crate::watch::Watch;
 const OWNERS: &str = "owners and groups were not all restored, which takes root";
 const SPECIAL_BITS: &str = "set-user-id and set-group-id bits were not restored, which takes root and a flag";
 const ATTRIBUTES: &str = "some extended attributes could not be set here";
+const LINK_IN_THE_WAY: &str = "a link is not followed: where the source's own path leads through one, restore into another folder (--to), and move it from there";
 const COPIES: &str = "some hard links were restored as files of their own";
 
 /// Set-user-id, set-group-id.
@@ -94,6 +95,9 @@ impl<'a> Writer<'a> {
             Ok(Done::Restored) => self.report.restored.add(entry),
             Ok(Done::Kept) => self.report.kept += 1,
             Err(Failure::Here(error)) if !ends_everything(error) => {
+                if matches!(error, Errno::LOOP | Errno::NOTDIR) {
+                    self.report.notes.insert(LINK_IN_THE_WAY);
+                }
                 self.report.problem(&entry.path, told(error));
             }
             Err(Failure::Here(source)) => {
@@ -114,16 +118,16 @@ impl<'a> Writer<'a> {
     }
 
     fn folder(&mut self, entry: &Entry) -> Result<Done, Failure> {
-        let is_new = self.enter(Some(&entry.path))?;
+        let is_new = self.enter(Some(&entry.path), BEING_FILLED)?;
         if is_new || self.restore.overwrite == Some(Overwrite::Always) {
             self.target.when_left(entry.path.clone(), entry.meta.clone());
         }
         Ok(Done::Restored)
     }
 
-    fn enter(&mut self, folder: Option<&StoredPath>) -> Result<bool, Failure> {
+    fn enter(&mut self, folder: Option<&StoredPath>, mode: Mode) -> Result<bool, Failure> {
         let mut left = Vec::new();
-        let entered = self.target.enter(folder, &mut left);
+        let entered = self.target.enter(folder, mode, &mut left);
         self.furnish(left);
         Ok(entered?)
     }
@@ -135,7 +139,7 @@ impl<'a> Writer<'a> {
         make: impl FnOnce(&mut Self, &Temporary<'_>) -> Result<Option<&'static str>, Failure>,
     ) -> Result<Done, Failure> {
         let (folder, name) = entry.path.split();
-        self.enter(folder.as_ref())?;
+        self.enter(folder.as_ref(), ON_THE_WAY)?;
         // A handle of its own, because the writer goes on using its target meanwhile.
         let folder = self.target.current().try_clone_to_owned();
         let folder = folder.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;

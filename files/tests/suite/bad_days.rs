@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -96,6 +96,120 @@ fn a_folder_that_becomes_a_link_is_not_followed() {
     let of_folder = entries.iter().find(|entry| entry.path.to_string().ends_with("/folder")).unwrap();
     assert!(matches!(of_folder.body, Body::Symlink { .. }), "{of_folder:?}");
     assert!(entries.iter().any(|entry| entry.path.to_string().ends_with("/z")));
+}
+
+/// A number of a file says which one it is only as long as it has a name; `first` has two here, and loses both.
+fn replace_both(tree: &Path, is_reused: &Cell<bool>) {
+    const TRIES: usize = 200;
+    let old = tree.join("a/first");
+    let (number, times) = (old.metadata().unwrap().ino(), old.metadata().unwrap().modified().unwrap());
+    fs::remove_file(&old).unwrap();
+    fs::remove_file(tree.join("y/second")).unwrap();
+    for attempt in 0..TRIES {
+        let new = tree.join(format!("z/n{attempt}"));
+        fs::write(&new, "content of another".repeat(1000)).unwrap();
+        if new.metadata().unwrap().ino() == number {
+            // As a program does that keeps times.
+            File::options().write(true).open(&new).unwrap().set_modified(times).unwrap();
+            fs::hard_link(&new, tree.join("z/other")).unwrap();
+            is_reused.set(true);
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_number_that_another_file_gets_is_not_taken_for_the_first() {
+    let (tree, target) = (tree_of(&["a/first", "m", "z/last"]), tempfile::tempdir().unwrap());
+    fs::create_dir(tree.path().join("y")).unwrap();
+    // As long as what comes in its place.
+    fs::write(tree.path().join("a/first"), "content of a_first".repeat(1000)).unwrap();
+    fs::hard_link(tree.path().join("a/first"), tree.path().join("y/second")).unwrap();
+    let is_reused = Cell::new(false);
+    let replace = || replace_both(tree.path(), &is_reused);
+    let sealed = back_up(&source(&[tree.path()]), &When::at("/m", &replace)).unwrap();
+    if !is_reused.get() {
+        eprintln!("skipped: this file system gives a number to no other file");
+        return;
+    }
+    sealed.restore_to(target.path());
+    let restored = below(target.path(), tree.path());
+    assert_eq!(fs::read_to_string(restored.join("z/other")).unwrap(), "content of another".repeat(1000));
+    assert_eq!(fs::read_to_string(restored.join("a/first")).unwrap(), "content of a_first".repeat(1000));
+}
+
+#[test]
+fn a_file_that_changes_between_the_visits_of_its_names_is_stored_as_each_found_it() {
+    let (tree, target) = (tree_of(&["first", "middle"]), tempfile::tempdir().unwrap());
+    for name in ["second", "third"] {
+        fs::hard_link(tree.path().join("first"), tree.path().join(name)).unwrap();
+    }
+    let before = fs::read(tree.path().join("first")).unwrap();
+    let change = || fs::write(tree.path().join("first"), "new").unwrap();
+    let sealed = back_up(&source(&[tree.path()]), &When::at("/middle", &change)).unwrap();
+    assert_eq!((sealed.inventory.totals.hard_links, sealed.notes()), (1, [].into()));
+    sealed.restore_to(target.path());
+    let restored = below(target.path(), tree.path());
+    assert_eq!(fs::read(restored.join("first")).unwrap(), before);
+    for name in ["second", "third"] {
+        assert_eq!(fs::read(restored.join(name)).unwrap(), b"new", "{name}");
+    }
+}
+
+#[test]
+fn a_file_on_lease_is_waited_for() {
+    const HOLDER: &str = "$SIG{IO} = sub { select undef, undef, undef, 0.2; close F; exit }; open F, '<', $ARGV[0] or die; \
+        fcntl(F, 1024, 1) or die; $| = 1; print qq(held\\n); sleep 30";
+    let (tree, target) = (tree_of(&["a", "leased", "z"]), tempfile::tempdir().unwrap());
+    let leased = tree.path().join("leased");
+    let mut holder = std::process::Command::new("perl");
+    let holder = holder.args(["-e", HOLDER]).arg(&leased).stdout(std::process::Stdio::piped()).spawn();
+    let Ok(mut holder) = holder else {
+        eprintln!("skipped: there is no perl, to hold a lease");
+        return;
+    };
+    let mut said = [0; 4];
+    let is_held = std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut said).is_ok();
+    let sealed = is_held.then(|| back_up(&source(&[tree.path()]), &Unwatched).unwrap());
+    let _ = holder.kill();
+    holder.wait().unwrap();
+    let Some(sealed) = sealed else {
+        eprintln!("skipped: this file system knows no leases");
+        return;
+    };
+    assert_eq!(sealed.notes(), [].into());
+    sealed.restore_to(target.path());
+    assert_eq!(fs::read(below(target.path(), &leased)).unwrap(), fs::read(&leased).unwrap());
+}
+
+#[test]
+fn folders_above_a_source_are_open_to_all_and_those_in_it_as_they_were() {
+    let (tree, target) = (tree_of(&["in/folder/file"]), tempfile::tempdir().unwrap());
+    let root = tree.path().join("in/folder");
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o710)).unwrap();
+    back_up(&source(&[&root]), &Unwatched).unwrap().restore_to(target.path());
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+    let restored = below(target.path(), &root);
+    assert_eq!((mode(&restored), mode(restored.parent().unwrap())), (0o710, 0o755));
+    // A file that is a source itself lies in a folder above it.
+    let target = tempfile::tempdir().unwrap();
+    back_up(&source(&[&root.join("file")]), &Unwatched).unwrap().restore_to(target.path());
+    assert_eq!(mode(&below(target.path(), &root)), 0o755);
+}
+
+#[test]
+fn what_is_not_restored_through_a_link_is_told_with_the_way_out() {
+    let (tree, target) = (tree_of(&["real/folder/file"]), tempfile::tempdir().unwrap());
+    symlink("real", tree.path().join("link")).unwrap();
+    let through = tree.path().join("link/folder");
+    let sealed = back_up(&source(&[&through]), &Unwatched).unwrap();
+    let in_the_way = below(target.path(), &tree.path().join("link"));
+    fs::create_dir_all(in_the_way.parent().unwrap()).unwrap();
+    symlink("elsewhere", in_the_way).unwrap();
+    let over = Restore { overwrite: Some(Overwrite::Never), ..into(target.path()) };
+    let report = sealed.restore(&over).unwrap();
+    assert_eq!(report.problem_count, 2, "{report:?}");
+    assert!(report.notes.iter().any(|note| note.contains("another folder (--to)")), "{report:?}");
 }
 
 #[test]

@@ -6,11 +6,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use crate::support::{back_up, below, into, look, odd, source};
-use pgproof_files::Unwatched;
-use pgproof_files::entry::{Body, Note};
+use crate::support::{back_up, below, in_an_hour, into, look, now, odd, source};
+use pgproof_files::backup::{Size, measure};
+use pgproof_files::entry::{Body, Moment, Note};
 use pgproof_files::path::StoredPath;
 use pgproof_files::restore::{Overwrite, Restore};
+use pgproof_files::{Unwatched, Watch};
 use proptest::prelude::*;
 
 /// Some of everything.
@@ -343,5 +344,48 @@ proptest! {
         prop_assert_eq!(report.problem_count, 0, "{:?}", report);
         let restored = look(&below(target.path(), tree.path()));
         prop_assert_eq!(restored, before);
+    }
+}
+
+#[test]
+fn a_look_finds_as_much_as_a_backup_reads() {
+    let tree = tempfile::tempdir().unwrap();
+    let root = tree.path();
+    fs::create_dir_all(root.join("a/cache")).unwrap();
+    for (name, bytes) in [("a/one", 3 << 20), ("a/two", 5), ("a/cache/no", 1 << 20), ("z", 70_000)] {
+        fs::write(root.join(name), vec![7; bytes]).unwrap();
+    }
+    fs::hard_link(root.join("a/one"), root.join("another name")).unwrap();
+    fs::File::create(root.join("holes")).unwrap().set_len(1 << 30).unwrap();
+    std::os::unix::fs::symlink("a/one", root.join("link")).unwrap();
+    let mut source = source(&[root, &root.join("a"), &root.join("gone")]);
+    source.exclude = vec!["cache".to_owned()];
+    let size = measure(&source, None, &Unwatched).unwrap();
+    let expected = Size { bytes: (3 << 20) + 5 + 70_000, changed_bytes: 0, is_whole: true };
+    assert_eq!(size, expected);
+    source.paths.pop();
+    assert_eq!(back_up(&source, &Unwatched).unwrap().inventory.totals.bytes, size.bytes);
+
+    let since = |moment| measure(&source, Some(moment), &Unwatched).unwrap().changed_bytes;
+    assert_eq!((since(now_less_a_minute()), since(in_an_hour())), (size.bytes, 0));
+    assert!(!measure(&source, None, &Stopped).unwrap().is_whole);
+}
+
+fn now_less_a_minute() -> Moment {
+    Moment(now().0 - 60, 0)
+}
+
+/// Nobody waits for the end.
+struct Stopped;
+
+impl Watch for Stopped {
+    fn advance(&self, _bytes: u64) {}
+
+    fn at(&self, _path: &StoredPath) {}
+
+    fn noted(&self, _path: &StoredPath, _note: Note) {}
+
+    fn is_cancelled(&self) -> bool {
+        true
     }
 }

@@ -211,3 +211,18 @@ fn entered(before: &Sent, messages: &[Message], now: Timestamp) -> Sent {
     after.forget();
     after
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_1_reads_for_ever_and_writes_as_it_was() {
+        const GOLDEN_V1: &str = include_str!("../../../repository/fixtures/alerts-sent.v1.json");
+        let stored: Stored = serde_json::from_str(GOLDEN_V1).unwrap();
+        assert_eq!(serde_json::to_string_pretty(&stored).unwrap() + "\n", GOLDEN_V1);
+        let told: Told = serde_json::from_str(&stored.told).unwrap();
+        assert_eq!(told.sent.alerts["no_backup"].told.len(), 1);
+        assert_eq!(serde_json::to_string(&told).unwrap(), stored.told);
+    }
+}

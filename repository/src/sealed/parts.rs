@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::Ciphertext;
-use super::room::{Place, Room};
+use super::room::{Member, Place};
 use crate::ids::CiphertextSha256;
 
 /// Finished parts that wait for an uploader; one, because each may have many MiB.
@@ -23,7 +23,7 @@ pub(super) struct PartWriter {
     /// Allocated to the part's exact size, so that it becomes [`Bytes`] without a copy.
     part: Vec<u8>,
     part_size: usize,
-    room: Option<Room>,
+    room: Option<Member>,
     place: Option<Place>,
     hash: Sha256,
     bytes: u64,
@@ -31,8 +31,8 @@ pub(super) struct PartWriter {
 }
 
 impl PartWriter {
-    /// In `room` every part has a place until its last byte is dropped.
-    pub(super) fn new(part_bytes: PartBytes, room: Option<Room>, output: mpsc::Sender<Bytes>) -> Self {
+    /// With a `room` every part has a place in it until its last byte is dropped.
+    pub(super) fn new(part_bytes: PartBytes, room: Option<Member>, output: mpsc::Sender<Bytes>) -> Self {
         let (part, hash) = (Vec::new(), Sha256::new());
         Self { part_bytes, number: 0, part, part_size: 0, room, place: None, hash, bytes: 0, output }
     }
@@ -54,7 +54,7 @@ impl PartWriter {
         self.number += 1;
         let size = (self.part_bytes)(self.number);
         self.part_size = usize::try_from(size.max(1)).map_err(io::Error::other)?;
-        self.place = self.room.as_ref().map(Room::take);
+        self.place = self.room.as_ref().map(|room| room.take(size));
         self.part.try_reserve_exact(self.part_size)?;
         Ok(())
     }

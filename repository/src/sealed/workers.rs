@@ -15,6 +15,11 @@ use super::room::{Place, Room};
 use super::writer::{SealError, SealJob, Sealer};
 use crate::keys::Recipients;
 
+/// What parts in memory come to together, as long as they are not so large that this would leave too few of them.
+const PARTS_BYTES: u64 = 64 << 20;
+/// Parts beside those that are being filled, however large they are: with one upload at a time, each would wait for the
+/// answer to the one before.
+const UPLOADS_IN_FLIGHT_MIN: usize = 2;
 /// A block that the age writer is at, beside those that the workers have.
 const BLOCKS_AT_WRITER: usize = 1;
 
@@ -47,7 +52,7 @@ impl<T: Send + 'static> Workers<T> {
         Ok(Self { count, jobs, blocks, frames, room, parts: None })
     }
 
-    /// The threads of several streams, which have at most [`parts_in_memory`] parts together. A part counts until its
+    /// The threads of one stream or several, which have at most [`parts_in_memory`] parts together. A part counts until its
     /// last byte was dropped, so whoever takes parts must not keep them.
     pub fn shared_by(
         level: i32,
@@ -55,7 +60,8 @@ impl<T: Send + 'static> Workers<T> {
         streams: usize,
         uploads_in_flight: usize,
     ) -> Result<Self, SealError> {
-        let parts = Some(Room::new(parts_in_memory(streams, uploads_in_flight)));
+        let most = most_parts(streams, uploads_in_flight);
+        let parts = Some(Room::within(most, PARTS_BYTES, UPLOADS_IN_FLIGHT_MIN));
         Ok(Self { parts, ..Self::start(level, count)? })
     }
 
@@ -69,9 +75,16 @@ impl<T: Send + 'static> Workers<T> {
     }
 }
 
-/// Parts that `streams` hold at the same time: those that are uploaded, and one each that is being filled; a single stream
-/// fills the next one while its last one waits.
-pub fn parts_in_memory(streams: usize, uploads_in_flight: usize) -> usize {
+/// Parts of this size that `streams` hold at the same time: as many as [`PARTS_BYTES`] hold, and one each that is being filled
+/// with two beside, however large they are.
+pub fn parts_in_memory(streams: usize, uploads_in_flight: usize, part_bytes: u64) -> usize {
+    let most = most_parts(streams, uploads_in_flight);
+    let fitting = usize::try_from(PARTS_BYTES / part_bytes.max(1)).unwrap_or(usize::MAX);
+    fitting.max(streams + UPLOADS_IN_FLIGHT_MIN).min(most)
+}
+
+/// Those that are uploaded, and one each that is being filled; a single stream fills the next one while its last one waits.
+fn most_parts(streams: usize, uploads_in_flight: usize) -> usize {
     uploads_in_flight + streams.max(1 + PARTS_WAITING)
 }
 

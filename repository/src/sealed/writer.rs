@@ -61,7 +61,7 @@ pub struct Sealer<T> {
 }
 
 impl<T: Send + 'static> Sealer<T> {
-    /// Starts the threads of a single stream. Part `n`, from 1, gets `part_bytes(n)` bytes; the last one what is left.
+    /// Starts the threads of a single stream whose parts nobody counts. Part `n`, from 1, gets `part_bytes(n)` bytes; the last one what is left.
     pub fn start(
         recipients: &Recipients,
         level: i32,
@@ -79,7 +79,7 @@ impl<T: Send + 'static> Sealer<T> {
     ) -> Result<(Self, mpsc::Receiver<Bytes>), SealError> {
         let encryptor = recipients.encryptor().map_err(|source| SealError::Recipients { source })?;
         let (parts, receiver) = mpsc::channel(PARTS_WAITING);
-        let parts = PartWriter::new(Box::new(part_bytes), workers.parts.clone(), parts);
+        let parts = PartWriter::new(Box::new(part_bytes), workers.parts.as_ref().map(Room::join), parts);
         // No stream is ahead of its age writer by more than one block a worker, also where workers have died.
         let (ordered, in_order) = sync_channel(workers.count);
         let frames = workers.frames.clone();

@@ -11,11 +11,11 @@ const FIRST_PART_BYTES: u64 = 8 * MIB;
 const PART_GRAIN_BYTES: u64 = 64 * KIB;
 /// The share of all parts that is spent while memory is kept low; the rest grows towards the largest object.
 const LEVEL_PARTS_PERCENT: u64 = 80;
-/// Over the first half of that stretch parts grow evenly to this many times the first, then stay there.
-const LEVEL_GROWTH: u64 = 2;
-/// Where all parts have one size it cannot grow with their number. Of these 10,000 hold 156 GiB, and the few in flight are
-/// about as much memory as everywhere else.
-const EQUAL_PART_BYTES: u64 = 16 * MIB;
+/// Over the first half of that stretch parts grow evenly to this size, then stay there. Where all must have one size they have
+/// this one from the first: 10,000 hold 156 GiB.
+const LEVEL_PART_BYTES: u64 = 16 * MIB;
+/// Of an object that is a hundredth of the one beside it, so that it takes little of the memory: the least that S3 takes.
+const SMALL_PART_BYTES: u64 = 5 * MIB;
 
 /// What a store allows of an upload in parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,14 +71,16 @@ impl Default for PartLimits {
 /// The sizes of an upload's parts, by their number from 1.
 ///
 /// Sizes grow slowly over four fifths of the parts, to twice the first size, so that memory stays small for as long as
-/// it can (109 GiB with 10,000 parts); the rest grows geometrically as far as the largest allowed object needs. An
-/// estimate makes the first size larger where the slow stretch alone would not hold it. With few parts (1,000 of
-/// at most 5 GiB) the last fifth cannot reach the largest object; an estimate is then what makes a huge stream fit. Where
-/// all parts must have one size, the estimate alone decides it.
+/// it can (109 GiB with 10,000 parts). An estimate that this does not hold makes all of these parts as large as it takes, and no
+/// larger: what is in memory is then the least with which the stream fits. The rest grows geometrically as far as the largest
+/// allowed object needs. With few parts (1,000 of at most 5 GiB) the last fifth cannot reach the largest object; an estimate
+/// is then what makes a huge stream fit. Where all parts must have one size, the estimate alone decides it.
 #[derive(Debug, Clone)]
 pub struct PartPlan {
     limits: PartLimits,
     first_bytes: u64,
+    /// At the end of the slow stretch.
+    level_bytes: u64,
     /// Parts of the slow stretch.
     level_parts: u32,
     /// What each later part is larger than the one before, in 1/[`GROWTH_UNIT`].
@@ -91,30 +93,60 @@ const GROWTH_UNIT: u64 = 1 << 20;
 impl PartPlan {
     /// A plan within `limits` for a stream of about `estimated_bytes`, if that is known; the estimate may be wrong.
     pub fn new(limits: PartLimits, estimated_bytes: Option<u64>) -> Self {
-        let level_parts =
+        let estimated = estimated_bytes.unwrap_or(0).min(limits.reachable_bytes());
+        let slow = Self::level(limits, FIRST_PART_BYTES, LEVEL_PART_BYTES);
+        let plan = match slow.bytes_after(slow.level_parts) >= estimated {
+            true => slow,
+            false => {
+                let each = estimated.div_ceil(u64::from(slow.level_parts)).max(LEVEL_PART_BYTES);
+                Self::level(limits, each, each)
+            }
+        };
+        plan.with_tail()
+    }
+
+    /// The plan of an object that is small beside others whose parts are in memory as well.
+    pub fn of_small(limits: PartLimits) -> Self {
+        let level = if limits.equal_parts { SMALL_PART_BYTES } else { LEVEL_PART_BYTES };
+        Self::level(limits, SMALL_PART_BYTES, level).with_tail()
+    }
+
+    fn level(limits: PartLimits, first: u64, level: u64) -> Self {
+        let parts =
             u32::try_from(u64::from(limits.parts_max) * LEVEL_PARTS_PERCENT / 100).unwrap_or(0).max(1);
-        let mut plan = Self { limits, first_bytes: 0, level_parts, growth: GROWTH_UNIT };
-        // The slow stretch averages more than the first size; counting just that leaves room for a low estimate.
-        let wanted =
-            estimated_bytes.unwrap_or(0).min(limits.reachable_bytes()).div_ceil(u64::from(level_parts));
-        let least = if limits.equal_parts { EQUAL_PART_BYTES } else { FIRST_PART_BYTES };
-        let wanted = wanted.max(least).div_ceil(PART_GRAIN_BYTES) * PART_GRAIN_BYTES;
-        plan.first_bytes = plan.fit(wanted);
-        if limits.equal_parts {
-            plan.level_parts = limits.parts_max;
-            return plan;
-        }
-        plan.growth = plan.smallest_growth();
+        let first = if limits.equal_parts { level } else { first };
+        let mut plan =
+            Self { limits, first_bytes: 0, level_bytes: 0, level_parts: parts, growth: GROWTH_UNIT };
+        plan.first_bytes = plan.fit(first.div_ceil(PART_GRAIN_BYTES) * PART_GRAIN_BYTES);
+        plan.level_bytes = plan.fit(level.div_ceil(PART_GRAIN_BYTES) * PART_GRAIN_BYTES);
         plan
+    }
+
+    /// With the parts behind the slow stretch.
+    fn with_tail(mut self) -> Self {
+        match self.limits.equal_parts {
+            true => self.level_parts = self.limits.parts_max,
+            false => self.growth = self.smallest_growth(),
+        }
+        self
+    }
+
+    /// The size of the part with which so many bytes are reached; `None` where no parts reach them.
+    pub fn part_at(&self, bytes: u64) -> Option<u64> {
+        let mut reached = 0_u64;
+        self.sizes().find(|part| {
+            reached = reached.saturating_add(*part);
+            reached >= bytes
+        })
     }
 
     /// The size of part `number` (from 1); a stream's last part may be smaller.
     pub fn part_bytes(&self, number: u32) -> u64 {
         let number = number.max(1);
         if number <= self.level_parts {
-            return self.level_bytes(number);
+            return self.slow(number);
         }
-        let mut bytes = self.level_bytes(self.level_parts);
+        let mut bytes = self.slow(self.level_parts);
         for _ in self.level_parts..number {
             if bytes == self.limits.part_bytes_max {
                 break;
@@ -137,18 +169,15 @@ impl PartPlan {
     pub fn sizes(&self) -> impl Iterator<Item = u64> + '_ {
         let mut last = 0;
         (1..=self.limits.parts_max).map(move |number| {
-            last = if number <= self.level_parts { self.level_bytes(number) } else { self.grown(last) };
+            last = if number <= self.level_parts { self.slow(number) } else { self.grown(last) };
             last
         })
     }
 
-    fn level_bytes(&self, number: u32) -> u64 {
-        if self.limits.equal_parts {
-            return self.first_bytes;
-        }
+    fn slow(&self, number: u32) -> u64 {
         let rising_parts = self.level_parts.div_ceil(2);
         let risen = u64::from((number - 1).min(rising_parts));
-        let step = (LEVEL_GROWTH - 1) * self.first_bytes * risen / u64::from(rising_parts);
+        let step = (self.level_bytes - self.first_bytes) * risen / u64::from(rising_parts);
         self.fit((self.first_bytes + step) / PART_GRAIN_BYTES * PART_GRAIN_BYTES)
     }
 
@@ -206,6 +235,25 @@ mod tests {
         let plan = PartPlan::new(PartLimits::S3, Some(TIB));
         assert!(plan.bytes_after(8_000) >= TIB);
         assert!(plan.part_bytes(8_000) <= 2 * plan.part_bytes(1));
+    }
+
+    #[test]
+    fn an_estimate_makes_parts_no_larger_than_it_takes() {
+        for gib in [110, 200, 500, 1_000, 4_000] {
+            let plan = PartPlan::new(PartLimits::S3, Some(gib * GIB));
+            let part = plan.part_at(gib * GIB).expect("reached");
+            assert!(part <= (gib * GIB / 8_000).max(16 * MIB) + PART_GRAIN_BYTES, "{gib} GiB: {part}");
+        }
+        assert_eq!(PartPlan::new(PartLimits::S3, None).part_at(6 * TIB), None);
+    }
+
+    #[test]
+    fn parts_of_a_small_object_are_small() {
+        for equal_parts in [false, true] {
+            let plan = PartPlan::of_small(PartLimits { equal_parts, ..PartLimits::S3 });
+            assert_eq!((plan.part_bytes(1), plan.bytes_after(10_000) >= 48 * GIB), (5 * MIB, true));
+        }
+        assert_eq!(PartPlan::of_small(PartLimits::AZURE).part_bytes(1), 5 * MIB);
     }
 
     /// As R2 wants them; the estimate is what makes room.

@@ -25,6 +25,7 @@ fn daemon_makes_what_is_due_and_then_nothing() {
     let printed = sandbox.run_well(&["run", "--dry-run"]);
     assert!(printed.text().contains("back up now (there is no backup yet)"), "{}", printed.text());
     let daemon = Daemon::start(sandbox.command(&["run"]));
+    daemon.wait_for("its policy names `keys.identity_files`");
     daemon.wait_for("there is no backup yet");
     daemon.wait_for("backed up source=app");
     daemon.signal("TERM");
@@ -36,6 +37,9 @@ fn daemon_makes_what_is_due_and_then_nothing() {
     assert!(source["next_run_begins_at"].as_str().is_some_and(|at| at.contains("-01-01T00:00:00Z")));
     let again = sandbox.run_well(&["backup", "--all", "--due"]);
     assert!(again.text().contains("nothing is due"), "{}", again.text());
+    assert!(again.stderr.contains("identity_files"), "{}", again.stderr);
+    let alone = sandbox.run_as_host(&["backup", "--all", "--due"]);
+    assert!(alone.succeeded() && !alone.stderr.contains("identity_files"), "{}", alone.stderr);
     assert_eq!(sandbox.good_ids().len(), 1);
 }
 

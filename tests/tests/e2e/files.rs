@@ -322,7 +322,8 @@ fn what_is_for_another_kind_says_so() {
     let drilled = sandbox.verify(&["drill", UPLOADS]);
     assert_eq!(drilled.code, Some(USAGE), "{}", drilled.stderr);
     assert!(drilled.stderr.contains("cannot be drilled"), "{}", drilled.stderr);
-    sandbox.run_well(&["backup", UPLOADS, "--explain"]);
+    let explained = sandbox.run_well(&["backup", UPLOADS, "--explain"]);
+    assert!(explained.text().contains("should what is there now not compress"), "{}", explained.text());
     sandbox.run_well(&["list"]);
     sandbox.run_well(&["check"]);
 

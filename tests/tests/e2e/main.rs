@@ -28,6 +28,7 @@ mod killed;
 mod kubernetes;
 mod looking;
 mod manual;
+mod memory;
 mod other_clouds;
 mod parallel_dump;
 mod released;

@@ -201,6 +201,7 @@ fn explanation_tells_the_memory_of_all_streams() {
     let told = |jobs: &str| sandbox.run_well(&["backup", SOURCE, "--explain", "--jobs", jobs]).text();
     let (one, two, three) = (told("1"), told("2"), told("3"));
     assert!(!one.contains("streams") && two.contains("in 2 streams"), "{one}\n{two}");
+    assert!(one.contains("should what is there now not compress"), "the database was not asked: {one}");
     let in_flight = |text: &str| {
         let line = text.lines().find(|line| line.contains("1.00 GiB stored")).expect("a line").to_owned();
         let memory = line.split(", ").last().and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());

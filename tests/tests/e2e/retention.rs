@@ -3,9 +3,9 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use pgproof_tests::comparison;
 use pgproof_tests::s3_proxy::{Fault, Rule};
 use pgproof_tests::sandbox::{Outcome, RepositoryKind, SOURCE, Sandbox};
+use pgproof_tests::{clock, comparison};
 
 const UNCONFIRMED: i32 = 6;
 /// One more than prune ever removes unasked.
@@ -92,4 +92,23 @@ fn backup_that_is_being_restored_is_not_pruned() {
     comparison::assert_same((&sandbox.server, SOURCE), (&sandbox.server, "restored"));
     sandbox.run_well(&["prune", SOURCE, "--yes"]);
     assert_eq!(sandbox.good_ids(), ids[1..]);
+}
+
+#[test]
+fn nothing_is_removed_by_a_clock_that_is_far_from_the_stores() {
+    let sandbox = Sandbox::small().with_retention("{ last = 1 }");
+    for _ in 0..2 {
+        sandbox.run_well(&["backup", SOURCE]);
+    }
+    let objects = sandbox.objects();
+    for off in ["+10m", "-10m"] {
+        let refused = Outcome::of(&mut clock::offset(&sandbox.command(&["prune", SOURCE, "--yes"]), off));
+        assert_eq!(refused.code, Some(1), "{}\n{}", refused.text(), refused.stderr);
+        assert!(refused.stderr.contains("away from the store's"), "{}", refused.stderr);
+        assert!(refused.stderr.contains("hint: set the clock right"), "{}", refused.stderr);
+        assert_eq!(sandbox.objects(), objects, "{off}");
+    }
+    let near = Outcome::of(&mut clock::offset(&sandbox.command(&["prune", SOURCE, "--yes"]), "+4m"));
+    assert!(near.succeeded(), "{}\n{}", near.text(), near.stderr);
+    assert_eq!(sandbox.good_ids().len(), 1);
 }

@@ -3,7 +3,12 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use pgproof_files::Watch;
+use pgproof_files::backup;
+use pgproof_files::entry::Note;
+use pgproof_files::path::StoredPath;
 use pgproof_policies::policy::{ConfigSource, FilesSource, HookProgram, Kind, PostgresSource, Source};
 use pgproof_postgres::connection::Environment;
 use pgproof_postgres::doctor::{self, Found, Refusal};
@@ -14,6 +19,9 @@ use pgproof_repository::doctor::{Line, Verdict, chain};
 
 use super::memory;
 use crate::configuration;
+
+/// A tree is looked at for so long: the memory that it takes is then that of what was found, or more.
+const MEASURED_FOR: Duration = Duration::from_secs(10);
 
 /// Lines for every source, and one for the memory that their backups take together.
 pub(super) async fn lines(loaded: &LoadedPolicy, sources: &[Source]) -> Vec<Line> {
@@ -28,14 +36,18 @@ pub(super) async fn lines(loaded: &LoadedPolicy, sources: &[Source]) -> Vec<Line
                 lines.extend(password_file(&about, postgres));
                 lines.extend(doctor::judge(&about, &found, loaded.policy.refuse_vulnerable_clients));
             }
-            Kind::Files(files) => lines.extend(of_files(&about, files)),
+            Kind::Files(files) => {
+                lines.extend(of_files(&about, files));
+                bytes = measured(files.clone()).await;
+            }
             Kind::Config(config) => lines.push(of_configuration(&about, config.clone()).await),
         }
+        lines.extend(bytes.and_then(|bytes| memory::too_large(loaded, &about, bytes)));
         let hooks = &source.hooks;
         let named = [("before", &hooks.before), ("after", &hooks.after), ("on_failure", &hooks.on_failure)];
         lines
             .extend(named.into_iter().filter_map(|(name, hook)| Some(of_hook(&about, name, hook.as_ref()?))));
-        sizes.push(bytes);
+        sizes.push((source, bytes));
     }
     lines.push(memory::line(loaded, &sizes));
     lines
@@ -67,6 +79,28 @@ fn readable(path: &Path) -> io::Result<&'static str> {
     match fs::metadata(path)?.is_dir() {
         true => fs::read_dir(path)?.next().transpose().map(|_| "a folder that can be read"),
         false => fs::File::open(path).map(|_| "a file that can be read"),
+    }
+}
+
+/// What there is to be read, or how much of it was found when nobody waits any longer.
+async fn measured(files: FilesSource) -> Option<u64> {
+    let watch = Until(Instant::now() + MEASURED_FOR);
+    let measuring = tokio::task::spawn_blocking(move || backup::measure(&files, None, &watch));
+    measuring.await.expect("looking at files does not panic").ok().map(|size| size.bytes)
+}
+
+/// Ends a look at a tree of millions of files.
+struct Until(Instant);
+
+impl Watch for Until {
+    fn advance(&self, _bytes: u64) {}
+
+    fn at(&self, _path: &StoredPath) {}
+
+    fn noted(&self, _path: &StoredPath, _note: Note) {}
+
+    fn is_cancelled(&self) -> bool {
+        Instant::now() >= self.0
     }
 }
 

@@ -380,3 +380,10 @@ async fn claims_that_were_over_long_ago_are_removed_by_whoever_may() {
         }
     }
 }
+
+#[test]
+fn version_1_reads_for_ever_and_writes_as_it_was() {
+    const GOLDEN_V1: &str = include_str!("../../../fixtures/lease-claim.v1.json");
+    let stored: Stored = serde_json::from_str(GOLDEN_V1).unwrap();
+    assert_eq!(serde_json::to_string_pretty(&stored).unwrap() + "\n", GOLDEN_V1);
+}

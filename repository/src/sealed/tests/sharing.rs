@@ -40,7 +40,11 @@ fn streams_share_workers_and_have_few_parts_in_memory_together() {
             Ok((stream, part)) => {
                 objects[stream].extend_from_slice(&part);
                 kept.push(part);
-                assert!(kept.len() <= workers::parts_in_memory(STREAMS, UPLOADS), "{} parts", kept.len());
+                assert!(
+                    kept.len() <= workers::parts_in_memory(STREAMS, UPLOADS, 20_000),
+                    "{} parts",
+                    kept.len()
+                );
             }
             Err(mpsc::RecvTimeoutError::Timeout) => kept.clear(),
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
@@ -67,4 +71,12 @@ fn a_stream_that_is_given_up_frees_its_room_for_the_others() {
     }
     assert_eq!(sealer.finish().unwrap().frames.len(), 20);
     consumer.join().unwrap();
+}
+
+#[test]
+fn large_parts_are_in_memory_in_small_numbers() {
+    const MIB: u64 = 1 << 20;
+    let number = |streams, mib| workers::parts_in_memory(streams, 3, mib * MIB);
+    assert_eq!([8, 12, 13, 16, 17, 500].map(|mib| number(1, mib)), [5, 5, 4, 4, 3, 3]);
+    assert_eq!([8, 10, 12, 500].map(|mib| number(4, mib)), [7, 6, 6, 6]);
 }
