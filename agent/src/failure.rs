@@ -32,7 +32,7 @@ use tracing::Level;
 use crate::backup::HookError;
 use crate::configuration::{GatherError, WriteError};
 
-/// Exit codes, documented in the README.
+/// Exit codes, documented in `docs/exit-codes.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// Something failed; nothing half-done counts.

@@ -15,7 +15,7 @@ use tracing::Level;
 use crate::report::export::ExportError;
 use crate::serve;
 
-/// Exit codes, documented in the README.
+/// Exit codes, documented in `docs/exit-codes.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// The drill could not be run: nothing is known about the backup.
