@@ -171,8 +171,10 @@ async fn detailed(State(shared): State<Shared>) -> Response {
 async fn all_metrics(State(shared): State<Shared>) -> Response {
     let now = Timestamp::now();
     let latest = shared.latest.borrow().clone();
-    let recent = latest.survey.filter(|survey| shared.is_recent(survey.read_at, now));
-    let text = metrics::encode(recent.as_deref(), &latest.last_read, now);
+    let survey = latest.survey.as_deref();
+    let repository = survey.map(|survey| survey.repository.as_str()).unwrap_or_default();
+    let recent = survey.filter(|survey| shared.is_recent(survey.read_at, now));
+    let text = metrics::encode(repository, recent, &latest.last_read, now);
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }
 
@@ -197,6 +199,9 @@ impl Shared {
 impl Latest {
     fn take(&mut self, survey: Survey) {
         let at = survey.read_at;
+        if self.survey.as_ref().is_some_and(|before| before.repository != survey.repository) {
+            *self = Self::default();
+        }
         let standings = survey.judge(at);
         let known = |name: &SourceName| standings.iter().any(|standing| standing.source.name == *name);
         self.last_read.retain(|name, _| known(name));

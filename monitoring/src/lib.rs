@@ -23,6 +23,7 @@ pub mod health;
 pub mod journal;
 pub mod lookout;
 pub mod metrics;
+mod place;
 pub mod server;
 pub mod service_manager;
 pub mod survey;

@@ -2,7 +2,8 @@
 //!
 //! What the policy says of a source (objectives, thresholds) is always there. What the repository says is there only
 //! when it could be read: a source without `pgproof_backup_last_success_timestamp_seconds` was never backed up or cannot be read,
-//! and `pgproof_repository_read_timestamp_seconds` tells which.
+//! and `pgproof_repository_read_timestamp_seconds` tells which. A source is known by its repository and its name: one that is well must not
+//! speak for another of the same name.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -26,9 +27,10 @@ type Value = Gauge<f64, AtomicU64>;
 /// When each source was last read; sources that never were are absent.
 pub type LastRead = BTreeMap<SourceName, Timestamp>;
 
-/// Every metric, with its help. `survey` is absent where nothing was read of late.
-pub fn encode(survey: Option<&Survey>, last_read: &LastRead, now: Timestamp) -> String {
-    let mut page = Page { registry: Registry::with_prefix("pgproof"), families: BTreeMap::new() };
+/// Every metric of a repository, with its help. `survey` is absent where nothing was read of late.
+pub fn encode(repository: &str, survey: Option<&Survey>, last_read: &LastRead, now: Timestamp) -> String {
+    let registry = Registry::with_prefix("pgproof");
+    let mut page = Page { repository: repository.to_owned(), registry, families: BTreeMap::new() };
     for (source, at) in last_read {
         page.set(READ, source, seconds(*at));
     }
@@ -84,6 +86,7 @@ const FIRST_SEEN: Name = ("source_first_seen_timestamp_seconds", "The earliest s
 const CLOCK: Name = ("store_clock_ahead_seconds", "The store's clock less this host's");
 
 struct Page {
+    repository: String,
     registry: Registry,
     families: BTreeMap<&'static str, Family<Labels, Value>>,
 }
@@ -154,7 +157,7 @@ impl Page {
             registry.register(name, help, family.clone());
             family
         });
-        let mut labels = vec![("source", source.to_string())];
+        let mut labels = vec![("repository", self.repository.clone()), ("source", source.to_string())];
         labels.extend(further);
         family.get_or_create(&labels).set(value);
     }

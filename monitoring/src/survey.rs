@@ -11,12 +11,14 @@ use pgproof_policies::schedule::Schedule;
 use pgproof_policies::standing::{self, Facts, Finding, Limits, State};
 use pgproof_repository::access::{AccessError, LoadedPolicy};
 use pgproof_repository::catalog;
+use pgproof_repository::lease::host_name;
 use pgproof_repository::signature::TrustedSigners;
 use pgproof_repository::store::SharedStore;
 use pgproof_repository::store::retry::RetryPolicy;
 use tokio::time::Instant;
 
 use crate::facts;
+use crate::place;
 
 /// How long a store that does not answer is tried: somebody waits, and a scheduler's patience is half a minute.
 pub const PATIENCE: RetryPolicy = RetryPolicy {
@@ -32,6 +34,7 @@ const SOURCES_IN_FLIGHT: usize = 4;
 /// What is watched, and by whose signatures. It needs neither identity nor signing key.
 #[derive(Debug, Clone)]
 pub struct Subject {
+    repository: String,
     store: SharedStore,
     signers: TrustedSigners,
     zone: jiff::tz::TimeZone,
@@ -42,6 +45,8 @@ pub struct Subject {
 #[derive(Debug)]
 pub struct Survey {
     pub location: String,
+    /// What metrics call it, see [`place`].
+    pub(crate) repository: String,
     pub read_at: Timestamp,
     zone: jiff::tz::TimeZone,
     sources: Vec<Surveyed>,
@@ -81,7 +86,8 @@ impl Subject {
         let zone = policy.time_zone();
         let limited = |source: &Source| (source.clone(), Limits::of(source, &zone, now));
         let sources = policy.sources.values().map(limited).collect();
-        Self { store, signers, sources, zone }
+        let repository = place::of(&policy.repository.location, &host_name());
+        Self { repository, store, signers, sources, zone }
     }
 
     /// The same with these sources alone.
@@ -112,7 +118,8 @@ impl Subject {
             Surveyed { source, limits, facts }
         });
         let sources = read.buffered(SOURCES_IN_FLIGHT).collect().await;
-        Survey { location: self.store.location(), read_at: now, zone: self.zone.clone(), sources }
+        let (location, repository) = (self.store.location(), self.repository.clone());
+        Survey { location, repository, read_at: now, zone: self.zone.clone(), sources }
     }
 
     async fn read(
@@ -155,7 +162,8 @@ impl Survey {
             facts: Err(why.to_owned()),
         };
         let sources = policy.sources.values().map(unread).collect();
-        Self { location, read_at: now, zone, sources }
+        let repository = place::of(&policy.repository.location, &host_name());
+        Self { location, repository, read_at: now, zone, sources }
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &SourceName> {

@@ -26,7 +26,7 @@ pub async fn write_if_asked(loaded: &LoadedPolicy) -> Result<(), TextfileError> 
         .map_err(|source| TextfileError::Open { path: path.clone(), source })?;
     let survey = subject.survey(now).await;
     let last_read = last_read(&survey);
-    write(path, &metrics::encode(Some(&survey), &last_read, now))
+    write(path, &metrics::encode(&survey.repository, Some(&survey), &last_read, now))
         .map_err(|source| TextfileError::Write { path: path.clone(), source })
 }
 

@@ -16,7 +16,7 @@ const ID_TAIL_CHARS: usize = 6;
 /// S3 allows 1,024 bytes of key (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html>).
 const KEY_BYTES_MAX: usize = 1024;
 
-/// A backup: its UTC start second and a random tail, `20261124T020000Z-k3x9qa`. Sorts by time.
+/// A backup: its UTC start second and a random tail, `20261124T020000Z-k3xyqa`. Sorts by time.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct BackupId(String);
@@ -268,7 +268,7 @@ sha256_newtype!(
 /// A name that does not have its form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    #[error("{0:?} is not a backup id such as 20261124T020000Z-k3x9qa")]
+    #[error("{0:?} is not a backup id such as 20261124T020000Z-k3xyqa")]
     Backup(String),
     #[error("{0:?} is not a repository id")]
     Repository(String),

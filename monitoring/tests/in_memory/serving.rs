@@ -10,6 +10,7 @@ use pgproof_monitoring::health::{self, Health};
 use pgproof_monitoring::survey::Subject;
 use pgproof_policies::Policy;
 use pgproof_policies::policy::Monitoring;
+use pgproof_repository::lease::host_name;
 use pgproof_repository::store::SharedStore;
 use pgproof_repository::store::counting::CountingStore;
 use pgproof_repository::store::faulty::{Fault, FaultyStore, Rule};
@@ -31,8 +32,9 @@ async fn scrapes_are_answered_from_memory() {
     for _ in 0..50 {
         let (status, text) = served.get("/metrics").await;
         assert_eq!(status, "200");
-        assert!(text.contains("pgproof_backup_last_success_timestamp_seconds{source=\"app\"}"), "{text}");
-        assert!(text.contains("pgproof_repository_read_timestamp_seconds{source=\"app\"}"), "{text}");
+        for metric in ["backup_last_success", "repository_read"] {
+            assert!(text.contains(&format!("pgproof_{metric}_timestamp_seconds{}", labels())), "{text}");
+        }
     }
     assert_eq!(counting.counters().all(), before, "a scrape touched the bucket");
     let (status, text) = served.get("/health/detailed").await;
@@ -55,7 +57,7 @@ async fn a_bucket_that_went_away_leaves_no_stale_value() {
     served.until("/health/ready", "503").await;
     let (_, text) = served.get("/metrics").await;
     assert!(!text.contains("pgproof_backup_last_success_timestamp_seconds{"), "{text}");
-    assert!(text.contains("pgproof_repository_read_timestamp_seconds{source=\"app\"}"), "{text}");
+    assert!(text.contains(&format!("pgproof_repository_read_timestamp_seconds{}", labels())), "{text}");
     assert!(text.contains("pgproof_threshold_seconds{"), "{text}");
     let (_, text) = served.get("/health/detailed").await;
     let document: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -75,6 +77,30 @@ async fn heads_that_are_too_long_are_refused_and_a_taken_port_is_an_error() {
     let again = health::start(&monitoring, served.subject.clone(), nothing(), CancellationToken::new()).await;
     assert!(again.unwrap_err().to_string().contains("cannot be served on 127.0.0.1:"));
     served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_of_another_repository_is_forgotten() {
+    let bucket = Bucket::new();
+    bucket.backup(Timestamp::now()).await;
+    let served = Served::start(&bucket, bucket.store.clone(), SignedDuration::from_hours(1)).await;
+    served.until("/health/ready", "200").await;
+    let elsewhere =
+        Policy::parse(&support::POLICY.replace("/backups", "/elsewhere"), "pgproof.toml").unwrap();
+    let rule = Rule::on(Operation::ListFolders, Fault::Deny).times(u64::MAX);
+    let store = Arc::new(FaultyStore::scripted(bucket.store.clone(), vec![rule]));
+    served.health.replace(Subject::new(store, bucket.signers.clone(), &elsewhere, Timestamp::now()));
+    served.until("/health/ready", "503").await;
+    let (_, text) = served.get("/metrics").await;
+    assert!(text.contains("/elsewhere\""), "{text}");
+    assert!(!text.contains("pgproof_repository_read_timestamp_seconds{"), "{text}");
+    assert!(!text.contains("/backups\""), "{text}");
+    served.stop().await;
+}
+
+/// Of all that is exported of `app` and needs no more.
+fn labels() -> String {
+    format!("{{repository=\"file://{}/backups\",source=\"app\"}}", host_name())
 }
 
 struct Served {

@@ -14,6 +14,9 @@ locals {
   powers = toset(["agent", "verifier", "restorer", "pruner"])
 }
 
+# `aws`, or that of China or GovCloud: the policies are written for the first.
+data "aws_partition" "current" {}
+
 resource "aws_s3_bucket" "backups" {
   bucket              = var.bucket
   object_lock_enabled = true
@@ -52,11 +55,18 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "backups" {
   bucket = aws_s3_bucket.backups.id
 
   rule {
-    bucket_key_enabled = var.kms_key != null
+    bucket_key_enabled = var.use_kms_key
 
     apply_server_side_encryption_by_default {
-      sse_algorithm     = var.kms_key == null ? "AES256" : "aws:kms"
+      sse_algorithm     = var.use_kms_key ? "aws:kms" : "AES256"
       kms_master_key_id = var.kms_key
+    }
+  }
+
+  lifecycle {
+    precondition {
+      condition     = var.use_kms_key == (var.kms_key != null)
+      error_message = "use_kms_key and kms_key belong together."
     }
   }
 }
@@ -135,13 +145,16 @@ resource "aws_iam_role_policy" "power" {
   name     = "pgproof"
   role     = aws_iam_role.power[each.key].id
   policy = replace(
-    replace(file("${path.module}/../${each.key}.json"), "BUCKET", var.bucket),
+    replace(
+      replace(file("${path.module}/../${each.key}.json"), "arn:aws:", "arn:${data.aws_partition.current.partition}:"),
+      "BUCKET", var.bucket
+    ),
     "PREFIX", var.prefix
   )
 }
 
 resource "aws_iam_role_policy" "kms" {
-  for_each = var.kms_key == null ? toset([]) : local.powers
+  for_each = var.use_kms_key ? local.powers : toset([])
   name     = "pgproof-kms"
   role     = aws_iam_role.power[each.key].id
   policy = jsonencode({

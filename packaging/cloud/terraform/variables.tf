@@ -24,8 +24,15 @@ variable "trust" {
   type        = map(string)
 }
 
+# Beside the key, since the ARN of one that is made in the same plan is not known before it is applied.
+variable "use_kms_key" {
+  description = "Whether the bucket is encrypted with kms_key; otherwise with S3's own keys"
+  type        = bool
+  default     = false
+}
+
 variable "kms_key" {
-  description = "ARN of a KMS key for the bucket; without it S3's own keys"
+  description = "ARN of the KMS key, with use_kms_key"
   type        = string
   default     = null
 }

@@ -10,9 +10,14 @@ use pgproof_tests::binaries;
 use pgproof_tests::postgres_server::succeed;
 use serde_json::Value;
 
-use crate::kubernetes::{OTHER_KINDS, assert_confined, documents, folder, list, pod, text, validator};
+use crate::kubernetes::{
+    OTHER_KINDS, assert_confined, assert_selected, assert_stable, documents, folder, list, pod, text,
+    validator,
+};
 
 const MINIMAL: &str = "minimal";
+/// Helm's option for a release that is not named `pgproof`.
+const NAMED: &str = "--name-template";
 
 #[test]
 fn every_example_renders_to_what_the_published_schemas_allow() {
@@ -20,6 +25,8 @@ fn every_example_renders_to_what_the_published_schemas_allow() {
     for example in examples() {
         succeed(&mut helm(&["lint", "--strict"], &example, &[]));
         let rendered = render(&example, &[]);
+        assert_stable(&rendered);
+        assert_selected(&rendered);
         let names: BTreeSet<(&str, &str)> = rendered.iter().map(kind_and_name).collect();
         assert_eq!(names.len(), rendered.len(), "{names:?}");
         let (others, own): (Vec<_>, Vec<_>) =
@@ -104,6 +111,12 @@ fn a_part_can_be_left_out_and_a_fleet_spread() {
     // The verifier reaches the servers that it was given, and none of the agent's.
     let reached = of("NetworkPolicy", "pgproof-scratch-servers")["spec"]["egress"].to_string();
     assert!(reached.contains("scratch") && !reached.contains("shop"), "{reached}");
+    // Names, the store, and what hands out a role's credentials.
+    let reached = &of("NetworkPolicy", "pgproof-store")["spec"]["egress"];
+    assert_eq!(reached[0]["to"][1]["ipBlock"]["cidr"], "169.254.20.10/32", "{reached:#}");
+    assert_eq!(list(&reached[0]["ports"]).iter().map(|it| &it["port"]).collect::<Vec<_>>(), [5353, 5353]);
+    assert_eq!(reached[2]["to"][0]["ipBlock"]["cidr"], "169.254.170.23/32", "{reached:#}");
+    assert_eq!(reached[2]["ports"], serde_json::json!([{ "protocol": "TCP", "port": 80 }]));
 }
 
 #[test]
@@ -131,6 +144,12 @@ fn what_would_take_a_promise_back_is_refused() {
         ("--set", "agent.volumeMounts[0].name=v".to_owned(), "/agent/volumeMounts/0"),
         ("--set", "agent.databases[0].block=10.0.0.0/8".to_owned(), "/agent/databases/0"),
         ("--set", "network.storePorts=null".to_owned(), "/network"),
+        ("--set", "network.dnsPorts=null".to_owned(), "/network"),
+        (
+            "--set",
+            "network.credentialBlocks[0].block=169.254.170.23/32".to_owned(),
+            "/network/credentialBlocks/0",
+        ),
         ("--set-file", "trustedSigners=/dev/null".to_owned(), "/trustedSigners"),
         ("--set-file", "agent.policy=/dev/null".to_owned(), "/agent/policy"),
         ("--set", "verifier.secrets.keys=pgproof-agent".to_owned(), "are one secret"),
@@ -149,6 +168,20 @@ fn what_would_take_a_promise_back_is_refused() {
         let outcome = command.args([option, &value]).output().expect("helm");
         let told = String::from_utf8_lossy(&outcome.stderr).into_owned();
         assert!(!outcome.status.success() && told.contains(expected), "{value}: {told}");
+    }
+}
+
+#[test]
+fn a_cron_jobs_name_is_not_too_long() {
+    for (letters, fits) in [(46, true), (47, false)] {
+        let name = "r".repeat(letters);
+        let outcome = helm(&["template", NAMED, &name], "cronjob", &[]).output().expect("helm");
+        let told = String::from_utf8_lossy(&outcome.stderr).into_owned();
+        assert_eq!(
+            (outcome.status.success(), told.contains("longer than 46 characters")),
+            (fits, !fits),
+            "{told}"
+        );
     }
 }
 
@@ -199,7 +232,7 @@ fn helm(verb: &[&str], example: &str, values: &[&str]) -> Command {
     assert!(program.exists(), "{} is missing; tests/run --setup-only installs it", program.display());
     let mut command = Command::new(program);
     command.env("KUBECONFIG", "/dev/null").args(verb);
-    if verb[0] != "lint" {
+    if verb[0] != "lint" && !verb.contains(&NAMED) {
         command.arg("pgproof");
     }
     command.arg(chart()).arg("--values").arg(chart().join(format!("examples/{example}.yaml")));

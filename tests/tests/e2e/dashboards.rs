@@ -43,9 +43,10 @@ fn promtool_finds_rules_and_queries_well_formed_and_the_cases_come_true() {
     run(&["check", "rules", "pgproof.rules.yml"]);
     run(&["test", "rules", "pgproof.tests.yml"]);
 
-    // promtool reads queries of dashboards when they stand in rules.
-    let records = queries().into_iter().enumerate().map(|(number, query)| {
-        let query = serde_json::to_string(&query.replace("$source", ".*")).expect("a string");
+    // promtool reads queries of dashboards and of the manual when they stand in rules.
+    let records = queries().into_iter().chain(of_the_manual()).enumerate().map(|(number, query)| {
+        let query = serde_json::to_string(&query.replace("$source", ".*").replace("$repository", ".*"))
+            .expect("a string");
         format!("      - record: dashboard:query:{number}\n        expr: {query}\n")
     });
     let text = format!("groups:\n  - name: dashboard\n    rules:\n{}", records.collect::<String>());
@@ -72,6 +73,25 @@ fn no_alert_is_without_a_case_or_named_as_such() {
         "PgproofRemovalUnfinished",
     ];
     assert_eq!(untried, known, "one threshold each, and nothing to go wrong");
+}
+
+#[test]
+fn no_source_speaks_for_another_of_its_name() {
+    let folder = folder();
+    let others = ["docs/monitoring.md", "packaging/kubernetes/monitoring/prometheus-rule.yaml"];
+    let others = others.map(|path| binaries::workspace().join(path));
+    let files = ["pgproof.rules.yml", "grafana.json"].map(|name| folder.join(name));
+    for path in files.into_iter().chain(others) {
+        let text = fs::read_to_string(&path).expect("a file with queries");
+        let spaceless = text.replace(' ', "");
+        let joined = spaceless.matches("on(").count() + spaceless.matches("by(").count();
+        let by_both =
+            ["on", "by"].map(|word| spaceless.matches(&format!("{word}(repository,source")).count());
+        assert!(joined > 0 && joined == by_both.iter().sum::<usize>(), "{}", path.display());
+    }
+    for query in queries() {
+        assert!(!query.contains("$source") || query.contains("repository=~\"$repository\""), "{query}");
+    }
 }
 
 #[test]
@@ -106,6 +126,16 @@ fn queries() -> Vec<String> {
     let panels = dashboard["panels"].as_array().expect("panels").iter();
     let targets = panels.flat_map(|panel| panel["targets"].as_array().expect("targets"));
     targets.map(|target| target["expr"].as_str().expect("a query").to_owned()).collect()
+}
+
+/// In the manual a line that is set in goes on with the one before.
+fn of_the_manual() -> Vec<String> {
+    let path = binaries::workspace().join("docs/monitoring.md");
+    let page = fs::read_to_string(path).expect("a page").replace("\n  ", " ");
+    let block = page.split("```promql\n").nth(1).and_then(|rest| rest.split("```").next());
+    let queries: Vec<_> = block.expect("a block of queries").lines().map(str::to_owned).collect();
+    assert_eq!(queries.len(), 3, "{queries:#?}");
+    queries
 }
 
 /// Every word that begins like a metric of ours.

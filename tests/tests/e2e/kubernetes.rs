@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pgproof_tests::binaries;
-use pgproof_tests::postgres_server::succeed;
+use pgproof_tests::postgres_server::{is_root, succeed};
 use pgproof_tests::postgres_versions::PostgresVersion;
 use pgproof_tests::sandbox::{RepositoryKind, Sandbox};
 use serde_json::Value;
@@ -85,6 +86,49 @@ fn pods_have_no_power_that_they_do_not_need() {
 }
 
 #[test]
+fn hosts_keep_their_names_and_an_outage_keeps_no_node() {
+    let all: Vec<Value> = manifests().iter().flat_map(|path| documents(path)).collect();
+    assert_stable(&all);
+    assert_selected(&all);
+}
+
+#[test]
+fn keys_are_copied_again_when_their_container_is() {
+    let pods = manifests().into_iter().flat_map(|path| documents(&path));
+    let commands: Vec<_> = pods
+        .filter_map(|document| pod(&document).map(|pod| pod["initContainers"][0]["command"].clone()))
+        .collect();
+    assert_eq!(commands.len(), 3);
+    for command in commands {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (given, copies) = (folder.path().join("given"), folder.path().join("copies"));
+        for path in [&given, &copies] {
+            fs::create_dir(path).expect("own folder");
+            fs::set_permissions(path, PermissionsExt::from_mode(0o777)).expect("own folder");
+        }
+        fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("own folder");
+        fs::write(given.join("signing_key"), "a key").expect("own file");
+        // As a mounted secret is to a user of its group.
+        fs::set_permissions(given.join("signing_key"), PermissionsExt::from_mode(0o444)).expect("own file");
+        let line = text(&command[2]).replace("/run/secrets/given", &given.to_string_lossy());
+        let line = line.replace("/run/secrets/pgproof", &copies.to_string_lossy());
+        for _ in 0..2 {
+            // Root would need no `-f`.
+            let mut copy = Command::new(if is_root() { "setpriv" } else { "env" });
+            copy.args(
+                is_root()
+                    .then_some(["--reuid=nobody", "--regid=nogroup", "--clear-groups"])
+                    .into_iter()
+                    .flatten(),
+            );
+            succeed(copy.args([text(&command[0]), text(&command[1]), &line]));
+        }
+        let mode = fs::metadata(copies.join("signing_key")).expect("a copy").permissions().mode();
+        assert_eq!(mode & 0o777, 0o400);
+    }
+}
+
+#[test]
 fn the_operators_rules_are_those_of_the_dashboards() {
     let rules = documents(&binaries::workspace().join("packaging/dashboards/pgproof.rules.yml"));
     let operators = documents(&folder().join("monitoring/prometheus-rule.yaml"));
@@ -121,6 +165,57 @@ pub(crate) fn assert_confined(pod: &Value) {
     }
 }
 
+/// A pod's own name would be another host in each record, and a budget of ready pods alone would hold every node in an outage.
+pub(crate) fn assert_stable(documents: &[Value]) {
+    for document in documents {
+        if let Some(pod) = pod(document) {
+            assert_eq!(pod["hostname"], pod["serviceAccountName"], "{document:#}");
+        }
+        if document["kind"] == "PodDisruptionBudget" {
+            assert_eq!(document["spec"]["unhealthyPodEvictionPolicy"], "AlwaysAllow", "{document:#}");
+        }
+    }
+}
+
+/// Whatever selects pods or services selects some of these.
+pub(crate) fn assert_selected(documents: &[Value]) {
+    let templates = documents.iter().filter_map(pod_template);
+    let pods: Vec<&Value> = templates.map(|template| &template["metadata"]["labels"]).collect();
+    let of_kind = |kind: &'static str| documents.iter().filter(move |document| document["kind"] == kind);
+    let services: Vec<&Value> = of_kind("Service").map(|service| &service["metadata"]["labels"]).collect();
+    for document in documents {
+        let spec = &document["spec"];
+        match text(&document["kind"]) {
+            "Deployment" => {
+                let own = &spec["template"]["metadata"]["labels"];
+                assert_selects(&spec["selector"], &[own], document);
+                for spread in list(&spec["template"]["spec"]["topologySpreadConstraints"]) {
+                    assert_selects(&spread["labelSelector"], &[own], document);
+                }
+            }
+            "Service" => {
+                assert_selects(&serde_json::json!({ "matchLabels": spec["selector"] }), &pods, document)
+            }
+            "PodDisruptionBudget" => assert_selects(&spec["selector"], &pods, document),
+            "NetworkPolicy" => assert_selects(&spec["podSelector"], &pods, document),
+            "ServiceMonitor" => assert_selects(&spec["selector"], &services, document),
+            _ => {}
+        }
+    }
+}
+
+fn assert_selects(selector: &Value, among: &[&Value], document: &Value) {
+    let equal: Vec<_> = selector["matchLabels"].as_object().into_iter().flatten().collect();
+    let one_of = list(&selector["matchExpressions"]);
+    assert!(!equal.is_empty() || !one_of.is_empty(), "{document:#} selects everything");
+    assert!(one_of.iter().all(|it| it["operator"] == "In"), "{document:#}");
+    let is_selected = |labels: &Value| {
+        equal.iter().all(|(key, value)| labels[key.as_str()] == **value)
+            && one_of.iter().all(|it| list(&it["values"]).contains(&labels[text(&it["key"])]))
+    };
+    assert!(among.iter().any(|labels| is_selected(labels)), "{document:#} selects none of {among:#?}");
+}
+
 pub(crate) fn folder() -> PathBuf {
     binaries::workspace().join("packaging/kubernetes")
 }
@@ -148,9 +243,13 @@ pub(crate) fn validator(name: &str) -> PathBuf {
 }
 
 pub(crate) fn pod(document: &Value) -> Option<&Value> {
+    pod_template(document).map(|template| &template["spec"])
+}
+
+fn pod_template(document: &Value) -> Option<&Value> {
     match text(&document["kind"]) {
-        "Deployment" => Some(&document["spec"]["template"]["spec"]),
-        "CronJob" => Some(&document["spec"]["jobTemplate"]["spec"]["template"]["spec"]),
+        "Deployment" => Some(&document["spec"]["template"]),
+        "CronJob" => Some(&document["spec"]["jobTemplate"]["spec"]["template"]),
         _ => None,
     }
 }

@@ -16,7 +16,7 @@ use pgproof_tests::postgres_versions::PostgresVersion;
 /// Folders of which the test has its own.
 const FOLDERS: [&str; 3] = ["/etc/pgproof", "/srv", "/var/backups"];
 /// Blocks that are not run. Another one is a decision, and so a change of this number.
-const NOT_RUN: usize = 2;
+const NOT_RUN: usize = 3;
 /// Says that generated pages are to be written instead of compared.
 const REWRITE: &str = "PGPROOF_REWRITE_MANUAL";
 
@@ -198,6 +198,9 @@ impl Page {
             "sh" | "run" => {
                 let (line, command) = (block.line, block.lines.join("\n"));
                 vec![Step { line, command, is_strict: true, expected: Vec::new(), code: 0 }]
+            }
+            "text" if block.lines.iter().any(|line| line.starts_with("pgproof")) => {
+                panic!("{}:{}: commands in a block of text", self.name, block.line)
             }
             "sh no-run" | "text" | "promql" => Vec::new(),
             other => panic!("{}:{}: blocks of {other:?} are not known", self.name, block.line),

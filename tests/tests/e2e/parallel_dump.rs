@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use pgproof_tests::binaries;
 use pgproof_tests::clients;
 use pgproof_tests::postgres_server::{PostgresServer, succeed};
 use pgproof_tests::postgres_versions::PostgresVersion;
@@ -49,22 +50,33 @@ fn three_streams_keep_the_hard_cases_and_what_stock_tools_restore_of_them() {
         comparison::assert_same(source, (&sandbox.server, name));
     }
 
-    // The manifest's own words, with the names filled in.
-    sandbox.server.create_database("stock");
-    let manifest = std::fs::read(sandbox.object("manifest.json")).expect("a manifest");
-    let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
-    let programs = sandbox.server.programs().join("pg_restore");
-    let script = manifest["restore"].as_str().expect("a script").replace("IDENTITY", "\"$IDENTITY\"");
-    let script =
-        script.replace("pg_restore ", &format!("'{}' ", programs.display())).replace("DATABASE", "stock");
+    // The manual's commands, which take the manifest at its word.
     let folder = sandbox.object("manifest.json").parent().expect("a folder").to_owned();
+    let manifest = std::fs::read_to_string(folder.join("manifest.json")).expect("a manifest");
+    let identity = sandbox.path("second-identity.txt");
+    let by_hand = restore_by_hand().replace("/srv/identity.txt", &identity.to_string_lossy());
+    let by_hand = by_hand.replace("/srv", &sandbox.path("").to_string_lossy());
+    let path = std::env::join_paths(
+        std::iter::once(sandbox.server.programs().to_owned())
+            .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+    );
     let mut shell = Command::new("sh");
-    shell.args(["-c", &script]).current_dir(folder).env("IDENTITY", sandbox.path("second-identity.txt"));
+    shell.args(["-e", "-c", &by_hand]).current_dir(folder).env("PATH", path.expect("a path"));
     succeed(shell.env("PGHOST", sandbox.server.host()).env("PGUSER", "postgres"));
-    comparison::assert_same(source, (&sandbox.server, "stock"));
+    comparison::assert_same(source, (&sandbox.server, "shop_by_script"));
     for name in ["UPPER", "dot.ted", "hard_owner"] {
-        assert!(!manifest.to_string().contains(name), "the manifest names {name}");
+        assert!(!manifest.contains(name), "the manifest names {name}");
     }
+}
+
+/// What `docs/without-pgproof.md` says of a dump in several archives.
+fn restore_by_hand() -> String {
+    let page =
+        std::fs::read_to_string(binaries::workspace().join("docs/without-pgproof.md")).expect("a page");
+    let block = page.split("```console\n").find(|block| block.contains("restore.sh")).expect("a block");
+    let commands: Vec<_> = block.lines().filter_map(|line| line.strip_prefix("$ ")).take(4).collect();
+    assert!(commands[3].starts_with("sh "), "{commands:#?}");
+    commands.join("\n")
 }
 
 #[test]

@@ -63,6 +63,31 @@ fn packages_name_what_is_linked_in() {
     }
 }
 
+#[test]
+fn bills_of_materials_name_what_is_linked_in_and_no_machine() {
+    if !Command::new("cargo")
+        .args(["cyclonedx", "--version"])
+        .output()
+        .is_ok_and(|output| output.status.success())
+    {
+        eprintln!("skipped: cargo-cyclonedx is not installed; only releases need it");
+        return;
+    }
+    for program in ["pgproof", "pgproof-verifier"] {
+        let mut bill = Command::new(workspace().join("packaging/debian/bill-of-materials"));
+        let bill = succeed(bill.arg(program).env("SOURCE_DATE_EPOCH", "1700000000")).stdout;
+        let bill: Value = serde_json::from_slice(&bill).expect("JSON");
+        assert_eq!((&bill["bomFormat"], &bill["specVersion"]), (&"CycloneDX".into(), &"1.5".into()));
+        assert_eq!(bill["metadata"]["component"]["name"], program);
+        assert_eq!(bill["metadata"]["timestamp"], "2023-11-14T22:13:20.000000000Z");
+        let parts = bill["components"].as_array().expect("components");
+        let named = |name: &str| parts.iter().any(|part| part["name"] == name);
+        assert!(["age", "ring", "rustls", "tokio-postgres", "zstd-sys"].into_iter().all(named), "{program}");
+        assert!(!named("proptest") && !named("cc") && !named("pgproof-tests"), "{program}");
+        assert!(!bill.to_string().contains(&*workspace().to_string_lossy()), "{program}");
+    }
+}
+
 /// All that is compiled for Linux: also what only tests need.
 fn dependencies() -> Vec<Value> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

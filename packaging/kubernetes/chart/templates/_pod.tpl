@@ -7,6 +7,9 @@ A pod of either part; takes (dict "root" $ "part" NAME "args" LIST "daemon" BOOL
 {{- if not .daemon }}
 restartPolicy: Never
 {{- end }}
+# Records name the host; a pod's own name would be a new host each time, and the one before silent for ever. Leases tell pods of one
+# name apart by boot and by space of process ids.
+hostname: {{ include "pgproof.name" . }}
 serviceAccountName: {{ include "pgproof.name" . }}
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -47,11 +50,12 @@ topologySpreadConstraints:
         {{- include "pgproof.selector" . | nindent 8 }}
 {{- end }}
 initContainers:
-  # A mounted secret is its group's to read, and keys that others can read are refused.
+  # A mounted secret is root's and this group's to read. pgproof takes it so; not every libpq takes such a key or password file, so
+  # copies are made that are the user's alone. It may run again in the same pod, so that older copies give way.
   - name: keys
     image: {{ include "pgproof.image" . }}
     imagePullPolicy: {{ $values.image.pullPolicy }}
-    command: [sh, -c, "umask 077 && cp /run/secrets/given/* /run/secrets/pgproof/"]
+    command: [sh, -c, "umask 077 && cp -f /run/secrets/given/* /run/secrets/pgproof/"]
     resources:
       requests: {cpu: 10m, memory: 16Mi}
       limits: {memory: 64Mi}

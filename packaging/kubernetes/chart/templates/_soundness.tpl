@@ -17,6 +17,9 @@
 {{- if ($policy.keys | default dict).identity_files }}
 {{- fail "agent.policy names identity_files: who backs up must not hold what reads the backups" }}
 {{- end }}
+{{- if and (eq $agent.mode "cronjob") (gt (len .Release.Name) 46) }}
+{{- fail "the release's name is longer than 46 characters: a CronJob's, which ends in -agent, may have 52" }}
+{{- end }}
 {{- if eq $agent.mode "daemon" }}
 {{- include "pgproof.heard" (dict "key" "agent.policy" "table" "[monitoring]" "listen" ($policy.monitoring | default dict).listen) }}
 {{- end }}
