@@ -143,12 +143,13 @@ fn print(made: &Made) -> anyhow::Result<()> {
 async fn explain(job: &Job) -> anyhow::Result<()> {
     let expected = job.expected_bytes().await;
     job.stop_if_cancelled()?;
-    let memory = job.memory(expected.as_ref().ok().copied().flatten());
+    let known = expected.as_ref().ok().copied().flatten();
     say(&format!("{} from {} to {}", job.source.name, job.describe(), job.store.location()))?;
     say(&format!("  {}; zstd level {}; age", job.procedure(), job.source.compression_level))?;
-    let blocks = plain::bytes(memory.blocks());
+    let blocks = plain::bytes(job.memory(known).blocks());
     say(&format!("  blocks    at most {blocks} in {} worker(s) and queue", job.workers()))?;
-    let line = |stored, what: &str| match memory.parts_at(stored) {
+    // A source that is to store so much is known to be as large.
+    let line = |stored: u64, what: &str| match job.memory(known.max(Some(stored))).parts_at(stored) {
         Some((part, together)) => {
             let (part, together) = (plain::bytes(part), plain::bytes(together));
             format!("parts of {part}, {together} in flight{what}")

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pgproof_files::Watch;
-use pgproof_files::backup;
+use pgproof_files::backup::{self, Size};
 use pgproof_files::entry::Note;
 use pgproof_files::path::StoredPath;
 use pgproof_policies::policy::{ConfigSource, FilesSource, HookProgram, Kind, PostgresSource, Source};
@@ -18,7 +18,7 @@ use pgproof_repository::doctor::host::{self, Secrecy};
 use pgproof_repository::doctor::{Line, Verdict, chain};
 
 use super::memory;
-use crate::configuration;
+use crate::{configuration, plain};
 
 /// A tree is looked at for so long: the memory that it takes is then that of what was found, or more.
 const MEASURED_FOR: Duration = Duration::from_secs(10);
@@ -38,7 +38,9 @@ pub(super) async fn lines(loaded: &LoadedPolicy, sources: &[Source]) -> Vec<Line
             }
             Kind::Files(files) => {
                 lines.extend(of_files(&about, files));
-                bytes = measured(files.clone()).await;
+                let size = measured(files.clone()).await;
+                lines.extend(size.and_then(|size| not_whole(&about, size)));
+                bytes = size.map(|size| size.bytes);
             }
             Kind::Config(config) => lines.push(of_configuration(&about, config.clone()).await),
         }
@@ -83,10 +85,18 @@ fn readable(path: &Path) -> io::Result<&'static str> {
 }
 
 /// What there is to be read, or how much of it was found when nobody waits any longer.
-async fn measured(files: FilesSource) -> Option<u64> {
+async fn measured(files: FilesSource) -> Option<Size> {
     let watch = Until(Instant::now() + MEASURED_FOR);
     let measuring = tokio::task::spawn_blocking(move || backup::measure(&files, None, &watch));
-    measuring.await.expect("looking at files does not panic").ok().map(|size| size.bytes)
+    measuring.await.expect("looking at files does not panic").ok()
+}
+
+fn not_whole(about: &str, size: Size) -> Option<Line> {
+    let (found, seconds) = (plain::bytes(size.bytes), MEASURED_FOR.as_secs());
+    let told = format!(
+        "{found} and more, of which the memory below knows nothing: {seconds} s were too few to look at all"
+    );
+    (!size.is_whole).then(|| Line::new(Verdict::NotTried, about, "size", told))
 }
 
 /// Ends a look at a tree of millions of files.
@@ -161,6 +171,18 @@ mod tests {
         assert_eq!((gone.verdict, gone.told.as_str()), (Verdict::Fail, "is not there"));
         let denied = of_path("source files", Path::new("/x"), Err(io::ErrorKind::PermissionDenied.into()));
         assert!(denied.verdict == Verdict::Fail && denied.hint.is_some());
+    }
+
+    #[test]
+    fn a_tree_that_was_not_looked_at_wholly_is_told() {
+        let size = |is_whole| Size { bytes: 5 << 30, changed_bytes: 0, is_whole };
+        assert!(not_whole("source files", size(true)).is_none());
+        let line = not_whole("source files", size(false)).unwrap();
+        assert!(
+            line.verdict == Verdict::NotTried && line.told.contains("5.00 GiB and more"),
+            "{}",
+            line.told
+        );
     }
 
     #[test]
