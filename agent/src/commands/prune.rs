@@ -42,9 +42,8 @@ pub(crate) async fn run(
     json: bool,
     cancel: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let now = Timestamp::now();
-    let Planned { opened, signers, briefs, plan, locks } =
-        unless_cancelled(&cancel, Box::pin(Planned::of(policy, &args.source, now))).await?;
+    let planned = Box::pin(Planned::of(policy, &args.source));
+    let Planned { opened, signers, now, briefs, plan, locks } = unless_cancelled(&cancel, planned).await?;
     let source = opened.loaded.source(&args.source)?;
     let allowed = removal::allowed(&plan, source.retention.remove_share_max, args.confirm_removal);
     if !args.yes {
@@ -119,16 +118,18 @@ pub(crate) async fn run(
 struct Planned {
     opened: Opened,
     signers: TrustedSigners,
+    now: Timestamp,
     briefs: Vec<Brief>,
     plan: Plan,
     locks: LockPlan,
 }
 
 impl Planned {
-    async fn of(policy: &Path, source: &SourceName, now: Timestamp) -> anyhow::Result<Self> {
+    async fn of(policy: &Path, source: &SourceName) -> anyhow::Result<Self> {
         let opened = open(policy, Some(source)).await?;
         let source = opened.loaded.source(source)?;
         let signers = opened.loaded.trusted_signers()?;
+        let now = Timestamp::now();
         refuse_skewed_clock(opened.store.clock().await?, now)?;
         let zone = match &opened.loaded.policy.zone {
             Some(name) => TimeZone::get(name)?,
@@ -142,7 +143,7 @@ impl Planned {
             Some(locks) => LockPlan::of(&opened.store, &source.name, &plan, &candidates, &locks, now).await?,
             None => LockPlan::default(),
         };
-        Ok(Self { opened, signers, briefs, plan, locks })
+        Ok(Self { opened, signers, now, briefs, plan, locks })
     }
 }
 

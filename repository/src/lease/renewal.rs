@@ -104,6 +104,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn whoever_breaks_off_leaves_a_lease_that_runs_out() {
+        let faulty = FaultyStore::scripted(Arc::new(MemoryStore::new()), Vec::new());
+        let store: SharedStore = Arc::new(faulty.clone());
+        drop(take(&store).await.unwrap().keep());
+        let calls = faulty.calls();
+        tokio::time::sleep(LIFE).await;
+        assert_eq!(faulty.calls(), calls, "it is still renewed");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_outage_of_a_minute_is_no_loss_and_a_release_frees_at_once() {
         let faulty = FaultyStore::scripted(Arc::new(MemoryStore::new()), Vec::new());
         let store: SharedStore = Arc::new(faulty.clone());
