@@ -111,6 +111,8 @@ async fn a_role_without_great_rights_swaps_beside_autovacuum_and_clients_that_co
     let over = Arc::new(AtomicBool::new(false));
     let client = |spec: ConnectionSpec, over: Arc<AtomicBool>| async move {
         while !over.load(Ordering::Relaxed) {
+            // A server that is gone refuses at once, and would leave no other task a turn.
+            tokio::task::yield_now().await;
             if let Ok(session) = spec.connect().await {
                 while !over.load(Ordering::Relaxed) && session.batch_execute("SELECT 1").await.is_ok() {}
             }
