@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::connection::{ConnectError, ConnectionSpec, Session};
 use crate::digest::{RowDigest, RowHasher, UnfinishedRow};
+use crate::disclosure;
 use crate::dump::encoding_of_dump;
 use crate::infrastructure;
 use crate::quoting::{CopyTarget, literal, qualified};
@@ -175,7 +176,7 @@ async fn work(
             Ok(digest) => (Some(digest), None),
             // The server answered about the table. What it says of itself, or its silence, tells nothing of the table.
             Err(Reading::Server(error)) if !infrastructure::in_error(&error) => {
-                (None, error.as_db_error().map(|db| db.message().to_owned()))
+                (None, error.as_db_error().map(disclosure::answer))
             }
             Err(Reading::Server(source)) => return Err(server("read a table", source)),
             Err(Reading::Unfinished(error)) => (None, Some(error.to_string())),

@@ -7,6 +7,7 @@ use tokio_postgres::error::SqlState;
 
 use super::error::RestoreError;
 use crate::connection::{ConnectionSpec, Session};
+use crate::disclosure;
 use crate::quoting::{identifier, literal};
 use crate::snapshot::DatabaseSetting;
 
@@ -144,7 +145,7 @@ fn property_statements(database: &str, facts: &serde_json::Value, marked: bool) 
 
 /// What the server said, without the driver's preamble.
 pub(crate) fn reason(error: &tokio_postgres::Error) -> String {
-    error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned())
+    error.as_db_error().map_or_else(|| error.to_string(), disclosure::answer)
 }
 
 /// Settings whose value is a list of names: quoted as a whole they would be one name.
