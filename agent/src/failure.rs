@@ -13,6 +13,7 @@ use pgproof_postgres::archive::ArchiveError;
 use pgproof_postgres::archive::origin::NotWhole;
 use pgproof_postgres::client::ClientError;
 use pgproof_postgres::connection::{ConnectError, ConnectionError};
+use pgproof_postgres::disclosure;
 use pgproof_postgres::dump::DumpError;
 use pgproof_postgres::restore::RestoreError;
 use pgproof_postgres::snapshot::SnapshotError;
@@ -98,8 +99,7 @@ pub(crate) fn report(error: &anyhow::Error, json: bool) -> Exit {
 
 /// An error of a library as [`message`] has it.
 pub(crate) fn message_of(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |cause| cause.source());
-    on_one_line(&causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+    on_one_line(&disclosure::told(error))
 }
 
 /// What a failed backup calls for: whether it may be over by itself.
@@ -139,11 +139,16 @@ fn is_standing(cause: &(dyn std::error::Error + 'static)) -> bool {
 
 /// The chain on one line, whatever line breaks a server or library put in; a policy's problems keep a line each.
 pub(crate) fn message(error: &anyhow::Error) -> String {
-    let told = format!("{error:#}");
+    let told = disclosure::told(error.as_ref());
     match error.chain().any(|cause| cause.is::<PolicyProblems>()) {
         true => told,
         false => on_one_line(&told),
     }
+}
+
+/// The chain as it may stand in a record or an alert: without what may be a row.
+pub(crate) fn record(error: &anyhow::Error) -> String {
+    on_one_line(&disclosure::recorded(error.as_ref()))
 }
 
 pub(crate) fn on_one_line(told: &str) -> String {

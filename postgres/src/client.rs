@@ -25,6 +25,9 @@ const USUAL_DIRECTORIES: [&str; 7] = [
 /// First minor version of each major one whose `pg_restore` does not run code found in a hostile archive (CVE-2026-116314).
 const FIXED_RESTORE: [(u32, u32); 5] = [(14, 25), (15, 20), (16, 16), (17, 12), (18, 7)];
 
+/// The same of `pg_dump` whose stack no hostile server overwrites by an answer that is too long (CVE-2026-6477).
+const FIXED_DUMP: [(u32, u32); 5] = [(14, 23), (15, 18), (16, 14), (17, 10), (18, 4)];
+
 /// A client program of PostgreSQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Program {
@@ -91,11 +94,20 @@ impl FromStr for Version {
 }
 
 /// Whether this version's `pg_restore` runs code that a hostile archive brings along (CVE-2026-116314).
-/// Versions before 14 got no fix.
 pub fn is_vulnerable_restore(version: Version) -> bool {
-    match FIXED_RESTORE.iter().find(|(major, _)| *major == version.major) {
-        Some((_, fixed)) => version.minor < *fixed,
-        None => version.major < FIXED_RESTORE[0].0,
+    is_before(&FIXED_RESTORE, version)
+}
+
+/// Whether a server that `pg_dump` of this version reads can run code on this machine (CVE-2026-6477).
+pub fn is_vulnerable_dump(version: Version) -> bool {
+    is_before(&FIXED_DUMP, version)
+}
+
+/// Versions before 14 got no fix.
+fn is_before(fixed: &[(u32, u32); 5], version: Version) -> bool {
+    match fixed.iter().find(|(major, _)| *major == version.major) {
+        Some((_, minor)) => version.minor < *minor,
+        None => version.major < fixed[0].0,
     }
 }
 
@@ -278,6 +290,26 @@ mod tests {
             (19, 0, false),
         ] {
             assert_eq!(is_vulnerable_restore(Version { major, minor }), vulnerable, "{major}.{minor}");
+        }
+    }
+
+    #[test]
+    fn vulnerable_dumps_are_known() {
+        for (major, minor, vulnerable) in [
+            (13, 23, true),
+            (14, 22, true),
+            (14, 23, false),
+            (15, 17, true),
+            (15, 18, false),
+            (16, 13, true),
+            (16, 14, false),
+            (17, 9, true),
+            (17, 10, false),
+            (18, 3, true),
+            (18, 4, false),
+            (19, 0, false),
+        ] {
+            assert_eq!(is_vulnerable_dump(Version { major, minor }), vulnerable, "{major}.{minor}");
         }
     }
 

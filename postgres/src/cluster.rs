@@ -2,24 +2,28 @@
 //!
 //! A cluster lives in one directory under `/tmp`, is reached over a Unix socket in that directory alone (mode 0700),
 //! and is gone when it is stopped, dropped, or, after a `kill -9`, at the next [`sweep_abandoned`]. Where it is asked for
-//! and the machine allows it, the server has a network namespace of its own, in which there is no network.
+//! and the machine allows it, the server has no network, and reaches no file but its own: see [`Isolation`].
 
+mod confinement;
 mod isolation;
+#[cfg(test)]
+mod loopback;
 mod postmaster;
 
-use std::fs;
-use std::io::{self, Write};
-use std::net::TcpListener;
-use std::os::unix::fs::{OpenOptionsExt, chown};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use secrecy::{ExposeSecret, SecretString};
+use rustix::fs::{Mode, OFlags};
 
 use crate::connection::{ConnectionSpec, Environment};
 use crate::private_dir::{self, PrivateDir};
-use isolation::Isolation;
-pub use isolation::Network;
+use confinement::ConfinementError;
+pub use confinement::Files;
+use isolation::Enclosure;
+pub use isolation::{Isolation, Network};
 use postmaster::Shutdown;
 
 /// First part of the directories' names.
@@ -32,10 +36,12 @@ const SUPERUSER: &str = "postgres";
 const PORT_ON_SOCKET: u16 = 5432;
 /// How long a new, empty server may take to accept connections; generous, for machines under load.
 const START_SECONDS: u32 = 60;
-/// Attempts to find a free TCP port, which another process may take between our look and the server's.
-const PORT_ATTEMPTS: u32 = 5;
 /// How much of the server's log goes into an error.
 const LOG_TAIL_BYTES: usize = 4096;
+/// Names in a cluster's directory, and in its data directory.
+const DATA: &str = "data";
+const LOG: &str = "log";
+const OWN_SETTINGS: &str = "postgresql.auto.conf";
 
 /// How a cluster is made. The default is the fastest that still checks everything: no fsync, checksums on.
 #[derive(Debug, Clone)]
@@ -47,11 +53,9 @@ pub struct ClusterOptions {
     pub locale: String,
     /// Whether the server makes its writes durable: only where its recovery times are to be those of a real one.
     pub fsync: bool,
-    /// Listen on 127.0.0.1, too, with this password for the superuser. A network port is open to every local user.
-    pub loopback_password: Option<SecretString>,
-    /// Start the server where there is no network, if the machine allows it; [`Cluster::network`] says what became of
-    /// it. A server that listens on 127.0.0.1 would listen there to nobody.
-    pub cut_network: bool,
+    /// Start the server where there is no network and no file but its own and its programs', as far as the machine
+    /// allows it; [`Cluster::isolation`] says what became of it.
+    pub isolated: bool,
     /// Further settings of the server.
     pub settings: Vec<(String, String)>,
 }
@@ -63,8 +67,7 @@ impl Default for ClusterOptions {
             encoding: "UTF8".to_owned(),
             locale: "C".to_owned(),
             fsync: false,
-            loopback_password: None,
-            cut_network: false,
+            isolated: false,
             settings: Vec::new(),
         }
     }
@@ -75,9 +78,7 @@ impl Default for ClusterOptions {
 pub struct Cluster {
     directory: Directory,
     spec: ConnectionSpec,
-    loopback: Option<ConnectionSpec>,
-    account_name: Option<String>,
-    network: Network,
+    isolation: Isolation,
 }
 
 impl Cluster {
@@ -95,19 +96,9 @@ impl Cluster {
         &self.spec
     }
 
-    /// The same over TCP, if the cluster listens there.
-    pub fn loopback_spec(&self) -> Option<&ConnectionSpec> {
-        self.loopback.as_ref()
-    }
-
-    /// The account that the server runs under, where it is not our own.
-    pub fn account_name(&self) -> Option<&str> {
-        self.account_name.as_deref()
-    }
-
-    /// Whether the server can reach anything over the network.
-    pub fn network(&self) -> &Network {
-        &self.network
+    /// What the server is kept from.
+    pub fn isolation(&self) -> &Isolation {
+        &self.isolation
     }
 
     /// The directory that holds everything of this cluster.
@@ -117,11 +108,6 @@ impl Cluster {
 
     pub fn data_directory(&self) -> PathBuf {
         self.directory.data()
-    }
-
-    /// The end of the server's log.
-    pub fn log_tail(&self) -> String {
-        self.directory.log_tail()
     }
 
     /// Stops the server and removes everything.
@@ -152,18 +138,23 @@ impl Cluster {
         ]);
         command.arg(socket).arg("--pgdata").arg(directory.data());
         run(command, None)?;
-        let path = directory.data().join("postgresql.auto.conf");
+        let path = directory.data().join(OWN_SETTINGS);
         let mut text = fs::read_to_string(&path).expect("written by pg_basebackup");
         text.push_str(&setting_line("unix_socket_directories", &directory.path().display().to_string())?);
         fs::write(&path, text).map_err(|source| ClusterError::File { path, source })?;
-        let isolation = Isolation::none();
-        launch(bin_dir, account, &directory, &isolation)?;
-        let environment = Environment::of_process();
-        let spec =
-            ConnectionSpec::on_socket(directory.path(), PORT_ON_SOCKET, SUPERUSER, SUPERUSER, &environment);
-        let network = isolation.network().clone();
-        Ok(Self { directory, spec, loopback: None, account_name: None, network })
+        let enclosure = Enclosure::none();
+        launch(bin_dir, account, &directory, &enclosure)?;
+        let spec = on_socket(&directory, PORT_ON_SOCKET);
+        Ok(Self { directory, spec, isolation: enclosure.isolation(None) })
     }
+}
+
+/// What a private server with the programs in `bin_dir` would be kept from. Starts none; not for an async thread.
+pub fn examine_isolation(bin_dir: &Path, run_as: Option<&str>) -> Result<Isolation, ClusterError> {
+    let account = account(run_as)?;
+    let directory = Directory::create(account)?;
+    let enclosure = Enclosure::probe(bin_dir, account, directory.path());
+    Ok(enclosure.isolation(account_name(account, run_as)))
 }
 
 /// Stops and removes the clusters of processes that were killed before they could. Returns the directories removed.
@@ -179,7 +170,7 @@ pub fn sweep_abandoned(run_as: Option<&str>) -> Result<Vec<PathBuf>, ClusterErro
         .map_err(|source| ClusterError::File { path: root.to_owned(), source })?;
     for path in &found {
         postmaster::stop(&path.join("data"), Shutdown::Immediate).map_err(ClusterError::Stop)?;
-        remove(path)?;
+        fs::remove_dir_all(path).map_err(|source| ClusterError::File { path: path.clone(), source })?;
     }
     Ok(found)
 }
@@ -196,6 +187,11 @@ pub enum ClusterError {
     File { path: PathBuf, source: io::Error },
     #[error("a setting's {part} cannot be written: {given}")]
     Setting { part: &'static str, given: String },
+    #[error("cannot confine a private server")]
+    Confine {
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("cannot stop a private server")]
     Stop(#[source] io::Error),
     #[error("making or removing a private server was interrupted")]
@@ -245,16 +241,31 @@ impl Directory {
     }
 
     fn data(&self) -> PathBuf {
-        self.path().join("data")
+        self.path().join(DATA)
     }
 
     fn log(&self) -> PathBuf {
-        self.path().join("log")
+        self.path().join(LOG)
     }
 
     fn log_tail(&self) -> String {
-        let bytes = fs::read(self.log()).unwrap_or_default();
+        let mut bytes = Vec::new();
+        // What cannot be read has no end to show.
+        let _ = self.open(&[LOG], OFlags::RDONLY).and_then(|mut log| log.read_to_end(&mut bytes));
         String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(LOG_TAIL_BYTES)..]).into_owned()
+    }
+
+    /// Opens a file by its folders' handles, and follows no link: all of this belongs to the server's account, which
+    /// may put one anywhere while we are root.
+    fn open(&self, path: &[&str], flags: OFlags) -> io::Result<File> {
+        let folder = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let (name, folders) = path.split_last().expect("a file has a name");
+        let mut at = rustix::fs::open(self.path(), folder, Mode::empty())?;
+        for name in folders {
+            at = rustix::fs::openat(&at, *name, folder, Mode::empty())?;
+        }
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(&at, *name, flags, Mode::empty())?))
     }
 
     fn dismantle(mut self) -> Result<(), ClusterError> {
@@ -281,31 +292,20 @@ fn start(bin_dir: &Path, options: &ClusterOptions) -> Result<Cluster, ClusterErr
     let account = account(options.run_as.as_deref())?;
     let directory = Directory::create(account)?;
     initialise(bin_dir, options, account, &directory)?;
-    let isolation = match options.cut_network {
-        true => Isolation::probe(account.is_some()),
-        false => Isolation::none(),
+    let enclosure = match options.isolated {
+        true => Enclosure::probe(bin_dir, account, directory.path()),
+        false => Enclosure::none(),
     };
-    let account_name = account.map(|_| options.run_as.as_deref().unwrap_or(ACCOUNT_DEFAULT).to_owned());
+    configure(&directory, options)?;
+    launch(bin_dir, account, &directory, &enclosure)?;
+    let spec = on_socket(&directory, PORT_ON_SOCKET);
+    let isolation = enclosure.isolation(account_name(account, options.run_as.as_deref()));
+    Ok(Cluster { directory, spec, isolation })
+}
+
+fn on_socket(directory: &Directory, port: u16) -> ConnectionSpec {
     let environment = Environment::of_process();
-    let mut attempt = 0;
-    loop {
-        attempt += 1;
-        let port = options.loopback_password.is_some().then(free_port).transpose()?;
-        configure(&directory, options, port)?;
-        match launch(bin_dir, account, &directory, &isolation) {
-            Err(_)
-                if port.is_some() && attempt < PORT_ATTEMPTS && directory.log_tail().contains("in use") => {}
-            Err(error) => return Err(error),
-            Ok(()) => {
-                let on_port = port.unwrap_or(PORT_ON_SOCKET);
-                let spec =
-                    ConnectionSpec::on_socket(directory.path(), on_port, SUPERUSER, SUPERUSER, &environment);
-                let loopback = port.map(|port| spec.over_loopback(port, options.loopback_password.clone()));
-                let network = isolation.network().clone();
-                return Ok(Cluster { directory, spec, loopback, account_name, network });
-            }
-        }
-    }
+    ConnectionSpec::on_socket(directory.path(), port, SUPERUSER, SUPERUSER, &environment)
 }
 
 fn initialise(
@@ -315,42 +315,35 @@ fn initialise(
     directory: &Directory,
 ) -> Result<(), ClusterError> {
     let mut command = command(&bin_dir.join("initdb"), account, directory.path());
-    // Without a port nobody can come over the network; with one, only who knows the password.
-    let over_network = if options.loopback_password.is_some() { "scram-sha-256" } else { "reject" };
-    command.args(["--no-sync", "--data-checksums", "--auth-local=trust", "--auth-host", over_network]);
+    // Nobody can come over the network.
+    command.args(["--no-sync", "--data-checksums", "--auth-local=trust", "--auth-host=reject"]);
     command.args(["--username", SUPERUSER, "--encoding", &options.encoding, "--locale", &options.locale]);
     command.arg("--pgdata").arg(directory.data());
-    let password = directory.path().join("superuser");
-    if let Some(secret) = &options.loopback_password {
-        write_private(&password, secret.expose_secret(), account)?;
-        command.arg("--pwfile").arg(&password);
-    }
-    run(command, None)?;
-    if options.loopback_password.is_some() {
-        remove(&password)?;
-    }
-    Ok(())
+    run(command, None)
 }
 
-fn configure(directory: &Directory, options: &ClusterOptions, port: Option<u16>) -> Result<(), ClusterError> {
+fn configure(directory: &Directory, options: &ClusterOptions) -> Result<(), ClusterError> {
     let on_off = |value: bool| if value { "on" } else { "off" }.to_owned();
     let mut settings = vec![
-        ("listen_addresses".to_owned(), if port.is_some() { "127.0.0.1" } else { "" }.to_owned()),
-        ("port".to_owned(), port.unwrap_or(PORT_ON_SOCKET).to_string()),
+        ("listen_addresses".to_owned(), String::new()),
+        ("port".to_owned(), PORT_ON_SOCKET.to_string()),
         ("unix_socket_directories".to_owned(), directory.path().display().to_string()),
         ("unix_socket_permissions".to_owned(), "0700".to_owned()),
         ("fsync".to_owned(), on_off(options.fsync)),
         ("synchronous_commit".to_owned(), on_off(options.fsync)),
         ("full_page_writes".to_owned(), on_off(options.fsync)),
         ("logging_collector".to_owned(), "off".to_owned()),
+        // In its own folder: a container's /dev/shm has 64 MiB, which one parallel query may exceed.
+        ("dynamic_shared_memory_type".to_owned(), "mmap".to_owned()),
     ];
     settings.extend(options.settings.iter().cloned());
     let mut text = String::new();
     for (name, value) in &settings {
         text.push_str(&setting_line(name, value)?);
     }
-    let path = directory.data().join("postgresql.auto.conf");
-    fs::write(&path, text).map_err(|source| ClusterError::File { path, source })
+    let file = directory.open(&[DATA, OWN_SETTINGS], OFlags::WRONLY | OFlags::TRUNC);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|source| ClusterError::File { path: directory.data().join(OWN_SETTINGS), source })
 }
 
 fn setting_line(name: &str, value: &str) -> Result<String, ClusterError> {
@@ -368,13 +361,14 @@ fn launch(
     bin_dir: &Path,
     account: Option<Account>,
     directory: &Directory,
-    isolation: &Isolation,
+    enclosure: &Enclosure,
 ) -> Result<(), ClusterError> {
     let command = command(&bin_dir.join("pg_ctl"), account, directory.path());
-    let mut command = isolation.around(command);
+    let mut command = enclosure.around(command);
     command.args(["start", "--wait", "--silent", "--timeout", &START_SECONDS.to_string()]);
     command.arg("--pgdata").arg(directory.data()).arg("--log").arg(directory.log());
-    run(command, Some(directory))
+    let not_confined = |error: ConfinementError| ClusterError::Confine { source: Box::new(error) };
+    enclosure.within(|| run(command, Some(directory))).map_err(not_confined)?
 }
 
 /// A program run as the server's account, in the cluster's directory, with a clean environment.
@@ -388,7 +382,7 @@ fn command(program: &Path, account: Option<Account>, directory: &Path) -> Comman
             command
         }
     };
-    command.env_clear().env("LC_ALL", "C").env("HOME", directory).env("TZ", "UTC");
+    command.env_clear().env("LC_ALL", "C").env("HOME", directory).env("TMPDIR", directory).env("TZ", "UTC");
     for name in ["PATH", "LD_LIBRARY_PATH"] {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
@@ -438,30 +432,8 @@ fn account(run_as: Option<&str>) -> Result<Option<Account>, ClusterError> {
     }
 }
 
-fn free_port() -> Result<u16, ClusterError> {
-    let failed = |source| ClusterError::File { path: PathBuf::from("127.0.0.1"), source };
-    let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(failed)?;
-    Ok(listener.local_addr().map_err(failed)?.port())
-}
-
-fn write_private(path: &Path, text: &str, account: Option<Account>) -> Result<(), ClusterError> {
-    let failed = |source| ClusterError::File { path: path.to_owned(), source };
-    let mut file =
-        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)?;
-    match account {
-        Some(account) => chown(path, Some(account.uid), Some(account.gid)).map_err(failed),
-        None => Ok(()),
-    }
-}
-
-fn remove(path: &Path) -> Result<(), ClusterError> {
-    let failed = |source| ClusterError::File { path: path.to_owned(), source };
-    if path.is_dir() {
-        fs::remove_dir_all(path).map_err(failed)
-    } else {
-        fs::remove_file(path).map_err(failed)
-    }
+fn account_name(account: Option<Account>, run_as: Option<&str>) -> Option<String> {
+    account.map(|_| run_as.unwrap_or(ACCOUNT_DEFAULT).to_owned())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use crate::archive::selection::QualifiedName;
 use crate::connection::{ConnectError, ConnectionSpec, Session};
 use crate::digest::{RowDigest, RowHasher, UnfinishedRow};
+use crate::disclosure;
 use crate::dump::encoding_of_dump;
 use crate::infrastructure;
 use crate::quoting::{CopyTarget, literal, qualified};
@@ -255,7 +256,7 @@ async fn partitions(session: &Session, root: &str) -> Result<Vec<String>, tokio_
 /// What the server answered about a table. What it says of itself, or its silence, tells nothing of the table.
 fn problem(error: tokio_postgres::Error, doing: &'static str) -> Result<String, ComparisonError> {
     match error.as_db_error() {
-        Some(answer) if !infrastructure::in_error(&error) => Ok(answer.message().to_owned()),
+        Some(answer) if !infrastructure::in_error(&error) => Ok(disclosure::answer(answer)),
         _ => Err(server(doing, error)),
     }
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use pgproof_repository::doctor::{Line, Verdict, chain};
 
-use crate::client::{Client, ClientTools, Program, is_vulnerable_restore};
+use crate::client::{Client, ClientTools, Program, Version, is_vulnerable_dump, is_vulnerable_restore};
 use crate::connection::{ConnectionSpec, Session};
 use crate::preflight::Preflight;
 use crate::snapshot::{ExportedSnapshot, SnapshotError, SnapshotFacts};
@@ -164,19 +164,28 @@ pub fn client_line(
         Err(refusal) => {
             Line::new(Verdict::Fail, about, check, refusal.why.clone()).maybe_hint(refusal.hint.clone())
         }
-        Ok(client) if program == Program::PgRestore && is_vulnerable_restore(client.version) => {
-            let told = format!(
-                "{} {} runs code that a hostile archive brings along (CVE-2026-116314)",
-                client.path.display(),
-                client.version
-            );
+        Ok(client) => {
+            let told = format!("{} {}", client.path.display(), client.version);
+            let Some(danger) = danger(program, client.version) else {
+                return Line::new(Verdict::Ok, about, check, told);
+            };
             let verdict = if refuse_vulnerable { Verdict::Fail } else { Verdict::Warn };
-            Line::new(verdict, about, check, told)
+            Line::new(verdict, about, check, format!("{told} {danger}"))
                 .hint("update PostgreSQL's client programs to the newest minor version")
         }
-        Ok(client) => {
-            Line::new(Verdict::Ok, about, check, format!("{} {}", client.path.display(), client.version))
+    }
+}
+
+/// What somebody hostile makes of a program that is too old.
+fn danger(program: Program, version: Version) -> Option<&'static str> {
+    match program {
+        Program::PgDump if is_vulnerable_dump(version) => {
+            Some("runs code that a hostile server sends it (CVE-2026-6477)")
         }
+        Program::PgRestore if is_vulnerable_restore(version) => {
+            Some("runs code that a hostile archive brings along (CVE-2026-116314)")
+        }
+        _ => None,
     }
 }
 
@@ -233,19 +242,20 @@ fn extensions(about: &str, server: &Server) -> Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Version;
 
-    fn client(minor: u32) -> Result<Client, Refusal> {
+    fn client(program: Program, minor: u32) -> Result<Client, Refusal> {
         let version = Version { major: 15, minor };
-        Ok(Client { program: Program::PgRestore, path: "/usr/bin/pg_restore".into(), version })
+        Ok(Client { program, path: "/usr/bin/it".into(), version })
     }
 
     #[test]
-    fn a_vulnerable_restore_is_named_and_fails_where_the_policy_refuses_it() {
-        let judged = |minor, refuse| client_line("app", Program::PgRestore, &client(minor), refuse).verdict;
-        assert_eq!(judged(20, true), Verdict::Ok);
-        assert_eq!(judged(19, false), Verdict::Warn);
-        assert_eq!(judged(19, true), Verdict::Fail);
+    fn a_vulnerable_client_is_named_and_fails_where_the_policy_refuses_it() {
+        for (program, fixed) in [(Program::PgRestore, 20), (Program::PgDump, 18)] {
+            let judged = |minor, refuse| client_line("app", program, &client(program, minor), refuse).verdict;
+            assert_eq!(judged(fixed, true), Verdict::Ok, "{program}");
+            assert_eq!(judged(fixed - 1, false), Verdict::Warn, "{program}");
+            assert_eq!(judged(fixed - 1, true), Verdict::Fail, "{program}");
+        }
     }
 
     #[test]

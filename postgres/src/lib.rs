@@ -11,6 +11,7 @@ pub mod comparison;
 pub mod connection;
 pub mod damage;
 pub mod digest;
+pub mod disclosure;
 pub mod division;
 pub mod doctor;
 pub mod dump;

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use crate::postgres_versions::PostgresVersion;
 
 /// PostgreSQL refuses to run as root, so root's servers run as the user of Debian's package.
-const SERVER_USER: &str = "postgres";
+pub const SERVER_USER: &str = "postgres";
 
 /// The server; stopped and removed when dropped.
 #[derive(Debug)]

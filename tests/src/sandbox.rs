@@ -235,6 +235,27 @@ impl Sandbox {
         named.remove(0)
     }
 
+    /// Every object, and every page and file of the exported reports, that holds this text.
+    ///
+    /// # Panics
+    /// When the reports cannot be exported.
+    #[must_use]
+    pub fn places_of(&self, text: &str) -> Vec<String> {
+        let exported = tempfile::tempdir_in(self.folder.path()).expect("a folder");
+        let to = exported.path().display().to_string();
+        let outcome = self.verify(&["report", "export", SOURCE, "--to", &to]);
+        assert!(outcome.succeeded(), "{}", outcome.stderr);
+        let pages = std::fs::read_dir(exported.path()).expect("own folder").flatten();
+        let pages: Vec<PathBuf> = pages.map(|entry| entry.path()).collect();
+        assert!(!pages.is_empty(), "nothing was exported");
+        let objects = self.objects().into_iter().map(|name| self.repository_folder().join(name));
+        let holds = |path: &PathBuf| {
+            let bytes = std::fs::read(path).expect("an object or a page");
+            bytes.windows(text.len()).any(|window| window == text.as_bytes())
+        };
+        pages.into_iter().chain(objects).filter(holds).map(|path| path.display().to_string()).collect()
+    }
+
     /// `pgproof` with these arguments, ready to run.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {

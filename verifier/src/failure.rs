@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use pgproof_monitoring::journal::say;
 use pgproof_policies::moment::MomentError;
 use pgproof_policies::policy::PolicyProblems;
+use pgproof_postgres::disclosure;
 use pgproof_repository::access::AccessError;
 use pgproof_repository::catalog::CatalogError;
 use pgproof_repository::manifest::ManifestError;
@@ -58,15 +59,15 @@ pub(crate) fn causes<'a>(
     std::iter::successors(Some(error), |cause| (**cause).source())
 }
 
-/// An error with all its causes, on one line.
+/// An error with all its causes, on one line, as it may stand in a report.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    disclosure::recorded(error)
 }
 
 /// Prints the chain and the hint to standard error and returns the exit code.
 pub(crate) fn report(error: &anyhow::Error, json: bool) -> Exit {
     let exit = error.chain().find_map(exit_of).unwrap_or(Exit::NotRun);
-    let (message, hint) = (format!("{error:#}"), error.chain().find_map(hint_of));
+    let (message, hint) = (disclosure::told(error.as_ref()), error.chain().find_map(hint_of));
     if json {
         let document = serde_json::json!({ "error": message, "hint": hint, "exit": exit as u8 });
         say(Level::ERROR, &document.to_string());

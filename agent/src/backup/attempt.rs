@@ -205,7 +205,7 @@ impl Job {
                 Made::New(_) => RunOutcome::Committed { warnings: backed_up.warnings() },
                 Made::Unchanged(signed) => RunOutcome::Unchanged { since: signed.get().id.clone() },
             },
-            Err(error) => RunOutcome::Failed { error: format!("{error:#}"), cause: failure::cause(error) },
+            Err(error) => RunOutcome::Failed { error: failure::record(error), cause: failure::cause(error) },
         };
         let run = Run {
             version: 1,
@@ -245,5 +245,5 @@ pub(crate) fn ensure_backups_count(
 
 fn told(error: &anyhow::Error) -> String {
     let hint = failure::hint(error).map(|hint| format!("\nhint: {hint}"));
-    failure::message(error) + &hint.unwrap_or_default()
+    failure::record(error) + &hint.unwrap_or_default()
 }

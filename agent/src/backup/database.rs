@@ -7,7 +7,7 @@ use anyhow::Context;
 use futures::future::{self, Either};
 use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::policy::PostgresSource;
-use pgproof_postgres::client::{Client, ClientTools, Program};
+use pgproof_postgres::client::{self, Client, ClientTools, Program, Version};
 use pgproof_postgres::connection::{ConnectionSpec, Environment};
 use pgproof_postgres::dump::{DumpedGlobals, dump_globals};
 use pgproof_postgres::preflight::Preflight;
@@ -69,6 +69,7 @@ impl Dump<'_> {
         let mut warnings = self.answered(Box::pin(self.preflight(&held.snapshot))).await??;
 
         let dump_program = self.find(Program::PgDump, facts).await?;
+        warnings.extend(self.vulnerable(dump_program.version)?);
         let mut started =
             Started::new(self.job.store.clone(), self.job.source.name.clone(), begun.id.clone());
         let (dumped, described) = self.read(&held, &dump_program, &started).await?;
@@ -199,6 +200,19 @@ impl Dump<'_> {
     async fn find(&self, program: Program, facts: &SnapshotFacts) -> anyhow::Result<Client> {
         let (tools, major) = (self.database.tools.clone(), facts.server_version.major);
         Ok(tokio::task::spawn_blocking(move || tools.find(program, major)).await??)
+    }
+
+    /// Names a `pg_dump` that a hostile server could take over; refuses it where the policy says so.
+    fn vulnerable(&self, pg_dump: Version) -> anyhow::Result<Option<String>> {
+        if !client::is_vulnerable_dump(pg_dump) {
+            return Ok(None);
+        }
+        let told = format!("pg_dump {pg_dump} is older than the fix of CVE-2026-6477");
+        if self.job.loaded.policy.refuse_vulnerable_clients {
+            let hint = "update the PostgreSQL client programs (14.23, 15.18, 16.14, 17.10, 18.4 or later)";
+            return Err(Failure::new(Exit::Failed, told, hint).standing().into());
+        }
+        Ok(Some(format!("{told}: a hostile server could run code with it")))
     }
 
     /// Roles, memberships, tablespaces, and what had to be left out.

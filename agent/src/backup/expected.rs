@@ -3,6 +3,7 @@
 //! None of it is needed for a restore, so what cannot be told is a warning and never ends a backup.
 
 use pgproof_policies::policy::PostgresSource;
+use pgproof_postgres::disclosure;
 use pgproof_postgres::structure::{self, StructureError};
 use pgproof_repository::inventory::{Inventory, Structure};
 
@@ -29,8 +30,8 @@ pub(super) fn record(
             inventory.structure = Some(structure);
         }
         Err(error) => {
-            let error = anyhow::Error::from(error);
-            warnings.push(format!("a drill will not compare the structure: {error:#}"));
+            let why = disclosure::recorded(&error);
+            warnings.push(format!("a drill will not compare the structure: {why}"));
         }
     }
     warnings

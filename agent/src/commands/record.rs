@@ -14,6 +14,7 @@ use pgproof_repository::pins::Pin;
 use pgproof_repository::store::SharedStore;
 
 use super::Opened;
+use crate::failure;
 
 /// Leaves the record of an act, or says that it could not.
 pub(super) async fn enter(store: &SharedStore, loaded: &LoadedPolicy, source: &SourceName, what: What) {
@@ -50,7 +51,7 @@ pub(super) async fn restoring(
     }
     let ended = match &outcome {
         Ok(_) => Ended::Done,
-        Err(error) => Ended::Failed { error: format!("{error:#}") },
+        Err(error) => Ended::Failed { error: failure::record(error) },
     };
     let what = What::Restore { backup: backup.clone(), started_at, target, ended };
     enter(&opened.store, &opened.loaded, source, what).await;

@@ -162,6 +162,7 @@ impl ConnectionSpec {
     }
 
     /// The same account and database over TCP on this machine.
+    #[cfg(test)]
     pub(crate) fn over_loopback(&self, port: u16, password: Option<SecretString>) -> Self {
         let host = Host::Tcp { name: "127.0.0.1".to_owned(), address: None };
         let mode = SslMode::Prefer;

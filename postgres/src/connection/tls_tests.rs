@@ -16,9 +16,7 @@ async fn certificates_are_checked_as_far_as_the_mode_says() {
     authority(certificates, "theirs");
     issued(certificates, "ours", "db.example.org");
     let password = SecretString::from("pw");
-    let options = ClusterOptions { loopback_password: Some(password.clone()), ..ClusterOptions::default() };
-    let cluster = Cluster::start(Path::new(BIN), options).await.unwrap();
-    let plain = cluster.loopback_spec().unwrap();
+    let (cluster, plain) = Cluster::on_loopback(Path::new(BIN), ClusterOptions::default(), &password).await;
     let with = |mode: SslMode, roots: Option<&str>, name: &str| {
         let roots = roots.map_or(RootCertificates::None, |r| RootCertificates::File(certificates.join(r)));
         let host = Host::Tcp { name: name.to_owned(), address: Some("127.0.0.1".parse().unwrap()) };
@@ -27,7 +25,7 @@ async fn certificates_are_checked_as_far_as_the_mode_says() {
     let (ours, theirs, right) = (Some("ours.crt"), Some("theirs.crt"), "db.example.org");
     assert!(with(SslMode::Require, None, right).connect().await.is_err(), "the server has no encryption yet");
     assert_eq!(encrypted(&with(SslMode::Prefer, None, right)).await, Ok(false));
-    enable_tls(&cluster, certificates).await;
+    enable_tls(&cluster, &plain, certificates).await;
     assert_eq!(encrypted(&with(SslMode::Disable, None, right)).await, Ok(false));
     for (mode, roots, name, good) in [
         (SslMode::Prefer, None, right, true),
@@ -61,7 +59,7 @@ fn psql_connects(spec: &ConnectionSpec) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
 }
 
-async fn enable_tls(cluster: &Cluster, certificates: &Path) {
+async fn enable_tls(cluster: &Cluster, plain: &ConnectionSpec, certificates: &Path) {
     let data = cluster.data_directory();
     let owner = fs::metadata(&data).unwrap();
     for (from, to) in [("server.crt", "server.crt"), ("server.key", "server.key")] {
@@ -73,14 +71,14 @@ async fn enable_tls(cluster: &Cluster, certificates: &Path) {
     session.batch_execute("ALTER SYSTEM SET ssl = on").await.unwrap();
     session.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     // The reload is carried out by the server's first process, soon after the call returned.
-    while !encrypted_offered(cluster).await {
+    while !encrypted_offered(plain).await {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-async fn encrypted_offered(cluster: &Cluster) -> bool {
+async fn encrypted_offered(plain: &ConnectionSpec) -> bool {
     let tls = TlsSettings { mode: SslMode::Require, ..TlsSettings::none() };
-    ConnectionSpec { tls, ..cluster.loopback_spec().unwrap().clone() }.connect().await.is_ok()
+    ConnectionSpec { tls, ..plain.clone() }.connect().await.is_ok()
 }
 
 fn authority(directory: &Path, name: &str) {

@@ -127,15 +127,11 @@ fn table_names_are_quoted_as_patterns() {
 
 #[tokio::test]
 async fn a_real_dump_reads_the_snapshot_over_a_password_and_names_an_odd_table() {
-    let options = ClusterOptions {
-        loopback_password: Some(SecretString::from("p:w\\d 'x'")),
-        ..ClusterOptions::default()
-    };
-    let cluster = Cluster::start(Path::new(BIN), options).await.unwrap();
+    let password = SecretString::from("p:w\\d 'x'");
+    let (cluster, spec) = Cluster::on_loopback(Path::new(BIN), ClusterOptions::default(), &password).await;
     let admin = cluster.spec().connect().await.unwrap();
     let sql = "CREATE SCHEMA \"a.b\"; CREATE TABLE \"a.b\".\"odd \"\"*\"\" name\" AS SELECT 'seen' || n AS v FROM generate_series(1, 3) n";
     admin.batch_execute(sql).await.unwrap();
-    let spec = cluster.loopback_spec().unwrap().clone();
     let snapshot = ExportedSnapshot::open(&spec).await.unwrap();
     admin.batch_execute("INSERT INTO \"a.b\".\"odd \"\"*\"\" name\" VALUES ('too late')").await.unwrap();
     let table = TableName { schema: "a.b".to_owned(), name: "odd \"*\" name".to_owned() };

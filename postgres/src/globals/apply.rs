@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::{Class, Globals, Kind, Statement};
 use crate::connection::Session;
+use crate::disclosure;
 
 /// What is done with what the server has already, or cannot have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -118,7 +119,7 @@ async fn execute(session: &Session, statement: &Statement) -> Result<Outcome, Ap
         Ok(()) => Ok(Outcome::Done),
         Err(error) => match error.as_db_error() {
             // The message alone: what surrounds it may repeat the statement, and with it a password.
-            Some(refusal) => Ok(Outcome::Failed { why: refusal.message().to_owned() }),
+            Some(refusal) => Ok(Outcome::Failed { why: disclosure::answer(refusal) }),
             None => Err(ApplyError::Lost(error)),
         },
     }

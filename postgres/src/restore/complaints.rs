@@ -11,6 +11,13 @@ const STAGE: &str = "while ";
 const ENTRY: &str = "from TOC entry ";
 const ERROR: &str = "error: ";
 const IGNORED: &str = "warning: errors ignored on restore: ";
+const CONTEXT: &str = "CONTEXT:  ";
+const STATEMENT: &str = "Command was: ";
+/// So many words of a statement go as far as its object's name; what it says of it comes later.
+const STATEMENT_WORDS: usize = 4;
+/// How much of a program's complaints is shown, in bytes.
+const SHOWN_BYTES_MAX: usize = 2 << 10;
+
 /// One error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Complaint {
@@ -66,6 +73,68 @@ pub fn tell_of_server(stderr: &str) -> bool {
     errors.iter().any(|error| infrastructure::in_words(&error.message))
 }
 
+/// The complaints without what may be a row or a secret: no details, no contexts, and of statements the first words.
+pub(crate) fn shown(stderr: &str) -> String {
+    let own = |line: &str| {
+        let said = line.strip_prefix(OWN)?;
+        let tells = [ENTRY, ERROR, IGNORED].iter().any(|start| said.starts_with(start));
+        tells.then(|| said.to_owned())
+    };
+    let statement = |line: &str| {
+        let statement = line.strip_prefix(STATEMENT)?;
+        Some(format!("the command was {} …", beginning(statement)))
+    };
+    let told = |line: &str| own(line).or_else(|| statement(line));
+    let mut all = stderr.lines().filter_map(told).collect::<Vec<_>>().join("; ");
+    all.truncate(all.floor_char_boundary(SHOWN_BYTES_MAX));
+    all
+}
+
+fn beginning(statement: &str) -> String {
+    let is_name = |word: &&str| !word.contains(['\'', '(', '$']);
+    let words = statement.split_whitespace().take(STATEMENT_WORDS).take_while(is_name);
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// The first error's object, and the server's message where it rose in no function. In the message whatever is quoted,
+/// and no name of the object, is left out: it may be a value.
+pub(crate) fn named(stderr: &str) -> String {
+    let mut entry = None;
+    let mut lines = stderr.lines();
+    let message = lines.by_ref().find_map(|line| {
+        let said = line.strip_prefix(OWN)?;
+        entry = said.strip_prefix(ENTRY).and_then(object_of).or(entry);
+        said.strip_prefix(ERROR)
+    });
+    let below: Vec<&str> = lines.take_while(|line| !line.starts_with(OWN)).collect();
+    let command = below.iter().position(|line| line.starts_with(STATEMENT));
+    // Several jobs at once name no entry.
+    let statement = command.and_then(|at| below[at].strip_prefix(STATEMENT)).map(beginning);
+    let object = entry.map(str::to_owned).or(statement).unwrap_or_default();
+    let at = if object.is_empty() { String::new() } else { format!(", at {object}") };
+    let quoted = below.iter().take(command.unwrap_or(below.len()));
+    let in_a_function = quoted.into_iter().any(|line| line.starts_with(CONTEXT));
+    match message.filter(|_| !in_a_function) {
+        Some(message) => format!("{at}: {}", without_values(message, &object)),
+        None => at,
+    }
+}
+
+/// What `215; 1259 16512 TABLE geo postgres` is about.
+fn object_of(entry: &str) -> Option<&str> {
+    entry.splitn(4, ' ').nth(3)
+}
+
+fn without_values(message: &str, object: &str) -> String {
+    let names: Vec<&str> = object.split([' ', '.', '"']).collect();
+    let is_known = |quoted: &str| quoted.split('.').all(|name| names.contains(&name));
+    let parts = message.split('"').enumerate().map(|(at, part)| match at % 2 {
+        1 if !is_known(part) => "…",
+        _ => part,
+    });
+    parts.collect::<Vec<_>>().join("\"")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +182,44 @@ pg_restore: warning: errors ignored on restore: 4
         assert_eq!(entries, [Some(2), Some(3476), Some(215), Some(215)]);
         assert!(complaints.errors[3].message.ends_with("relation \"public.geo\" does not exist"));
         assert!(complaints.are_complete());
+    }
+
+    #[test]
+    fn what_is_shown_holds_no_row_and_no_secret() {
+        let subscription = "\
+pg_restore: while PROCESSING TOC:
+pg_restore: from TOC entry 3341; 6100 16389 SUBSCRIPTION feed postgres
+pg_restore: error: could not execute query: ERROR:  invalid connection string: \"hunter2secret\"
+DETAIL:  Key (email)=(alice@example.org) is duplicated.
+Command was: CREATE SUBSCRIPTION feed CONNECTION 'host=x password=hunter2secret' PUBLICATION p;";
+        assert_eq!(
+            named(subscription),
+            ", at SUBSCRIPTION feed postgres: could not execute query: ERROR:  invalid connection string: \"…\""
+        );
+        let told = shown(&subscription.replace(": \"hunter2secret\"", ""));
+        assert!(
+            told.contains("invalid connection string; the command was CREATE SUBSCRIPTION feed"),
+            "{told}"
+        );
+        assert!(!told.contains("hunter2secret") && !told.contains("alice"), "{told}");
+        let raised = "pg_restore: error: could not execute query: ERROR:  no customer alice@example.org\n\
+                      CONTEXT:  PL/pgSQL function public.f() line 3 at RAISE\n\
+                      Command was: CREATE INDEX i ON public.t USING btree (public.f());";
+        assert_eq!(named(raised), ", at CREATE INDEX i ON");
+        assert!(shown(raised).contains("the command was CREATE INDEX i ON …"), "{}", shown(raised));
+        assert!(named(PRE_DATA).ends_with(
+            "EXTENSION hstore (no owner): could not execute query: ERROR:  \
+                                           extension \"hstore\" is not available"
+        ));
+        let parallel = "pg_restore: error: could not execute query: ERROR:  could not create unique index \"odd\"\n\
+                        DETAIL:  Key (odd(body))=(alice@example.org) is duplicated.\n\
+                        Command was: CREATE UNIQUE INDEX odd ON public.notes USING btree (public.odd(body));";
+        assert_eq!(
+            named(parallel),
+            ", at CREATE UNIQUE INDEX odd: could not execute query: ERROR:  could not create unique index \"odd\""
+        );
+        let long = format!("pg_restore: error: {}", "ä".repeat(SHOWN_BYTES_MAX));
+        assert!(shown(&long).len() <= SHOWN_BYTES_MAX);
     }
 
     #[test]

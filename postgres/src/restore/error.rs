@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::complaints;
 use super::sections::Section;
 use crate::archive::ArchiveError;
 use crate::archive::selection::SelectionError;
@@ -104,7 +105,7 @@ pub enum RestoreError {
         #[source]
         source: std::io::Error,
     },
-    #[error("pg_restore failed on {section} with {status}: {stderr}")]
+    #[error("pg_restore failed on {section} with {status}: {}", complaints::shown(stderr))]
     PgRestore { section: Section, status: String, stderr: String },
     #[error("cannot load table {table}")]
     Load {

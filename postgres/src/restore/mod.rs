@@ -37,6 +37,7 @@ use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::store::SharedStore;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use complaints::named;
 pub use complaints::tell_of_server;
 pub use error::RestoreError;
 pub use lenience::LeftOut;

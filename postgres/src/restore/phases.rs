@@ -259,11 +259,15 @@ async fn check_target(
     Ok(())
 }
 
+/// From this version on an archive may bring statistics of the planner along, and a server of it takes them by functions of its
+/// own (CVE-2026-16238). ANALYZE makes them anew in any case.
+const STATISTICS_SINCE: u32 = 18;
+
 /// The program, no older than the one that wrote the archive.
 async fn pg_restore(
     restore: &Restore,
     archives: &[OpenArchive],
-    flags: Vec<OsString>,
+    mut flags: Vec<OsString>,
     report: &mut RestoreReport,
 ) -> Result<PgRestore, RestoreError> {
     let written_by = archives[0].toc.as_ref().and_then(|toc| dump_major(&toc.header));
@@ -280,6 +284,9 @@ async fn pg_restore(
         report
             .warnings
             .push(format!("pg_restore {version} runs code that a hostile archive brings along; update it"));
+    }
+    if client.version.major >= STATISTICS_SINCE {
+        flags.push("--no-statistics".into());
     }
     let target = hasty(&restore.target.with_database(&restore.database));
     let lenient = !restore.without_extensions.is_empty();

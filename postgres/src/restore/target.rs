@@ -7,6 +7,7 @@ use tokio_postgres::error::SqlState;
 
 use super::error::{CREATING, RestoreError};
 use crate::connection::{ConnectionSpec, Session};
+use crate::disclosure;
 use crate::quoting::{identifier, literal};
 
 /// Longest name of a database, in bytes: one less than NAMEDATALEN.
@@ -112,7 +113,7 @@ pub(crate) async fn missing_tablespaces(
 
 /// What the server said, without the driver's preamble.
 pub(crate) fn reason(error: &tokio_postgres::Error) -> String {
-    error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned())
+    error.as_db_error().map_or_else(|| error.to_string(), disclosure::answer)
 }
 
 pub(crate) async fn exists(session: &Session, database: &str) -> Result<bool, RestoreError> {

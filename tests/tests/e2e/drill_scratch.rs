@@ -29,6 +29,8 @@ fn drill_says_what_its_private_server_is_cut_off_from() {
     let isolation = report["scratch"]["isolation"].as_str().expect("words");
     assert!(isolation.contains("unix socket only, "), "{isolation}");
     assert!(isolation.contains("no network") || isolation.contains("network not cut off: "), "{isolation}");
+    let files = ["files confined to its folder", "files not confined: "];
+    assert!(files.iter().any(|words| isolation.contains(words)), "{isolation}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod dashboards;
 mod database_faults;
 mod doctor;
 mod drill_checks;
+mod drill_confinement;
 mod drill_extensions;
 mod drill_schedule;
 mod drill_scratch;

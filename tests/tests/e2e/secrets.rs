@@ -85,6 +85,54 @@ fn nothing_is_shown(sandbox: &Sandbox, password: Option<&str>) {
     assert!(runs >= 2, "{:#?}", sandbox.objects());
 }
 
+/// Each fails in the restored database alone, and the server quotes a row or a statement as it says so.
+const FAILURES: [(&str, &str); 3] = [
+    (
+        "create function odd(body text) returns text immutable language plpgsql as
+             $$ begin return case current_database() when 'app' then body else 'alice@example.org' end; end $$;
+         create unique index odd on notes (odd(body))",
+        "drop index odd",
+    ),
+    (
+        "create function fits(body text) returns boolean language sql
+             as $$ select current_database() = 'app' or body <> 'bob@example.org' $$;
+         create table people (mail text constraint mail_fits check (fits(mail)));
+         insert into people values ('bob@example.org')",
+        "drop table people",
+    ),
+    (
+        "create subscription feed connection 'dbname=x password=hunter2secret' publication p with (connect = false);
+         update pg_subscription set subconninfo = 'dbname=x password=hunter2secret broken'",
+        "update pg_subscription set subconninfo = 'dbname=x';
+         alter subscription feed set (slot_name = none)",
+    ),
+];
+
+#[test]
+fn rows_and_statements_that_a_server_quotes_are_stored_nowhere() {
+    let sandbox = Sandbox::small();
+    let named = ["INDEX odd", "people", "SUBSCRIPTION feed"];
+    for ((make, unmake), object) in FAILURES.into_iter().zip(named) {
+        sandbox.server.psql(SOURCE, make);
+        sandbox.run_well(&["backup", SOURCE]);
+        let report = sandbox.drill(&[]);
+        assert_eq!(report["verdict"], "failed", "{report:#}");
+        assert!(report["checks"].to_string().contains(object), "{report:#}");
+        let restored = sandbox.run(&["restore", SOURCE, "--at", "now", "--into", "restored", "--yes"]);
+        assert_eq!(restored.code, Some(1), "{}", restored.stderr);
+        for text in ["alice@example.org", "bob@example.org", "hunter2secret"] {
+            assert!(!restored.stderr.contains(text), "{}", restored.stderr);
+        }
+        sandbox.server.psql(SOURCE, unmake);
+    }
+    for text in ["alice@example.org", "bob@example.org", "hunter2secret"] {
+        assert_eq!(sandbox.places_of(text), Vec::<String>::new(), "{text}");
+    }
+    let acts =
+        sandbox.objects().iter().filter(|name| name.contains("/audit/") && name.ends_with(".json")).count();
+    assert!(acts >= FAILURES.len(), "{:#?}", sandbox.objects());
+}
+
 /// The program with everything logged, its output in a file.
 fn start(sandbox: &Sandbox, name: &str, arguments: &[&str], password: Option<&str>) -> Child {
     let file = File::create(sandbox.path(&format!("{name}.log"))).expect("a file");

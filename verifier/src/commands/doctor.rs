@@ -98,7 +98,7 @@ async fn of_sources(loaded: &LoadedPolicy, sources: &[Source]) -> Vec<Line> {
         match newest(loaded, &source.name).await {
             Ok(Some(dumped)) => {
                 largest = largest.max(Some(dumped.server.database_bytes));
-                lines.push(scratch::examine(&about, source, &dumped.server).await);
+                lines.extend(scratch::examine(&about, source, &dumped.server).await);
             }
             Ok(None) => {
                 lines.push(Line::new(Verdict::NotTried, &about, "drill", "there is no backup of it yet"))

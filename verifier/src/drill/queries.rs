@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pgproof_policies::policy::{Expectation, SqlCheck};
 use pgproof_postgres::connection::{ConnectionSpec, Session};
-use pgproof_postgres::infrastructure;
+use pgproof_postgres::{disclosure, infrastructure};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::failure::chain;
@@ -122,7 +122,7 @@ fn of_error(error: &tokio_postgres::Error) -> Outcome {
 }
 
 fn told(error: &tokio_postgres::Error) -> String {
-    shown(&error.as_db_error().map_or_else(|| chain(error), |db| db.message().to_owned()))
+    shown(&error.as_db_error().map_or_else(|| chain(error), disclosure::answer))
 }
 
 fn shown(text: &str) -> String {

@@ -213,12 +213,12 @@ impl Drill {
             self.enter(SERVER, Outcome::NotRun { reason }, None);
             return None;
         }
-        let outcome = match identity.major == dumped {
-            true => Outcome::Passed,
-            false => {
-                let reason = format!("restored into {}, dumped from {dumped}", identity.version);
-                Outcome::Degraded { reason }
-            }
+        let newer = (identity.major != dumped)
+            .then(|| format!("restored into {}, dumped from {dumped}", identity.version));
+        let open = scratch.exposure().map(|why| format!("it could read the verifier's own files: {why}"));
+        let outcome = match newer.into_iter().chain(open).reduce(|all, reason| format!("{all}; {reason}")) {
+            None => Outcome::Passed,
+            Some(reason) => Outcome::Degraded { reason },
         };
         self.enter(SERVER, outcome, Some(identity.version.clone()));
         Some(scratch)

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pgproof_postgres::connection::{ConnectionSpec, Session};
+use pgproof_postgres::disclosure;
 use pgproof_repository::report::Outcome;
 use tokio::task::JoinSet;
 use tokio_postgres::error::SqlState;
@@ -171,7 +172,7 @@ async fn work(
             Err(error) => match error.code() {
                 Some(&SqlState::QUERY_CANCELED) => found.timed_out = true,
                 Some(&(SqlState::INDEX_CORRUPTED | SqlState::DATA_CORRUPTED)) => {
-                    found.damages.extend(error.as_db_error().map(|db| db.message().to_owned()));
+                    found.damages.extend(error.as_db_error().map(disclosure::answer));
                 }
                 _ => return Err(error.into()),
             },

@@ -6,11 +6,11 @@ use std::error::Error;
 use std::io;
 
 use pgproof_postgres::cluster::ClusterError;
-use pgproof_postgres::infrastructure;
 use pgproof_postgres::restore::{self, RestoreError};
 use pgproof_postgres::scratch::ScratchError;
 use pgproof_repository::custody;
 use pgproof_repository::keys::{Identities, KeyError};
+use pgproof_postgres::{disclosure, infrastructure};
 use pgproof_repository::report::Outcome;
 use pgproof_repository::store::StoreError;
 use tokio_postgres::error::SqlState;
@@ -165,7 +165,9 @@ fn of_complaints(stderr: &str, shared: bool, reason: String) -> Fault {
     }
 }
 
+/// The log has more than a report may.
 fn told(error: &RestoreError) -> String {
+    tracing::warn!(error = disclosure::told(error), "the restore failed");
     told_with(error, error.hint())
 }
 

@@ -67,12 +67,12 @@ pub(crate) async fn start(wanted: &Wanted<'_>) -> Result<Started, Fault> {
 }
 
 /// Whether a drill of a source would have a server, without starting or changing one.
-pub(crate) async fn examine(about: &str, source: &Source, dumped: &Server) -> Line {
+pub(crate) async fn examine(about: &str, source: &Source, dumped: &Server) -> Vec<Line> {
     let Kind::Postgres(postgres) = &source.kind else {
-        return Line::new(Verdict::NotTried, about, "drill", "only databases are drilled");
+        return vec![Line::new(Verdict::NotTried, about, "drill", "only databases are drilled")];
     };
     match source.verification.as_ref().and_then(|verification| verification.scratch.as_ref()) {
-        Some(given) => server::examine(about, given, postgres, dumped).await,
+        Some(given) => vec![server::examine(about, given, postgres, dumped).await],
         None => private::examine(about, postgres, dumped).await,
     }
 }
@@ -125,13 +125,21 @@ impl Scratch {
     /// As the report tells it.
     pub(crate) fn described(&self, identity: &Identity) -> v1::Scratch {
         let (kind, isolation) = match self {
-            Self::Private(private) => ("private cluster", private.isolation()),
+            Self::Private(private) => ("private cluster", private::described(private.cluster.isolation())),
             Self::Shared(shared) => ("scratch server", shared.isolation()),
         };
         v1::Scratch {
             kind: Some(kind.to_owned()),
             server_version: Some(identity.version.clone()),
             isolation: Some(isolation),
+        }
+    }
+
+    /// Why the server, and whoever made the database in it, can read whatever this process can; absent where it cannot.
+    pub(crate) fn exposure(&self) -> Option<&str> {
+        match self {
+            Self::Private(private) => private.cluster.isolation().exposure(),
+            Self::Shared(_) => None,
         }
     }
 

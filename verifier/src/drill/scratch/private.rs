@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use pgproof_policies::policy::PostgresSource;
 use pgproof_postgres::client::{Client, Program};
-use pgproof_postgres::cluster::{self, Cluster, ClusterOptions, Network};
+use pgproof_postgres::cluster::{self, Cluster, ClusterOptions, Files, Isolation, Network};
 use pgproof_postgres::connection::ConnectionSpec;
 use pgproof_postgres::doctor;
 use pgproof_repository::doctor::{Line, Verdict};
@@ -20,6 +20,11 @@ pub(super) const DATABASE: &str = "drill";
 /// Where distributions put the servers' programs, one folder a major version.
 const USUAL_PARENT: &str = "/usr/lib/postgresql";
 
+/// The check of `doctor` on what a server is kept from.
+const ISOLATION: &str = "isolation";
+const HINT_OF_EXPOSURE: &str = "whoever owns a table in a source could read the verifier's keys: use a kernel with \
+                                Landlock (Linux 5.13 or newer), or drill as root, which gives the server a user of its own";
+
 /// A server of our own, which nobody else can reach.
 #[derive(Debug)]
 pub(crate) struct PrivateServer {
@@ -28,20 +33,23 @@ pub(crate) struct PrivateServer {
     pub(super) client: Client,
 }
 
-impl PrivateServer {
-    /// What keeps the restored database from reaching anything, in words.
-    pub(super) fn isolation(&self) -> String {
-        let user = match self.cluster.account_name() {
-            Some(name) => format!("own user {name}"),
-            None => "the verifier's own user".to_owned(),
-        };
-        let network = match self.cluster.network() {
-            Network::Cut => "no network".to_owned(),
-            Network::Shared => "network not cut off".to_owned(),
-            Network::NotCut { reason } => format!("network not cut off: {reason}"),
-        };
-        format!("{user}, unix socket only, {network}")
-    }
+/// What keeps the restored database from reaching anything, in words.
+pub(super) fn described(isolation: &Isolation) -> String {
+    let user = match &isolation.account_name {
+        Some(name) => format!("own user {name}"),
+        None => "the verifier's own user".to_owned(),
+    };
+    let network = match &isolation.network {
+        Network::Cut => "no network".to_owned(),
+        Network::Shared => "network not cut off".to_owned(),
+        Network::NotCut { reason } => format!("network not cut off: {reason}"),
+    };
+    let files = match &isolation.files {
+        Files::Confined => "files confined to its folder".to_owned(),
+        Files::Shared => "files not confined".to_owned(),
+        Files::NotConfined { reason } => format!("files not confined: {reason}"),
+    };
+    format!("{user}, unix socket only, {network}, {files}")
 }
 
 /// Removes what drills that were killed left behind. Not being able to is no reason not to drill.
@@ -68,28 +76,41 @@ pub(super) async fn start(wanted: &Wanted<'_>) -> Result<PrivateServer, Fault> {
              install postgresql-{major}"
         ),
     })?;
-    let options = ClusterOptions { fsync: wanted.durable, cut_network: true, ..ClusterOptions::default() };
+    let options = ClusterOptions { fsync: wanted.durable, isolated: true, ..ClusterOptions::default() };
     let cluster = Box::pin(Cluster::start(&bin, options)).await.map_err(|error| blame::of_cluster(&error))?;
     let spec = cluster.spec().for_writing().with_patience(wanted.patience);
     Ok(PrivateServer { cluster, spec, client })
 }
 
-/// Which programs a drill would use.
-pub(super) async fn examine(about: &str, postgres: &PostgresSource, dumped: &Server) -> Line {
+/// Which programs a drill would use, and what its server would be kept from.
+pub(super) async fn examine(about: &str, postgres: &PostgresSource, dumped: &Server) -> Vec<Line> {
     let major = dumped.version_number / 10_000;
     let (directories, preferred) = (candidates(postgres), postgres.client_dirs.clone());
-    let found = tokio::task::spawn_blocking(move || newest_fitting(&directories, &preferred, major)).await;
-    match found.expect("looking for programs does not panic") {
-        Some((_, client)) => doctor::client_line(about, Program::PgRestore, &Ok(client), false),
-        None => Line::new(
-            Verdict::Fail,
-            about,
-            "drill",
-            format!("no server of major version {major} or newer is installed here"),
-        )
-        .hint(format!(
+    let find = move || {
+        let (bin, client) = newest_fitting(&directories, &preferred, major)?;
+        Some((client, cluster::examine_isolation(&bin, None)))
+    };
+    let found = tokio::task::spawn_blocking(find).await.expect("looking for programs does not panic");
+    let Some((client, isolation)) = found else {
+        let told = format!("no server of major version {major} or newer is installed here");
+        let hint = format!(
             "a drill starts a server of its own: install postgresql-{major}, or name a scratch server"
-        )),
+        );
+        return vec![Line::new(Verdict::Fail, about, "drill", told).hint(hint)];
+    };
+    let program = doctor::client_line(about, Program::PgRestore, &Ok(client), false);
+    let isolation = match isolation {
+        Ok(isolation) => isolation_line(about, &isolation),
+        Err(error) => Line::new(Verdict::Fail, about, ISOLATION, chain(&error)).maybe_hint(error.hint()),
+    };
+    vec![program, isolation]
+}
+
+fn isolation_line(about: &str, isolation: &Isolation) -> Line {
+    let told = described(isolation);
+    match isolation.exposure() {
+        None => Line::new(Verdict::Ok, about, ISOLATION, told),
+        Some(_) => Line::new(Verdict::Warn, about, ISOLATION, told).hint(HINT_OF_EXPOSURE),
     }
 }
 
@@ -115,4 +136,25 @@ fn newest_fitting(directories: &[PathBuf], preferred: &[PathBuf], major: u32) ->
     fitting.min_by_key(|(directory, client)| {
         (client.version.major, !is_preferred(directory), std::cmp::Reverse(client.version.minor))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_of_our_own_account_that_is_not_confined_is_warned_of() {
+        let line = |account: Option<&str>, files| {
+            let account_name = account.map(str::to_owned);
+            isolation_line("source app", &Isolation { account_name, network: Network::Cut, files })
+        };
+        let open = || Files::NotConfined { reason: "no Landlock".to_owned() };
+        assert_eq!(line(None, open()).verdict, Verdict::Warn);
+        assert_eq!(line(Some("postgres"), open()).verdict, Verdict::Ok);
+        assert_eq!(line(None, Files::Confined).verdict, Verdict::Ok);
+        assert!(
+            described(&Isolation { account_name: None, network: Network::Cut, files: open() })
+                .ends_with("no network, files not confined: no Landlock")
+        );
+    }
 }
