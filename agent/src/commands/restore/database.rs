@@ -236,9 +236,8 @@ async fn apply_globals(target: &ConnectionSpec, text: &str, json: bool) -> anyho
     let session = target.connect().await?;
     let options = ApplyOptions { change_existing_roles: false, tablespaces: true };
     for applied in globals::apply(&session, &Globals::parse(text)?, options).await? {
-        match applied.outcome {
-            Outcome::Done => {}
-            outcome => note(json, "globals", &format!("{:?} {}: {outcome:?}", applied.kind, applied.object)),
+        if applied.outcome != Outcome::Done {
+            note(json, "globals", &applied.to_string());
         }
     }
     Ok(())
