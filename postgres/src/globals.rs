@@ -27,22 +27,6 @@ pub enum Kind {
     SecurityLabel,
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::CreateRole => "create role",
-            Self::AlterRole => "alter role",
-            Self::GrantMembership => "grant role",
-            Self::CreateTablespace => "create tablespace",
-            Self::AlterTablespace => "alter tablespace",
-            Self::TablespaceRights => "rights on tablespace",
-            Self::ParameterRights => "rights on setting",
-            Self::Comment => "comment on",
-            Self::SecurityLabel => "security label on",
-        })
-    }
-}
-
 /// A statement that may be carried out.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Statement {

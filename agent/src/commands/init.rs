@@ -5,7 +5,7 @@
 
 mod service;
 
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
@@ -62,11 +62,16 @@ pub(crate) async fn run(policy: &Path, args: cli::Init, json: bool) -> anyhow::R
     let loaded = LoadedPolicy { policy: parsed, path: policy.to_owned(), sha256: String::new() };
     let tried = Box::pin(try_store(&loaded)).await;
     let text = template(&Template { ignores_conditions: tried.must_be_said(), ..about });
+    let of_policy = folder_of(policy);
+    make_folder(&of_policy)?;
     make_folder(&folder)?;
-    write_new(&identity_path, secret(&identity).as_bytes(), None)?;
-    write_new(&signing_path, secret(&signing_key).as_bytes(), service_group(&folder))?;
-    write_new(&signers_path, signers.as_bytes(), service_group(&folder))?;
-    write_new(policy, text.as_bytes(), service_group(&folder_of(policy)))?;
+    // The policy first: where even that cannot be written, no key should be.
+    write_all_new(&[
+        NewFile { path: policy, text: &text, readers: service_group(&of_policy) },
+        NewFile { path: &identity_path, text: secret(&identity), readers: None },
+        NewFile { path: &signing_path, text: secret(&signing_key), readers: service_group(&folder) },
+        NewFile { path: &signers_path, text: &signers, readers: service_group(&folder) },
+    ])?;
 
     if json {
         print_json(&serde_json::json!({
@@ -176,7 +181,8 @@ fn folder_of(policy: &Path) -> PathBuf {
 }
 
 fn refuse_existing(paths: &[&Path]) -> anyhow::Result<()> {
-    match paths.iter().find(|path| path.exists()) {
+    // A link to nowhere is something, too.
+    match paths.iter().find(|path| path.symlink_metadata().is_ok()) {
         None => Ok(()),
         Some(path) => {
             let message = format!("{} exists already", path.display());
@@ -203,16 +209,67 @@ fn secret(secret: &secrecy::SecretString) -> &str {
     secret.expose_secret()
 }
 
-/// A new file that only its owner reads, and a service by its group; an existing one is an error.
-fn write_new(path: &Path, bytes: &[u8], readers: Option<u32>) -> anyhow::Result<()> {
-    let write = || {
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        if let Some(group) = readers {
+/// A file that only its owner reads, and a service by its group.
+struct NewFile<'a> {
+    path: &'a Path,
+    text: &'a str,
+    readers: Option<u32>,
+}
+
+/// All of them, or none: what half an `init` left would stand in the way of the next.
+fn write_all_new(files: &[NewFile<'_>]) -> anyhow::Result<()> {
+    for (at, file) in files.iter().enumerate() {
+        if let Err(error) = file.write() {
+            files[..at].iter().for_each(NewFile::remove);
+            return refused(format!("{} cannot be written", file.path.display()), error);
+        }
+    }
+    Ok(())
+}
+
+impl NewFile<'_> {
+    /// One that exists is an error, and stays as it is.
+    fn write(&self) -> std::io::Result<()> {
+        let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.path)?;
+        self.fill(file).inspect_err(|_| self.remove())
+    }
+
+    fn fill(&self, mut file: File) -> std::io::Result<()> {
+        if let Some(group) = self.readers {
             fchown(&file, None, Some(group))?;
             file.set_permissions(Permissions::from_mode(0o640))?;
         }
-        file.write_all(bytes)?;
+        file.write_all(self.text.as_bytes())?;
         file.sync_all()
-    };
-    write().or_else(|error| refused(format!("{} cannot be written", path.display()), error))
+    }
+
+    fn remove(&self) {
+        // One that stays is named by the next run, as any that exists.
+        let _ = std::fs::remove_file(self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_written_takes_the_others_of_this_run_with_it_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let [first, second, other] = ["first", "second", "other"].map(|name| folder.path().join(name));
+        std::fs::write(&other, "somebody's").unwrap();
+        let new = |path| NewFile { path, text: "new", readers: None };
+        assert!(write_all_new(&[new(&first), new(&second), new(&other)]).is_err());
+        assert!(!first.exists() && !second.exists());
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "somebody's");
+        write_all_new(&[new(&first), new(&second)]).unwrap();
+    }
+
+    #[test]
+    fn a_link_to_nowhere_exists() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        assert!(refuse_existing(&[&link]).is_err());
+    }
 }

@@ -9,7 +9,7 @@ use pgproof_policies::cadence::randomness_of;
 use pgproof_policies::names::SourceName;
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::history;
-use pgproof_repository::signature::{SigningKey, TrustedSigners, namespace, trusted_line};
+use pgproof_repository::signature::{SigningKey, TrustedSigners, namespace};
 use pgproof_repository::store::SharedStore;
 use pgproof_repository::store::retry::RetryPolicy;
 
@@ -41,8 +41,7 @@ impl InForce {
         for namespace in [namespace::MANIFEST, namespace::RUN] {
             self.signers.would_accept(&self.signing_key, namespace, now).map_err(|error| {
                 let message = format!("backups of this host would not be trusted: {error}");
-                let line = trusted_line("agent", &namespace::OF_AGENT, &self.signing_key.public_line());
-                let hint = format!("add to `keys.trusted_signers`: {line}");
+                let hint = "add the public half of its signing key to `keys.trusted_signers`";
                 Failure::new(Exit::Usage, message, hint)
             })?;
         }

@@ -1,7 +1,6 @@
 //! Carrying globals out, one statement at a time, in a session of our own.
 
 use std::collections::HashSet;
-use std::fmt;
 
 use super::{Globals, Kind, Statement};
 use crate::connection::Session;
@@ -30,17 +29,6 @@ pub struct Applied {
     pub object: String,
     pub statement: String,
     pub outcome: Outcome,
-}
-
-impl fmt::Display for Applied {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, object, outcome, .. } = self;
-        match outcome {
-            Outcome::Done => write!(f, "{kind} {object}: done"),
-            Outcome::Skipped { why } => write!(f, "{kind} {object}: left out, since {why}"),
-            Outcome::Failed { why } => write!(f, "{kind} {object}: FAILED: {why}"),
-        }
-    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -236,8 +236,9 @@ async fn apply_globals(target: &ConnectionSpec, text: &str, json: bool) -> anyho
     let session = target.connect().await?;
     let options = ApplyOptions { change_existing_roles: false, tablespaces: true };
     for applied in globals::apply(&session, &Globals::parse(text)?, options).await? {
-        if applied.outcome != Outcome::Done {
-            note(json, "globals", &applied.to_string());
+        match applied.outcome {
+            Outcome::Done => {}
+            outcome => note(json, "globals", &format!("{:?} {}: {outcome:?}", applied.kind, applied.object)),
         }
     }
     Ok(())
