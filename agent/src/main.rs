@@ -26,10 +26,11 @@ use crate::failure::{Exit, Failure};
 
 /// Where the package's services look for the policy.
 const POLICY_OF_HOST: &str = "/etc/pgproof/pgproof.toml";
-/// What commands log that somebody waits for.
-const LOG_DEFAULT: &str = "warn";
+/// What commands log that somebody waits for. Where the SDK looks in vain for a region or credentials is no news: what is
+/// missing in the end is told as an error.
+const LOG_DEFAULT: &str = "warn,aws_config=error";
 /// What is logged where nobody looks on: the journal is all that there is to see.
-const LOG_UNATTENDED: &str = "warn,pgproof=info";
+const LOG_UNATTENDED: &str = "warn,aws_config=error,pgproof=info";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -1,5 +1,7 @@
 //! Opening a repository as a policy says: the policy file, the store, the keys.
 
+use std::fs::Metadata;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,10 +26,21 @@ pub const POLICY_HERE: &str = "pgproof.toml";
 
 /// The policy to go by: the one that was named; else the one in this folder; else the one of the host, whose path this is.
 pub fn policy_path(named: Option<PathBuf>, of_host: &str) -> PathBuf {
-    // One that is there and must not be looked at is to be told of as such.
-    let is_there = |path: &PathBuf| !matches!(path.try_exists(), Ok(false));
-    let usual = [POLICY_HERE, of_host].map(PathBuf::from);
-    named.or_else(|| usual.into_iter().find(is_there)).unwrap_or_else(|| POLICY_HERE.into())
+    let [here, of_host] = [POLICY_HERE, of_host].map(PathBuf::from);
+    named.unwrap_or_else(
+        || if !is_here(here.symlink_metadata()) && is_there(&of_host) { of_host } else { here },
+    )
+}
+
+/// A folder that may not be searched, such as root's for a service that was begun in it, holds no policy of this account.
+fn is_here(looked: io::Result<Metadata>) -> bool {
+    let absent = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
+    looked.map_or_else(|error| !absent.contains(&error.kind()), |_| true)
+}
+
+/// One that is there and must not be looked at is to be told of as such.
+fn is_there(path: &Path) -> bool {
+    !matches!(path.try_exists(), Ok(false))
 }
 
 /// A policy that was read and found sound.
@@ -185,7 +198,7 @@ pub enum AccessError {
     PolicyFile {
         path: PathBuf,
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     #[error("policy is not usable")]
     Policy {
@@ -200,7 +213,7 @@ pub enum AccessError {
     KeyFile {
         path: PathBuf,
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     #[error("{} cannot be used", path.display())]
     Signing {
@@ -229,9 +242,10 @@ pub enum AccessError {
 impl AccessError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::PolicyFile { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                Some("run this as the policy's owner, or correct the file's owner and mode (0600)")
-            }
+            Self::PolicyFile { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Some(
+                "run this as the policy's owner or as the service's account, or let this account read it: chgrp GROUP, chmod 640 \
+                 (600 if it is its owner's alone)",
+            ),
             Self::PolicyFile { .. } => {
                 Some("name the policy with --policy FILE or PGPROOF_POLICY, or write one with `pgproof init`")
             }
@@ -239,6 +253,10 @@ impl AccessError {
                 "reading backups takes an identity: run this on a restore host, whose policy names `keys.identity_files`",
             ),
             Self::NoSuchSource { .. } => Some("name one of these, or add a [sources.NAME] to the policy"),
+            Self::KeyFile { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Some(
+                "`keys.trusted_signers` in the policy names this file: correct the path, or let this account read it: chgrp GROUP, \
+                 chmod 640",
+            ),
             Self::KeyFile { .. } => Some(
                 "`keys.trusted_signers` in the policy names this file: restore it, or write the public keys that sign \
                  backups into a new one",
@@ -438,12 +456,15 @@ mod tests {
 
     #[test]
     fn what_an_operator_can_mend_has_a_hint() {
-        let file =
-            |kind: std::io::ErrorKind| AccessError::PolicyFile { path: "p".into(), source: kind.into() };
+        let file = |kind: io::ErrorKind| AccessError::PolicyFile { path: "p".into(), source: kind.into() };
+        let key = |kind: io::ErrorKind| AccessError::KeyFile { path: "k".into(), source: kind.into() };
         let unknown = examples()[0].source(&"nobody".parse().unwrap()).unwrap_err();
         for (error, expected) in [
-            (file(std::io::ErrorKind::PermissionDenied), "the policy's owner"),
-            (file(std::io::ErrorKind::NotFound), "--policy FILE"),
+            (file(io::ErrorKind::PermissionDenied), "chmod 640"),
+            (file(io::ErrorKind::NotFound), "--policy FILE"),
+            // One that is there is not to be written anew.
+            (key(io::ErrorKind::PermissionDenied), "let this account read it"),
+            (key(io::ErrorKind::NotFound), "write the public keys"),
             (unknown, "[sources.NAME]"),
             (AccessError::NotInPolicy { field: "keys.signing_key" }, "pgproof init"),
         ] {
@@ -460,5 +481,9 @@ mod tests {
         std::fs::write(&of_host, "").unwrap();
         assert_eq!(policy_path(None, text), of_host);
         assert_eq!(policy_path(Some("named.toml".into()), text), Path::new("named.toml"));
+        // Here is the folder of somebody else.
+        assert!(is_here(of_host.metadata()) && is_here(Err(io::ErrorKind::StaleNetworkFileHandle.into())));
+        assert!(!is_here(Err(io::ErrorKind::NotFound.into())));
+        assert!(!is_here(Err(io::ErrorKind::PermissionDenied.into())));
     }
 }

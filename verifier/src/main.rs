@@ -27,10 +27,11 @@ use crate::cli::{Cli, Command};
 
 /// Where the package's service looks for the policy.
 const POLICY_OF_HOST: &str = "/etc/pgproof-verifier/pgproof.toml";
-/// What commands log that somebody waits for.
-const LOG_DEFAULT: &str = "warn";
+/// What commands log that somebody waits for. Where the SDK looks in vain for a region or credentials is no news: what is
+/// missing in the end is told as an error.
+const LOG_DEFAULT: &str = "warn,aws_config=error";
 /// What daemons log: their journal is all that there is to see of them.
-const LOG_OF_DAEMON: &str = "warn,pgproof_verifier=info";
+const LOG_OF_DAEMON: &str = "warn,aws_config=error,pgproof_verifier=info";
 
 /// How long blocked threads may take to end once everything was cancelled: stopping a server takes a few seconds.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(20);

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::catalog::{self, Marker};
 use pgproof_repository::keys::{Identities, NoPrompts};
-use pgproof_repository::signature::{SigningKey, TrustedSigners, namespace};
+use pgproof_repository::signature::{SigningKey, TrustedSigners, namespace, trusted_line};
 use pgproof_repository::store::SharedStore;
 
 use crate::failure::{Exit, Failure};
@@ -36,7 +36,8 @@ impl Verifier {
     pub(crate) fn ensure_reports_count(&self, now: Timestamp) -> anyhow::Result<()> {
         self.signers.would_accept(&self.signing_key, namespace::REPORT, now).map_err(|error| {
             let message = format!("reports of this verifier would not be trusted: {error}");
-            let hint = "add the public half of its signing key to `keys.trusted_signers`";
+            let line = trusted_line("verifier", &namespace::OF_VERIFIER, &self.signing_key.public_line());
+            let hint = format!("add to `keys.trusted_signers`, here and where backups are made: {line}");
             Failure::new(Exit::Usage, message, hint).into()
         })
     }

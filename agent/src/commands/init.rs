@@ -3,9 +3,11 @@
 //! The private identity reads every backup, so it is written apart and must leave this host. Nothing that exists
 //! is overwritten. The store is tried once: whether it heeds conditional writes decides how leases are taken there.
 
+mod service;
+
 use std::fs::{File, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -15,8 +17,9 @@ use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::doctor::store::{self, Heeds};
 use pgproof_repository::keys::{Recipients, generate_identity};
 use pgproof_repository::lease::host_name;
-use pgproof_repository::signature::{self, TrustedSigners, namespace};
+use pgproof_repository::signature::{self, TrustedSigners, namespace, trusted_line};
 
+use self::service::{make_folder, refused, service_group};
 use super::{print_json, say};
 use crate::cli;
 use crate::failure::{Exit, Failure};
@@ -33,7 +36,9 @@ pub(crate) async fn run(policy: &Path, args: cli::Init, json: bool) -> anyhow::R
     let (identity, recipient) = generate_identity();
     let mut recipients = vec![recipient.clone()];
     recipients.extend(args.recipient.iter().cloned());
-    Recipients::parse(&recipients).context("a recipient cannot be used")?;
+    if !args.recipient.is_empty() {
+        Recipients::parse(&args.recipient).context("--recipient cannot be used")?;
+    }
     let (signing_key, public_line) = signature::generate(&format!("pgproof agent on {}", host_name()));
     let signers = signers(&public_line, args.verifier_key.as_deref());
     TrustedSigners::parse(&signers).context("--verifier-key cannot be used")?;
@@ -58,7 +63,8 @@ pub(crate) async fn run(policy: &Path, args: cli::Init, json: bool) -> anyhow::R
     let tried = Box::pin(try_store(&loaded)).await;
     let text = template(&Template { ignores_conditions: tried.must_be_said(), ..about });
     let of_policy = folder_of(policy);
-    make_folders(&[&of_policy, &folder])?;
+    make_folder(&of_policy)?;
+    make_folder(&folder)?;
     // The policy first: where even that cannot be written, no key should be.
     write_all_new(&[
         NewFile { path: policy, text: &text, readers: service_group(&of_policy) },
@@ -157,9 +163,9 @@ fn signers(agent: &str, verifier: Option<&str>) -> String {
     match verifier {
         None => format!("agent {agent}\n"),
         Some(verifier) => format!(
-            "agent namespaces=\"{}\" {agent}\nverifier namespaces=\"{}\" {verifier}\n",
-            namespace::OF_AGENT.join(","),
-            namespace::OF_VERIFIER.join(","),
+            "{}\n{}\n",
+            trusted_line("agent", &namespace::OF_AGENT, agent),
+            trusted_line("verifier", &namespace::OF_VERIFIER, verifier),
         ),
     }
 }
@@ -172,14 +178,6 @@ fn keys_folder(policy: &Path, keys: Option<&Path>) -> PathBuf {
 
 fn folder_of(policy: &Path) -> PathBuf {
     policy.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
-}
-
-/// The group of the service that reads from this folder: root's own, which just that group may enter, as the package
-/// makes it.
-fn service_group(folder: &Path) -> Option<u32> {
-    let metadata = std::fs::metadata(folder).ok()?;
-    let is_handed = metadata.uid() == 0 && metadata.gid() != 0 && metadata.mode() & 0o077 == 0o050;
-    is_handed.then(|| metadata.gid())
 }
 
 fn refuse_existing(paths: &[&Path]) -> anyhow::Result<()> {
@@ -211,14 +209,6 @@ fn secret(secret: &secrecy::SecretString) -> &str {
     secret.expose_secret()
 }
 
-fn make_folders(folders: &[&Path]) -> anyhow::Result<()> {
-    for folder in folders {
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.with_context(|| format!("folder {} cannot be made", folder.display()))?;
-    }
-    Ok(())
-}
-
 /// A file that only its owner reads, and a service by its group.
 struct NewFile<'a> {
     path: &'a Path,
@@ -231,7 +221,7 @@ fn write_all_new(files: &[NewFile<'_>]) -> anyhow::Result<()> {
     for (at, file) in files.iter().enumerate() {
         if let Err(error) = file.write() {
             files[..at].iter().for_each(NewFile::remove);
-            return Err(error).with_context(|| format!("{} cannot be written", file.path.display()));
+            return refused(format!("{} cannot be written", file.path.display()), error);
         }
     }
     Ok(())

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pgproof_repository::private_file;
 use secrecy::SecretString;
 
 pub use child::{ChildEnvironment, sweep_abandoned_secrets};
@@ -262,12 +263,8 @@ impl ConnectionSpec {
         let all = given.or(Parameters::from_environment(environment)?);
         let host = host(&all)?;
         let port = number(&all, "port")?.unwrap_or(PORT_DEFAULT);
-        let user = all
-            .get("user")
-            .or_else(|| environment.get("USER"))
-            .or_else(|| environment.get("LOGNAME"))
-            .ok_or(ConnectionError::NoUser)?
-            .to_owned();
+        let user =
+            all.get("user").or_else(|| environment.account()).ok_or(ConnectionError::NoUser)?.to_owned();
         let database = all.get("dbname").unwrap_or(&user).to_owned();
         let account = Account { host: pgpass_host(&host), port, database: &database, user: &user };
         let password = password(&all, environment, password_file, &account)?;
@@ -314,7 +311,7 @@ pub enum ConnectionError {
     OpenFile { path: PathBuf },
     #[error("no password for this host, port, database and user in {path}", path = path.display())]
     NoPassword { path: PathBuf },
-    #[error("no user is named")]
+    #[error("no user is named, and this account has no name")]
     NoUser,
     #[error("no private directory for a client program's password file")]
     PrivateDirectory(#[source] std::io::Error),
@@ -326,7 +323,7 @@ impl ConnectionError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::PasswordInUri => Some("take it out and name a password_file of mode 0600".to_owned()),
-            Self::OpenFile { path } => Some(format!("chmod 600 {}", path.display())),
+            Self::OpenFile { path } => Some(private_file::hint(path)),
             Self::NoService { .. } => {
                 Some("see PGSERVICEFILE, ~/.pg_service.conf and PGSYSCONFDIR".to_owned())
             }

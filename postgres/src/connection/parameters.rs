@@ -77,19 +77,35 @@ const ASKING_NOTHING: [(&str, &[&str]); 3] = [
 
 /// The environment of a process as a value, so that everything made from it can be tried with any.
 #[derive(Clone, Default)]
-pub struct Environment(BTreeMap<String, String>);
+pub struct Environment {
+    variables: BTreeMap<String, String>,
+    /// What the system calls the account that the process runs as, which `USER` need not name.
+    account: Option<String>,
+}
 
 impl Environment {
     /// That of this process; variables that are not UTF-8 are left out.
     pub fn of_process() -> Self {
-        std::env::vars_os()
+        let variables = std::env::vars_os()
             .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
-            .collect()
+            .collect();
+        Self { variables, account: whoami::username().ok() }
+    }
+
+    /// The same for another account.
+    #[cfg(test)]
+    pub(super) fn with_account(self, name: &str) -> Self {
+        Self { account: Some(name.to_owned()), ..self }
+    }
+
+    /// Who connects where nothing names a user, as in libpq.
+    pub(super) fn account(&self) -> Option<&str> {
+        self.account.as_deref()
     }
 
     /// A variable's value; an empty one counts as absent, as in libpq.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
     pub fn home(&self) -> Option<PathBuf> {
@@ -100,13 +116,14 @@ impl Environment {
 impl std::fmt::Debug for Environment {
     /// Names only: values may be secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.variables.keys()).finish()
     }
 }
 
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
-        Self(pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
+        let variables = pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
+        Self { variables, account: None }
     }
 }
 

@@ -124,7 +124,12 @@ impl DerefMut for Session {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("cannot connect to {target}")]
-    Refused { target: String, source: tokio_postgres::Error },
+    Refused {
+        target: String,
+        /// Of this machine, where a server may go by the account that connects.
+        by_socket: bool,
+        source: tokio_postgres::Error,
+    },
     #[error("no connection to {target} within {} s", after.as_secs())]
     Timeout { target: String, after: Duration },
     #[error(transparent)]
@@ -145,14 +150,19 @@ impl ConnectError {
     }
 
     pub fn hint(&self) -> Option<String> {
-        let source = match self {
-            Self::Refused { source, .. } => source,
+        let (source, by_socket) = match self {
+            Self::Refused { source, by_socket, .. } => (source, *by_socket),
             Self::Timeout { .. } => {
                 return Some("check host, port and what filters packets on the way to the server".to_owned());
             }
             Self::Tls(_) => return None,
         };
         match source.code().map(tokio_postgres::error::SqlState::code) {
+            Some("28000") if by_socket => Some(
+                "by peer authentication the account must be called like the role: run this as that account, or create the role; else \
+                 check the server's pg_hba.conf"
+                    .to_owned(),
+            ),
             Some("28P01" | "28000") => {
                 Some("check the account, its password file and the server's pg_hba.conf".to_owned())
             }
@@ -193,7 +203,8 @@ pub(super) async fn open(spec: &ConnectionSpec) -> Result<Session, ConnectError>
 }
 
 async fn connect(spec: &ConnectionSpec) -> Result<Session, ConnectError> {
-    let refused = |source| ConnectError::Refused { target: spec.describe(), source };
+    let by_socket = matches!(spec.host, Host::Socket(_));
+    let refused = |source| ConnectError::Refused { target: spec.describe(), by_socket, source };
     let config = config(spec);
     if spec.tls.mode == SslMode::Disable {
         let (client, connection) = config.connect(NoTls).await.map_err(refused)?;

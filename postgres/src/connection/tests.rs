@@ -35,10 +35,14 @@ fn the_uri_comes_before_the_service_and_that_before_the_environment() {
     assert_eq!(spec.describe(), "database \"from-env\" on from-service:2 as \"from-service\"");
     let spec = ConnectionSpec::from_environment(&env, None).unwrap();
     assert_eq!(spec.describe(), "database \"from-env\" on from-env:3 as \"from-env\"");
-    assert!(matches!(
-        ConnectionSpec::from_environment(&environment(&[]), None),
-        Err(ConnectionError::NoUser)
-    ));
+    // The account is the system's word; USER is whatever somebody left there.
+    let env = environment(&[("USER", "left-by-su")]);
+    assert!(matches!(ConnectionSpec::from_environment(&env, None), Err(ConnectionError::NoUser)));
+    let spec = ConnectionSpec::from_environment(&env.with_account("account"), None).unwrap();
+    assert!(spec.describe().ends_with("as \"account\""), "{}", spec.describe());
+    let id = std::process::Command::new("id").arg("-un").output().unwrap();
+    let account = String::from_utf8(id.stdout).unwrap();
+    assert_eq!(Environment::of_process().account(), Some(account.trim()));
 }
 
 #[test]

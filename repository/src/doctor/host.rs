@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 use super::{Line, Verdict, chain};
 use crate::access::{AccessError, LoadedPolicy};
-use crate::signature::{SigningKey, TrustedSigners, namespace};
+use crate::private_file::{self, is_private};
+use crate::signature::{SigningKey, TrustedSigners, namespace, trusted_line};
 use jiff::Timestamp;
 
 const HOST: &str = "host";
 /// Permission bits, without the kind of file.
 const MODE_BITS: u32 = 0o7777;
-/// Bits that let the group, or everybody, read or change a file.
-const OTHERS_READ: u32 = 0o077;
+/// Bits that let the group, or everybody, change a file.
 const OTHERS_WRITE: u32 = 0o022;
 /// Less is too little for anything: client programs get passwords and the head of an archive in files.
 const ROOM_BYTES_MIN: u64 = 256 << 20;
@@ -25,7 +25,7 @@ const FILES_LOOKED_AT_MAX: usize = 200;
 /// What a file may let others do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Secrecy {
-    /// A secret: nobody else reads it.
+    /// A secret: nobody else reads it, but a service to which root hands it.
     Secret,
     /// Whoever changes it changes what this program does or believes.
     Trusted,
@@ -34,7 +34,11 @@ pub enum Secrecy {
 /// How a file was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileFound {
-    Mode(u32),
+    Mode {
+        mode: u32,
+        /// The account's number.
+        owner: u32,
+    },
     Missing,
     Unreadable(String),
 }
@@ -84,6 +88,10 @@ fn believed(signers: &TrustedSigners, key: &SigningKey, signs: Signs, now: Times
         Signs::Backups => ("backups", "reports"),
         Signs::Reports => ("reports", "backups"),
     };
+    let line = || match signs {
+        Signs::Backups => trusted_line("agent", &namespace::OF_AGENT, &key.public_line()),
+        Signs::Reports => trusted_line("verifier", &namespace::OF_VERIFIER, &key.public_line()),
+    };
     let trusted = match accepts(own) {
         Ok(()) => Line::new(Verdict::Ok, HOST, "signatures", format!("{what} of this host are believed")),
         Err(error) => Line::new(
@@ -92,7 +100,7 @@ fn believed(signers: &TrustedSigners, key: &SigningKey, signs: Signs, now: Times
             "signatures",
             format!("{what} of this host would not be believed: {}", chain(&error)),
         )
-        .hint("add the public half of the signing key to `keys.trusted_signers`"),
+        .hint(format!("add to `keys.trusted_signers`: {}", line())),
     };
     let limited = match accepts(others) {
         Err(_) => Line::new(
@@ -146,7 +154,7 @@ fn is_identity(path: &Path) -> bool {
 /// Looks at a file's mode.
 pub fn file(check: &str, path: &Path, secrecy: Secrecy) -> Line {
     let found = match fs::metadata(path) {
-        Ok(metadata) => FileFound::Mode(metadata.mode() & MODE_BITS),
+        Ok(metadata) => FileFound::Mode { mode: metadata.mode() & MODE_BITS, owner: metadata.uid() },
         Err(error) if error.kind() == io::ErrorKind::NotFound => FileFound::Missing,
         Err(error) => FileFound::Unreadable(error.to_string()),
     };
@@ -161,15 +169,15 @@ pub fn judge_file(check: &str, path: &Path, found: &FileFound, secrecy: Secrecy)
             .hint("the policy names it: put it there, or correct the path"),
         (FileFound::Unreadable(why), _) => line(Verdict::Fail, format!("{shown} cannot be looked at: {why}"))
             .hint("run this as the user that the agent runs as"),
-        (FileFound::Mode(mode), Secrecy::Secret) if mode & OTHERS_READ != 0 => {
+        (FileFound::Mode { mode, owner }, Secrecy::Secret) if !is_private(*mode, *owner) => {
             line(Verdict::Fail, format!("{shown} can be read by others (mode {mode:o})"))
-                .hint(format!("chmod 600 {shown}"))
+                .hint(private_file::hint(path))
         }
-        (FileFound::Mode(mode), Secrecy::Trusted) if mode & OTHERS_WRITE != 0 => {
+        (FileFound::Mode { mode, .. }, Secrecy::Trusted) if mode & OTHERS_WRITE != 0 => {
             line(Verdict::Fail, format!("{shown} can be changed by others (mode {mode:o})"))
                 .hint(format!("chmod go-w {shown}"))
         }
-        (FileFound::Mode(mode), _) => line(Verdict::Ok, format!("{shown}, mode {mode:o}")),
+        (FileFound::Mode { mode, .. }, _) => line(Verdict::Ok, format!("{shown}, mode {mode:o}")),
     }
 }
 
@@ -231,14 +239,32 @@ mod tests {
 
     #[test]
     fn modes_are_judged_by_what_the_file_is() {
-        let judged =
-            |mode, secrecy| judge_file("it", Path::new("/k"), &FileFound::Mode(mode), secrecy).verdict;
-        assert_eq!(judged(0o600, Secrecy::Secret), Verdict::Ok);
-        assert_eq!(judged(0o640, Secrecy::Secret), Verdict::Fail);
-        assert_eq!(judged(0o644, Secrecy::Trusted), Verdict::Ok);
-        assert_eq!(judged(0o664, Secrecy::Trusted), Verdict::Fail);
+        let (root, other) = (0, 1000);
+        let judged = |mode, owner, secrecy| {
+            judge_file("it", Path::new("/k"), &FileFound::Mode { mode, owner }, secrecy).verdict
+        };
+        assert_eq!(judged(0o600, other, Secrecy::Secret), Verdict::Ok);
+        // As the loaders have it: root hands a key to its service.
+        assert_eq!(judged(0o640, root, Secrecy::Secret), Verdict::Ok);
+        assert_eq!(judged(0o640, other, Secrecy::Secret), Verdict::Fail);
+        assert_eq!(judged(0o644, root, Secrecy::Secret), Verdict::Fail);
+        assert_eq!(judged(0o644, other, Secrecy::Trusted), Verdict::Ok);
+        assert_eq!(judged(0o664, root, Secrecy::Trusted), Verdict::Fail);
         let missing = judge_file("it", Path::new("/k"), &FileFound::Missing, Secrecy::Secret);
         assert_eq!((missing.verdict, missing.hint.is_some()), (Verdict::Fail, true));
+    }
+
+    #[test]
+    fn a_key_that_nobody_believes_is_told_with_the_line_that_is_missing() {
+        let now = Timestamp::now();
+        let (secret, _) = crate::signature::generate("verifier");
+        let key = SigningKey::parse(&secret, Path::new("/k")).unwrap();
+        let [unknown, _] = believed(&TrustedSigners::default(), &key, Signs::Reports, now);
+        assert_eq!(unknown.verdict, Verdict::Fail);
+        let hint = unknown.hint.unwrap();
+        let (_, line) = hint.split_once(": ").unwrap();
+        let told = believed(&TrustedSigners::parse(line).unwrap(), &key, Signs::Reports, now);
+        assert_eq!(told.map(|line| line.verdict), [Verdict::Ok, Verdict::Ok], "{line}");
     }
 
     #[test]

@@ -94,7 +94,7 @@ fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         return Err(KeyError::IdentityTooOpen { path: path.to_owned(), mode });
     }
     if !is_private(mode, metadata.uid()) {
-        tracing::warn!(path = %path.display(), "identity file can be read by its group; chmod 600 is safer");
+        tracing::warn!(path = %path.display(), "identity file of an ordinary account can be read by its group; chmod 600 is safer");
     }
     let mut bytes = Zeroizing::new(Vec::new());
     file.take(IDENTITY_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;

@@ -10,6 +10,8 @@ mod recipients;
 
 use std::path::PathBuf;
 
+use crate::private_file;
+
 pub use file_key::KnownFileKey;
 pub use identities::{Identities, generate_identity};
 pub use prompts::{KeyPrompts, NoPrompts, TerminalPrompts};
@@ -68,14 +70,15 @@ impl KeyError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::IdentityFile { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                "run this as the identity's owner, who alone may read it".to_owned()
+                "run this as the account that may read it: the identity's owner, or the service whose group's it is"
+                    .to_owned()
             }
             Self::IdentityFile { .. } => {
                 "`keys.identity_files` in the policy names it: bring the identity here from where it is kept, or correct \
                  the path"
                     .to_owned()
             }
-            Self::IdentityTooOpen { path, .. } => format!("chmod 600 {}", path.display()),
+            Self::IdentityTooOpen { path, .. } => private_file::hint(path),
             Self::NoMatchingIdentity => {
                 "the manifest lists the recipients' public keys; give the identity file of one of them"
                     .to_owned()

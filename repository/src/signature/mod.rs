@@ -11,9 +11,11 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
+use crate::private_file;
+
 pub use claim::{Claim, check_all};
 pub use signing::{SigningKey, generate};
-pub use trusted::{TrustError, TrustedSigners};
+pub use trusted::{TrustError, TrustedSigners, trusted_line};
 
 /// What a signature is for.
 pub mod namespace {
@@ -106,12 +108,12 @@ impl SignatureError {
                 "if you know this key, add its public line to the trusted signers; if not, somebody else wrote this"
                     .to_owned()
             }
-            Self::KeyTooOpen { path, .. } => format!("chmod 600 {}", path.display()),
+            Self::KeyTooOpen { path, .. } => private_file::hint(path),
             Self::KeyEncrypted { path } => {
                 format!("unattended runs cannot ask for it: ssh-keygen -p -N '' -f {}", path.display())
             }
             Self::KeyFile { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                "run this as the key's owner, who alone may read it".to_owned()
+                "run this as the account that may read it: the key's owner, or the service whose group's it is".to_owned()
             }
             Self::KeyFile { .. } | Self::NotAKey { .. } | Self::KeyAlgorithm { .. } => {
                 "make one with: ssh-keygen -t ed25519 -N '' -C pgproof -f FILE".to_owned()

@@ -29,6 +29,11 @@ struct Entry {
     valid_before: Option<Timestamp>,
 }
 
+/// The line that believes a public key what it signs for these namespaces, and nothing else.
+pub fn trusted_line(principal: &str, namespaces: &[&str], public: &str) -> String {
+    format!("{principal} namespaces=\"{}\" {public}", namespaces.join(","))
+}
+
 impl TrustedSigners {
     /// Reads the lines `principals [options] ssh-ed25519 AAAA… [comment]`. One bad line spoils the file: a key that
     /// was meant to be limited must not become unlimited by a misspelling.

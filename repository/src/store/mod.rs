@@ -245,6 +245,9 @@ pub enum StoreError {
         #[source]
         source: Source,
     },
+    /// Requests are signed for one, so none can be sent.
+    #[error("there is no region for {location}")]
+    NoRegion { location: String },
     #[error("no bucket or folder at {location}")]
     NoSuchPlace {
         location: String,
@@ -291,6 +294,14 @@ pub struct OutOfRange {
 /// The cause below a [`StoreError`].
 pub type Source = Box<dyn std::error::Error + Send + Sync>;
 
+/// Where whoever set up the services has put the credentials.
+macro_rules! environment_of_services {
+    () => {
+        "a shell has those of the services after `set -a; . /etc/pgproof/environment` (the verifier's: \
+         /etc/pgproof-verifier/environment)"
+    };
+}
+
 impl StoreError {
     /// Whether the same call may succeed later.
     pub fn is_transient(&self) -> bool {
@@ -303,17 +314,21 @@ impl StoreError {
             Self::Denied { .. } => {
                 Some("check the credentials and the bucket policy (or the folder's owner and mode)")
             }
-            Self::NoCredentials { location, .. } if location.starts_with("gs://") => Some(
+            Self::NoCredentials { location, .. } if location.starts_with("gs://") => Some(concat!(
                 "set GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT to the file of a service account, or run this where \
-                 the machine has one",
-            ),
-            Self::NoCredentials { location, .. } if location.starts_with("az://") => Some(
+                 the machine has one; ",
+                environment_of_services!()
+            )),
+            Self::NoCredentials { location, .. } if location.starts_with("az://") => Some(concat!(
                 "set AZURE_STORAGE_ACCOUNT_NAME (or `repository.account`) and AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN or \
-                 AZURE_CLIENT_ID with its secret, or run this where the machine has a managed identity",
-            ),
-            Self::NoCredentials { .. } => Some(
-                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a `profile` of ~/.aws/credentials in the policy",
-            ),
+                 AZURE_CLIENT_ID with its secret, or run this where the machine has a managed identity; ",
+                environment_of_services!()
+            )),
+            Self::NoCredentials { .. } => Some(concat!(
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a `profile` of ~/.aws/credentials in the policy; ",
+                environment_of_services!()
+            )),
+            Self::NoRegion { .. } => Some("set `region` in [repository], or AWS_REGION"),
             Self::NoSuchPlace { location, .. } if location.starts_with("file://") => Some(
                 "mount the disk that it lies on, or correct `repository.location`; a new repository is made by a first backup \
                  by hand, `pgproof backup SOURCE`",
@@ -349,6 +364,8 @@ mod tests {
             (credentials("gs://bucket"), "GOOGLE_APPLICATION_CREDENTIALS"),
             (credentials("az://container"), "AZURE_STORAGE_ACCOUNT_KEY"),
             (credentials("s3://bucket"), "AWS_ACCESS_KEY_ID"),
+            (credentials("s3://bucket"), "/etc/pgproof/environment"),
+            (StoreError::NoRegion { location: "s3://bucket".to_owned() }, "`region`"),
             (StoreError::NoSuchPlace { location: key(), source: source() }, "create the bucket"),
             (StoreError::Damaged { operation: "get", key: key(), source: source() }, "another copy"),
             (StoreError::TooManyParts { key: key(), parts_max: 1, bytes: 2 }, "split the source"),

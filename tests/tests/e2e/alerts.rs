@@ -241,6 +241,15 @@ fn bad_backup_is_told_by_the_verifier_and_stays_told_until_it_is_good() {
     assert_eq!(events(&receiver, "/"), ["raised", "recovered", "raised", "recovered"]);
 }
 
+/// The package's timer may look before anybody was named.
+#[test]
+fn without_routes_a_look_says_so_and_fails_nothing() {
+    let sandbox = Sandbox::small_in(RepositoryKind::Directory);
+    let told = sandbox.run_well(&["alert", "check"]);
+    assert!(told.text().contains("the policy has no alert routes"), "{}", told.text());
+    assert_eq!(sandbox.run(&["alert", "test"]).code, Some(2));
+}
+
 #[test]
 fn silence_is_told_by_a_timer_and_by_the_daemon() {
     let receiver = Receiver::start();

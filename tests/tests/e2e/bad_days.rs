@@ -47,6 +47,14 @@ fn password_file_that_others_may_read() {
 }
 
 #[test]
+fn role_that_the_server_does_not_know() {
+    let sandbox = Sandbox::small();
+    let uri = sandbox.server.uri_as("nobody", SOURCE);
+    let sandbox = sandbox.with_connection(&uri);
+    is_told(&sandbox.run(&["backup", SOURCE]), FAILED, &["\"nobody\" does not exist"], "create the role");
+}
+
+#[test]
 fn server_that_is_gone() {
     let sandbox = Sandbox::small();
     sandbox.server.stop();
@@ -80,9 +88,29 @@ fn wrong_secret_of_the_bucket() {
 #[test]
 fn no_credentials_for_the_bucket() {
     let sandbox = Sandbox::small();
-    let mut command = sandbox.command(&["list"]);
+    let mut command = outside_a_cloud(sandbox.command(&["list"]));
     command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
-    is_told(&ended(&mut command), FAILED, &["credentials"], "AWS_ACCESS_KEY_ID");
+    let outcome = ended(&mut command);
+    is_told(&outcome, FAILED, &["credentials"], "AWS_ACCESS_KEY_ID");
+    assert!(!outcome.stderr.contains("WARN"), "{}", outcome.stderr);
+}
+
+#[test]
+fn no_region_for_the_bucket() {
+    let sandbox = Sandbox::small();
+    rewrite_policy(&sandbox, "region = ", "# region = ");
+    rewrite_policy(&sandbox, "endpoint = ", "# endpoint = ");
+    let outcome = ended(&mut outside_a_cloud(sandbox.command(&["list"])));
+    // Not a word of tries: no time mends it.
+    is_told(&outcome, FAILED, &["opened: there is no region for s3://"], "set `region` in [repository]");
+    assert!(!outcome.stderr.contains("WARN"), "{}", outcome.stderr);
+}
+
+/// The SDK looks for a metadata service, and there is none.
+fn outside_a_cloud(mut command: Command) -> Command {
+    command.env_remove("AWS_EC2_METADATA_DISABLED");
+    command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9");
+    command
 }
 
 #[test]
@@ -174,7 +202,7 @@ fn policy_that_may_not_be_read() {
     let sandbox = Sandbox::small();
     std::fs::set_permissions(sandbox.policy(), Permissions::from_mode(0o000)).expect("own file");
     let outcome = ended(&mut bound_by_permissions(&sandbox.command(&["list"])));
-    is_told(&outcome, USAGE, &["policy", "cannot be read", "Permission denied"], "owner and mode");
+    is_told(&outcome, USAGE, &["policy", "cannot be read", "Permission denied"], "let this account read it");
 }
 
 #[test]

@@ -128,6 +128,18 @@ fn init_hands_the_service_what_it_needs_and_nothing_more() {
         assert_eq!(group(name), handed, "{name}");
     }
     assert_eq!(group("identity.txt"), (0o600, !is_root));
+
+    // In a folder of its own that `init` makes there, the service finds its keys, too.
+    let mut init = sandbox.command(&["init", "--location", "file:///srv/backups"]);
+    init.args(["--single-recipient-waiver", "a test"]).arg("--policy").arg(folder.join("second.toml"));
+    succeed(init.arg("--keys").arg(folder.join("further/keys")));
+    for name in ["further/keys/signing_key", "further/keys/trusted_signers"] {
+        assert_eq!(group(name), handed, "{name}");
+    }
+    for name in ["further", "further/keys"] {
+        assert_eq!(group(name), (if is_root { 0o750 } else { 0o700 }, true), "{name}");
+    }
+    assert_eq!(group("further/keys/identity.txt"), (0o600, !is_root));
 }
 
 /// What the program writes when its standard error is, by all signs, systemd's journal.

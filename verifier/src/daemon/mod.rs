@@ -273,7 +273,9 @@ fn verified(verifier: &Verifier) -> anyhow::Result<Vec<SourceName>> {
         sources.filter(|source| source.verification.is_some()).map(|source| source.name.clone()).collect();
     if verified.is_empty() {
         let hint = "add a section [sources.NAME.verification] with a schedule";
-        return Err(Failure::new(Exit::Usage, "the policy says of no source how it is verified", hint).into());
+        return Err(
+            Failure::new(Exit::Usage, "no source in the policy has a `verification` section", hint).into()
+        );
     }
     Ok(verified)
 }

@@ -34,6 +34,9 @@ pub(super) async fn clients(
     keys: Option<Credentials>,
 ) -> Result<(Client, Client), StoreError> {
     let sdk = sdk_config(settings, keys).await;
+    if sdk.region().is_none() {
+        return Err(StoreError::NoRegion { location: location(settings) });
+    }
     check_credentials(settings, &sdk).await?;
     let config = |attempts| {
         let retry = RetryConfig::standard().with_max_attempts(attempts);
@@ -104,7 +107,7 @@ fn profile_only(
 
 /// Missing credentials are reported here, by name, and not as the failure of the first request.
 async fn check_credentials(settings: &S3Settings, sdk: &SdkConfig) -> Result<(), StoreError> {
-    let none = |source| StoreError::NoCredentials { location: format!("s3://{}", settings.bucket), source };
+    let none = |source| StoreError::NoCredentials { location: location(settings), source };
     let Some(provider) = sdk.credentials_provider() else {
         return Err(none("no provider of credentials is configured".into()));
     };
@@ -113,6 +116,10 @@ async fn check_credentials(settings: &S3Settings, sdk: &SdkConfig) -> Result<(),
         Ok(Err(source)) => Err(none(Box::new(source))),
         Err(elapsed) => Err(none(Box::new(elapsed))),
     }
+}
+
+fn location(settings: &S3Settings) -> String {
+    format!("s3://{}", settings.bucket)
 }
 
 /// Limits of one upload, by its size.
