@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -96,46 +96,6 @@ fn a_folder_that_becomes_a_link_is_not_followed() {
     let of_folder = entries.iter().find(|entry| entry.path.to_string().ends_with("/folder")).unwrap();
     assert!(matches!(of_folder.body, Body::Symlink { .. }), "{of_folder:?}");
     assert!(entries.iter().any(|entry| entry.path.to_string().ends_with("/z")));
-}
-
-/// A number of a file says which one it is only as long as it has a name; `first` has two here, and loses both.
-fn replace_both(tree: &Path, is_reused: &Cell<bool>) {
-    const TRIES: usize = 200;
-    let old = tree.join("a/first");
-    let (number, times) = (old.metadata().unwrap().ino(), old.metadata().unwrap().modified().unwrap());
-    fs::remove_file(&old).unwrap();
-    fs::remove_file(tree.join("y/second")).unwrap();
-    for attempt in 0..TRIES {
-        let new = tree.join(format!("z/n{attempt}"));
-        fs::write(&new, "content of another".repeat(1000)).unwrap();
-        if new.metadata().unwrap().ino() == number {
-            // As a program does that keeps times.
-            File::options().write(true).open(&new).unwrap().set_modified(times).unwrap();
-            fs::hard_link(&new, tree.join("z/other")).unwrap();
-            is_reused.set(true);
-            return;
-        }
-    }
-}
-
-#[test]
-fn a_number_that_another_file_gets_is_not_taken_for_the_first() {
-    let (tree, target) = (tree_of(&["a/first", "m", "z/last"]), tempfile::tempdir().unwrap());
-    fs::create_dir(tree.path().join("y")).unwrap();
-    // As long as what comes in its place.
-    fs::write(tree.path().join("a/first"), "content of a_first".repeat(1000)).unwrap();
-    fs::hard_link(tree.path().join("a/first"), tree.path().join("y/second")).unwrap();
-    let is_reused = Cell::new(false);
-    let replace = || replace_both(tree.path(), &is_reused);
-    let sealed = back_up(&source(&[tree.path()]), &When::at("/m", &replace)).unwrap();
-    if !is_reused.get() {
-        eprintln!("skipped: this file system gives a number to no other file");
-        return;
-    }
-    sealed.restore_to(target.path());
-    let restored = below(target.path(), tree.path());
-    assert_eq!(fs::read_to_string(restored.join("z/other")).unwrap(), "content of another".repeat(1000));
-    assert_eq!(fs::read_to_string(restored.join("a/first")).unwrap(), "content of a_first".repeat(1000));
 }
 
 #[test]

@@ -75,7 +75,7 @@ impl<T: Send + 'static> Workers<T> {
     }
 }
 
-/// Parts of this size that `streams` hold at the same time: as many as [`PARTS_BYTES`] hold, and one each that is being filled
+/// Parts of this size that `streams` hold at the same time: as many as 64 MiB hold, and one each that is being filled
 /// with two beside, however large they are.
 pub fn parts_in_memory(streams: usize, uploads_in_flight: usize, part_bytes: u64) -> usize {
     let most = most_parts(streams, uploads_in_flight);
