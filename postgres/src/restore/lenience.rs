@@ -123,10 +123,15 @@ impl Lenience {
         !infrastructure::in_words(&error.message) && (self.affected.contains(&entry) || absent())
     }
 
-    /// The error's own line stays as it was, for whoever reads it next.
+    /// The error's own line stays as it was, for whoever reads it next. Whether it had a context is not known any more.
     fn told(&self, error: &Complaint) -> String {
         let name = error.entry.and_then(|entry| self.names.get(&entry)).map_or("it", String::as_str);
-        format!("pg_restore: error: {}\n{name} does not depend on a missing extension", error.message)
+        format!(
+            "pg_restore: from TOC entry {}; 0 0 {name}, which does not depend on a missing extension\n\
+             pg_restore: error: {}\nCONTEXT:  not kept",
+            error.entry.unwrap_or_default(),
+            error.message
+        )
     }
 }
 
