@@ -1,5 +1,8 @@
 //! `pgproof`, the agent: backs up, restores, prunes.
 
+// They panic where the reader has gone: `pgproof_monitoring::{answer, journal}` do not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod backup;
 mod cli;
 mod commands;

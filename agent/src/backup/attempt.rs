@@ -12,7 +12,7 @@ use pgproof_repository::lease::{Lease, Renewal, host_name};
 use pgproof_repository::lifecycle::Committed;
 use pgproof_repository::manifest::{SignedManifest, v1};
 use pgproof_repository::records::{self, Run, RunOutcome};
-use pgproof_repository::signature::{SigningKey, TrustedSigners, namespace};
+use pgproof_repository::signature::{SigningKey, TrustedSigners, namespace, trusted_line};
 
 use super::hooks::{Hook, HookError, Outcome, Surroundings};
 use super::{Begun, Job, interrupted};
@@ -236,7 +236,9 @@ pub(crate) fn ensure_backups_count(
     for namespace in [namespace::MANIFEST, namespace::RUN] {
         signers.would_accept(signing_key, namespace, now).map_err(|error| {
             let message = format!("backups of this host would not be trusted: {error}");
-            let hint = "add the public half of its signing key to `keys.trusted_signers`";
+            let line = trusted_line("agent", &namespace::OF_AGENT, &signing_key.public_line());
+            let hint =
+                format!("add this line to `keys.trusted_signers` here and wherever backups are read: {line}");
             Failure::new(Exit::Usage, message, hint)
         })?;
     }
