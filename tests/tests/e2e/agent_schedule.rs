@@ -70,7 +70,7 @@ fn two_daemons_make_one_backup() {
     let sandbox = sandbox.with_policy_lines(&lines);
     sandbox.run_well(&["backup", "other"]);
     let both = [(); 2].map(|()| Daemon::start(sandbox.command(&["run"])));
-    let mut lines = both.iter().map(|daemon| daemon.wait_for("back"));
+    let mut lines = both.iter().map(|daemon| daemon.wait_for("source=app"));
     // One of them may find that it has been done when it comes to look.
     assert!(lines.any(|line| line.contains("backing up") || line.contains("backed up")));
     wait_until("no backup", || sandbox.good_ids().len() == 1);

@@ -12,7 +12,7 @@ use pgproof_monitoring::survey::{Subject, Survey};
 use pgproof_policies::names::SourceName;
 use pgproof_repository::audit::{self, Audit};
 use pgproof_repository::catalog;
-use pgproof_repository::ids::{BackupId, ObjectKey};
+use pgproof_repository::ids::{BackupId, ObjectKey, RepositoryId};
 use pgproof_repository::layout;
 use pgproof_repository::report::chain::{
     self, Break, Found, Link, Listed, REPORT_BYTES_MAX, ReportError, SIGNATURE_BYTES_MAX, SignedReport,
@@ -102,6 +102,8 @@ pub(super) struct History {
     /// Every report that lies there, whatever it is worth.
     keys: Vec<(BackupId, ObjectKey)>,
     pub breaks: Vec<Break>,
+    /// `None` where nothing has begun.
+    repository: Option<RepositoryId>,
 }
 
 /// What a list says of a report.
@@ -121,7 +123,7 @@ pub(super) struct Told {
     pub verdict: Verdict,
     pub recovery_seconds: Option<f64>,
     pub database_bytes: u64,
-    /// It was signed for another source, backup or time than those where it lies.
+    /// It was signed for another repository, source, backup or time than those where it lies.
     pub is_misplaced: bool,
 }
 
@@ -264,33 +266,48 @@ impl Shelf {
         let page = catalog::page(&self.store, source, &self.signers, None, SHOWN_MAX).await;
         let page = page.map_err(|error| failure::chain(&error))?;
         let repository = marker.map(|marker| marker.id);
+        if repository.is_none() && !page.entries.is_empty() {
+            return Err("backups lie there, and repository.json, which says whose, does not".to_owned());
+        }
         let backups = page.entries.iter().filter_map(|entry| history_backup(entry, repository.as_ref()?));
         let mut listed = chain::listed(&self.store, source).await.map_err(|error| failure::chain(&error))?;
         // File names are the times at which the drills ended.
         listed.sort_by(|one, other| time(&other.report.key).cmp(time(&one.report.key)));
         let newest = &listed[..listed.len().min(SHOWN_MAX)];
-        let reports = self.briefs(source, newest).await.map_err(|error| failure::chain(&error))?;
+        let reports =
+            self.briefs(source, repository.as_ref(), newest).await.map_err(|error| failure::chain(&error))?;
         let keys: Vec<_> = listed.into_iter().map(|listed| (listed.backup, listed.report.key)).collect();
         let breaks = breaks(&reports, keys.len() > SHOWN_MAX);
-        Ok(History { backups: backups.collect(), has_older_backups: page.has_older, reports, keys, breaks })
+        let (backups, has_older_backups) = (backups.collect(), page.has_older);
+        Ok(History { backups, has_older_backups, reports, keys, breaks, repository })
     }
 
     /// What is known of these reports; those that are new are read, and kept at once: where there are many large ones, the next
     /// try goes on where this one ran out of time.
-    async fn briefs(&self, source: &SourceName, listed: &[Listed]) -> Result<Vec<Brief>, StoreError> {
+    async fn briefs(
+        &self,
+        source: &SourceName,
+        repository: Option<&RepositoryId>,
+        listed: &[Listed],
+    ) -> Result<Vec<Brief>, StoreError> {
         self.keep_only(source, listed);
-        let read = stream::iter(listed.iter().cloned()).map(|listed| self.brief(source, listed));
+        let read = stream::iter(listed.iter().cloned()).map(|listed| self.brief(source, repository, listed));
         read.buffered(FETCHES_IN_FLIGHT).try_collect().await
     }
 
-    async fn brief(&self, source: &SourceName, listed: Listed) -> Result<Brief, StoreError> {
+    async fn brief(
+        &self,
+        source: &SourceName,
+        repository: Option<&RepositoryId>,
+        listed: Listed,
+    ) -> Result<Brief, StoreError> {
         if let Some(brief) = self.kept(source, &listed) {
             return Ok(brief);
         }
         let Found { key, report } =
             chain::fetch(&self.store, listed.report.key.clone(), &self.signers).await?;
         let told = match &report {
-            Ok(signed) => Ok(told(signed, source, &key)),
+            Ok(signed) => Ok(told(signed, source, repository, &key)),
             Err(error) => Err(failure::chain(error)),
         };
         let brief = Brief { backup: listed.backup.clone(), time: time(&key).to_owned(), told };
@@ -349,7 +366,12 @@ impl Shelf {
     }
 }
 
-fn told(signed: &SignedReport, source: &SourceName, key: &ObjectKey) -> Told {
+fn told(
+    signed: &SignedReport,
+    source: &SourceName,
+    repository: Option<&RepositoryId>,
+    key: &ObjectKey,
+) -> Told {
     let report = signed.get();
     Told {
         link: signed.link(),
@@ -357,23 +379,31 @@ fn told(signed: &SignedReport, source: &SourceName, key: &ObjectKey) -> Told {
         verdict: report.verdict,
         recovery_seconds: report.recovery_seconds,
         database_bytes: report.database.bytes,
-        is_misplaced: is_misplaced(signed, source, key),
+        is_misplaced: is_misplaced(signed, source, repository, key),
     }
 }
 
-fn is_misplaced(signed: &SignedReport, source: &SourceName, key: &ObjectKey) -> bool {
+fn is_misplaced(
+    signed: &SignedReport,
+    source: &SourceName,
+    repository: Option<&RepositoryId>,
+    key: &ObjectKey,
+) -> bool {
     let report = signed.get();
     report.source != *source
+        || repository.is_some_and(|own| *own != report.repository)
         || layout::verification(&report.source, &report.backup, report.finished_at) != *key
 }
 
 fn standing(signed: SignedReport, asked: &Asked, key: &ObjectKey, history: &Read<History>) -> Standing {
     let number = signed.get().number;
     let mut at_odds = Vec::new();
-    if is_misplaced(&signed, &asked.source, key) {
-        at_odds.push("it is signed for another source, backup or time than those where it lies".to_owned());
-    }
     let shown = history.what.as_ref().ok();
+    let repository = shown.and_then(|shown| shown.repository.as_ref());
+    if is_misplaced(&signed, &asked.source, repository, key) {
+        let why = "it is signed for another repository, source, backup or time than those where it lies";
+        at_odds.push(why.to_owned());
+    }
     let breaks = shown.map_or(&[][..], |shown| &shown.breaks);
     let own = breaks.iter().filter(|found| found.discredits() == Some(number));
     at_odds.extend(own.map(ToString::to_string));

@@ -149,7 +149,8 @@ fn page_of(signed: &SignedReport) -> String {
 
 pub(super) async fn store_of(chain: &Chain) -> SharedStore {
     let store: SharedStore = Arc::new(MemoryStore::new());
-    let id = "a".repeat(26).parse().unwrap();
+    let own = chain.reports.first().map(|(_, _, signed)| signed.get().repository.clone());
+    let id = own.unwrap_or_else(|| "a".repeat(26).parse().unwrap());
     catalog::ensure_marker(&*store, id, Timestamp::now()).await.unwrap();
     for (json, signature, signed) in &chain.reports {
         put(&store, &layout::signature_of(&place(signed)), signature.clone().into_bytes()).await;
@@ -303,6 +304,40 @@ async fn a_weak_proof_does_not_look_like_a_whole_one_and_no_report_holds_no_chai
     let page = served.get("/sources/app").await.body;
     assert!(!page.contains("chain of these reports holds") && page.contains("No drill has left"), "{page}");
     assert!(page.contains("backup age: there is no backup"), "{page}");
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_was_copied_here_from_another_repository_is_at_odds() {
+    let mut chain = Chain::new();
+    chain.add(|report| report.source = source());
+    chain.add(|report| {
+        report.source = source();
+        report.repository = "z".repeat(26).parse().unwrap();
+    });
+    let served = Served::start(store_of(&chain).await, chain.trusted(), Access::Everybody).await;
+    let odd = "signed for another repository";
+    for (report, is_odd) in chain.reports.iter().zip([false, true]) {
+        let page = served.get(&page_of(&report.2)).await.body;
+        assert_eq!(page.contains(odd), is_odd, "{page}");
+    }
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backups_without_the_marker_are_shown_as_unknown() {
+    let chain = Chain::of(1);
+    let store = store_of(&chain).await;
+    store.delete(&layout::repository_marker()).await.unwrap();
+    let object = layout::backup_object(&source(), &chain.reports[0].2.get().backup, "manifest.json").unwrap();
+    put(&store, &object, b"{}".to_vec()).await;
+    let served = Served::start(store, chain.trusted(), Access::Everybody).await;
+    let answer = served.get("/sources/app").await;
+    assert!(
+        answer.body.contains("repository.json") && !answer.body.contains("There is no backup"),
+        "{}",
+        answer.body
+    );
     served.stop().await;
 }
 
