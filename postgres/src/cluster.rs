@@ -110,6 +110,11 @@ impl Cluster {
         self.directory.data()
     }
 
+    /// The end of the server's log, which goes with the cluster.
+    pub fn log_tail(&self) -> String {
+        self.directory.log_tail()
+    }
+
     /// Stops the server and removes everything.
     pub async fn stop(self) -> Result<(), ClusterError> {
         tokio::task::spawn_blocking(move || self.directory.dismantle())

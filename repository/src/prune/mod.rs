@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::stream::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
 use pgproof_policies::names::SourceName;
+use pgproof_policies::retention::CLOCK_SKEW_MAX;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{Brief, BriefStanding};
@@ -205,8 +206,7 @@ impl Pruner<'_> {
 
     /// Who backs this source up now, or did until a few minutes ago.
     async fn at_work(&self, now: Timestamp) -> Result<Option<Holder>, PruneError> {
-        let holder = lease::holder_at(self.store, &layout::backup_lease(self.source), now).await;
-        holder.map_err(|source| PruneError::Lease { source })
+        holder_of(self.store, &layout::backup_lease(self.source), now).await
     }
 
     async fn has_manifest(&self, id: &BackupId) -> Result<bool, PruneError> {
@@ -355,7 +355,16 @@ pub async fn removal_at_work(
         Err(StoreError::NotFound { .. }) => return Ok(None),
         Err(source) => return Err(PruneError::Store { source }),
     }
-    let holder = lease::holder_at(store, &layout::prune_lease(source), now).await;
+    holder_of(store, &layout::prune_lease(source), now).await
+}
+
+/// Its holder's clock may be behind ours by as much as a prune puts up with.
+async fn holder_of(
+    store: &SharedStore,
+    lease: &ObjectKey,
+    now: Timestamp,
+) -> Result<Option<Holder>, PruneError> {
+    let holder = lease::holder_at(store, lease, now - CLOCK_SKEW_MAX).await;
     holder.map_err(|source| PruneError::Lease { source })
 }
 

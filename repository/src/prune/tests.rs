@@ -131,7 +131,9 @@ async fn while_a_backup_is_at_work_no_litter_goes_whatever_its_age() {
     let briefs = [brief(&id, BriefStanding::Incomplete)];
     let holder = Holder { host: "elsewhere".to_owned(), boot: "b".to_owned(), pid: 7 };
     let key = layout::backup_lease(&source());
-    let lease = Lease::acquire(store, key.clone(), holder, now(), |_| false).await.unwrap();
+    // By a clock that is some minutes behind.
+    let theirs = now() - retention::CLOCK_SKEW_MAX;
+    let lease = Lease::acquire(store, key.clone(), holder, theirs, |_| false).await.unwrap();
     let outcome = bucket.prune(&[], &briefs).await;
     assert_eq!((outcome.swept.len(), outcome.aborted_uploads), (0, 0), "{outcome:?}");
     let why = "process 7 on elsewhere is at work on a backup";

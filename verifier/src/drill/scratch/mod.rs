@@ -146,15 +146,27 @@ impl Scratch {
     /// Why the server does not answer any more; absent where it does.
     pub(crate) async fn gone(&self) -> Option<String> {
         let error = Box::pin(self.server().connect()).await.err()?;
-        Some(format!("the scratch server is gone: {}", chain(&error)))
+        Some(self.with_last_words(format!("the scratch server is gone: {}", chain(&error))))
     }
 
     /// The fault, unless the server is gone: then nothing that was said before tells of the backup.
     pub(crate) async fn unless_gone(&self, fault: Fault) -> Fault {
-        let Fault::Backup { reason } = fault else { return fault };
-        match self.gone().await {
-            Some(gone) => Fault::Passing { reason: format!("{gone}; before, {reason}") },
-            None => Fault::Backup { reason },
+        match fault {
+            Fault::Backup { reason } => match self.gone().await {
+                Some(gone) => Fault::Passing { reason: format!("{gone}; before, {reason}") },
+                None => Fault::Backup { reason },
+            },
+            Fault::Passing { reason } => Fault::Passing { reason: self.with_last_words(reason) },
+            Fault::Lasting { reason } => Fault::Lasting { reason },
+        }
+    }
+
+    /// A private server's log goes with it, and with it why it broke down: a full disk, for instance.
+    fn with_last_words(&self, reason: String) -> String {
+        let Self::Private(private) = self else { return reason };
+        match private::last_words(&private.cluster.log_tail()) {
+            Some(words) => format!("{reason}; the server's last words: {words}"),
+            None => reason,
         }
     }
 

@@ -64,6 +64,18 @@ pub(crate) async fn sweep() {
     }
 }
 
+/// Why a server broke down, by its log: what ended it, or else a session. Both are the server's own words and tell of no row.
+pub(super) fn last_words(log: &str) -> Option<&str> {
+    let said = |severity: &'static str| {
+        let words = move |line: &'_ str| line.find(severity).map(|at| at + severity.len());
+        log.lines().rev().filter_map(move |line| words(line).map(|at| line[at..].trim()))
+    };
+    // Said to whoever connects or is connected while it goes down or comes up.
+    let is_of_interest =
+        |words: &&str| !words.starts_with("the database system is") && !words.starts_with("terminating");
+    said("PANIC:").next().or_else(|| said("FATAL:").find(is_of_interest))
+}
+
 /// Starts a server of the dump's major version, or of the next newer one that is installed.
 pub(super) async fn start(wanted: &Wanted<'_>) -> Result<PrivateServer, Fault> {
     let (directories, preferred) = (candidates(wanted.source), wanted.source.client_dirs.clone());
@@ -141,6 +153,25 @@ fn newest_fitting(directories: &[PathBuf], preferred: &[PathBuf], major: u32) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_broke_a_server_down_outlives_its_log() {
+        let full = "could not write to file \"pg_wal/xlogtemp.71\": No space left on device";
+        let died = format!(
+            "2026-11-26 18:00:00 UTC [70] ERROR:  a row: secret\n2026-11-26 18:00:01 UTC [71] PANIC:  {full}\n\
+             2026-11-26 18:00:01 UTC [71] STATEMENT:  COPY t FROM stdin\n\
+             2026-11-26 18:00:02 UTC [72] FATAL:  the database system is in recovery mode\n"
+        );
+        assert_eq!(last_words(&died), Some(full));
+        let refused = "[1] FATAL:  could not map anonymous shared memory: Cannot allocate memory\n[1] LOG:  shut down\n";
+        assert_eq!(
+            last_words(refused),
+            Some("could not map anonymous shared memory: Cannot allocate memory")
+        );
+        for of_no_interest in ["", "[1] ERROR:  secret\n", "[1] FATAL:  terminating connection due to x\n"] {
+            assert_eq!(last_words(of_no_interest), None);
+        }
+    }
 
     #[test]
     fn a_server_of_our_own_account_that_is_not_confined_is_warned_of() {
