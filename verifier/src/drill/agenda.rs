@@ -6,7 +6,6 @@ use pgproof_policies::cadence::randomness_of;
 use pgproof_policies::drills::{self, Backup, Drill, Plan, Rhythm, Shortfall, Trigger, Verdict};
 use pgproof_policies::policy::Source;
 use pgproof_repository::catalog::{self, Entry};
-use pgproof_repository::ids::RepositoryId;
 use pgproof_repository::report::{Report, chain, v1};
 
 use super::choice::{NEWEST, UNPROVED};
@@ -48,13 +47,13 @@ pub(super) fn plan(
     let zone = verifier.loaded.policy.time_zone();
     // The same for every verifier of this source, so that two that share the work make one plan.
     let randomness = randomness_of((verifier.marker.id.as_str(), source.name.as_str()));
-    Ok(drills::plan(&backups(entries, &verifier.marker.id), &past, &rhythm, &zone, now, randomness))
+    Ok(drills::plan(&backups(entries), &past, &rhythm, &zone, now, randomness))
 }
 
-/// The good backups of this repository, with what drills found of them. What was copied here is proved where it belongs.
-pub(super) fn backups(entries: &[Entry], repository: &RepositoryId) -> Vec<Backup> {
+/// The good backups, with what drills found of them.
+pub(super) fn backups(entries: &[Entry]) -> Vec<Backup> {
     let backup = |entry: &Entry| {
-        let signed = entry.whole().filter(|signed| signed.get().repository == *repository)?;
+        let signed = entry.whole()?;
         Some(Backup {
             id: entry.id.to_string(),
             snapshot_at: signed.snapshot_at(),

@@ -10,7 +10,7 @@ use pgproof_policies::{drills, moment};
 use pgproof_repository::access::LoadedPolicy;
 use pgproof_repository::catalog::{self, Entry};
 use pgproof_repository::chain;
-use pgproof_repository::ids::{BackupId, RepositoryId};
+use pgproof_repository::ids::BackupId;
 use pgproof_repository::manifest::SignedManifest;
 use pgproof_repository::manifest::v1::Postgres;
 use pgproof_repository::signature::TrustedSigners;
@@ -63,15 +63,13 @@ pub(crate) async fn choose(
     past: &[Found],
     now: Timestamp,
 ) -> anyhow::Result<Chosen> {
-    let Verifier { store, signers, marker, .. } = verifier;
+    let Verifier { store, signers, .. } = verifier;
     let at = at(&verifier.loaded, pick, now)?;
     let mut rule = rule(pick);
     let (signed, selection) = match pick {
         Pick::Backup(id) => (catalog::find(store, &source.name, id, signers).await?, Outcome::Passed),
         Pick::At(_) | Pick::Newest => nearest(entries, at)?,
-        Pick::Oldest | Pick::Random | Pick::Unproved => {
-            (by_rule(pick, entries, &marker.id)?, Outcome::Passed)
-        }
+        Pick::Oldest | Pick::Random | Pick::Unproved => (by_rule(pick, entries)?, Outcome::Passed),
         Pick::Due => {
             let plan = agenda::plan(verifier, source, entries, past, now)?;
             let nothing = || NothingDue { wake_at: plan.wake_at(now), shortfall: plan.shortfall };
@@ -80,15 +78,6 @@ pub(crate) async fn choose(
             (of_id(entries, &due.id)?, selection_of_due(entries, due))
         }
     };
-    if signed.get().repository != marker.id {
-        let message = format!("backup {} was made for another repository", signed.get().id);
-        return Err(Failure::new(
-            Exit::CheckFailed,
-            message,
-            "it was copied here; drill it where it belongs",
-        )
-        .into());
-    }
     let dumped = signed.get().postgres().cloned().ok_or_else(|| no_database(signed.get().contents.kind()))?;
     let asked = match pick {
         Pick::Backup(id) => Some(id.to_string()),
@@ -111,9 +100,9 @@ fn rule(pick: &Pick) -> &'static str {
     }
 }
 
-fn by_rule(pick: &Pick, entries: &[Entry], repository: &RepositoryId) -> anyhow::Result<SignedManifest> {
+fn by_rule(pick: &Pick, entries: &[Entry]) -> anyhow::Result<SignedManifest> {
     let randomness = RandomState::new().hash_one(0);
-    let backups = agenda::backups(entries, repository);
+    let backups = agenda::backups(entries);
     let chance = |backup: &&drills::Backup| randomness_of((randomness, &backup.id));
     let found = match pick {
         Pick::Oldest => backups.iter().min_by_key(|backup| (backup.snapshot_at, &backup.id)),

@@ -7,7 +7,7 @@ use pgproof_policies::forecast::{self, Measured};
 use pgproof_policies::objective;
 use pgproof_policies::policy::{Objectives, Source, WINDOW_DEFAULT};
 use pgproof_repository::catalog::{self, Entry};
-use pgproof_repository::ids::{BackupId, ObjectKey, RepositoryId};
+use pgproof_repository::ids::{BackupId, ObjectKey};
 use pgproof_repository::layout;
 use pgproof_repository::records::{self, RecordError, Tombstone};
 use pgproof_repository::report::chain::Found;
@@ -61,7 +61,7 @@ impl Standing {
             since,
             retention: source.retention.to_string(),
             schedule: source.schedule.clone(),
-            backups: entries.iter().filter_map(|entry| history_backup(entry, &verifier.marker.id)).collect(),
+            backups: entries.iter().filter_map(history_backup).collect(),
             drills: reports.iter().filter(recent).map(|report| history_drill(report)).collect(),
         };
         let measured = reports.iter().filter_map(|report| measured(report)).collect();
@@ -195,13 +195,12 @@ fn measured_now(report: &Report, at: Timestamp) -> Option<Measured> {
 }
 
 /// What a report or a page says of a backup; `None` where retention has begun to remove it.
-pub(crate) fn history_backup(entry: &Entry, repository: &RepositoryId) -> Option<v1::HistoryBackup> {
+pub(crate) fn history_backup(entry: &Entry) -> Option<v1::HistoryBackup> {
     let manifest = entry.whole();
     let standing = match &entry.standing {
-        catalog::Standing::Whole(signed) if signed.get().repository == *repository => GOOD,
+        catalog::Standing::Whole(_) => GOOD,
         catalog::Standing::Unsigned => "unsigned",
-        // A copy from another repository is as good as none here.
-        catalog::Standing::Quarantined(_) | catalog::Standing::Whole(_) => "quarantined",
+        catalog::Standing::Quarantined(_) => "quarantined",
         catalog::Standing::Incomplete => "incomplete",
         catalog::Standing::Pruned => return None,
     };
