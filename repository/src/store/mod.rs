@@ -331,7 +331,7 @@ impl StoreError {
             Self::NoRegion { .. } => Some("set `region` in [repository], or AWS_REGION"),
             Self::NoSuchPlace { location, .. } if location.starts_with("file://") => Some(
                 "mount the disk that it lies on, or correct `repository.location`; a new repository is made by a first backup \
-                 by hand, `pgproof backup SOURCE`",
+                 by hand, `pgproof backup SOURCE`, in a folder whose parent is there",
             ),
             Self::NoSuchPlace { .. } => {
                 Some("create the bucket or folder, or correct `repository.location` in the policy")
